@@ -1,0 +1,69 @@
+"""CLIP models as ONNX pipeline pairs: built, versioned in MLflow, promoted into databases."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oml_mlflow.errors import OmlMlflowError
+    from oml_mlflow.flavor import (
+        _load_pyfunc,
+        get_default_conda_env,
+        get_default_pip_requirements,
+        load_model,
+        log_model,
+        save_model,
+    )
+    from oml_mlflow.pair import PipelinePair
+    from oml_mlflow.pipeline import MiningFunction, ONNXPipeline
+    from oml_mlflow.promote import promote
+    from oml_mlflow.targets import open_target
+    from oml_mlflow.template import ONNXPipelineConfig
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MiningFunction",
+    "ONNXPipeline",
+    "ONNXPipelineConfig",
+    "OmlMlflowError",
+    "PipelinePair",
+    "_load_pyfunc",
+    "get_default_conda_env",
+    "get_default_pip_requirements",
+    "load_model",
+    "log_model",
+    "open_target",
+    "promote",
+    "save_model",
+]
+
+_HOMES = {
+    "errors": ("OmlMlflowError",),
+    "flavor": (
+        "_load_pyfunc",
+        "get_default_conda_env",
+        "get_default_pip_requirements",
+        "load_model",
+        "log_model",
+        "save_model",
+    ),
+    "pair": ("PipelinePair",),
+    "pipeline": ("MiningFunction", "ONNXPipeline"),
+    "promote": ("promote",),
+    "targets": ("open_target",),
+    "template": ("ONNXPipelineConfig",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    # lazy, because the flavor needs MLflow, whose import takes seconds
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

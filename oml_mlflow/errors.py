@@ -1,0 +1,129 @@
+"""Errors, their stable codes and exit codes.
+
+Every error says what failed, on what, what state it left, and what to do next::
+
+    OmlMlflowError                      exit
+     +-- ConfigError                    1     config-invalid
+     +-- InvalidName                    1     name-invalid
+     +-- SourceError                    1     source-unavailable
+     |    +-- UnsupportedSource         1     source-unsupported
+     +-- ExportError                    1     export-failed
+     |    +-- NameTaken                 1     name-taken
+     +-- InputError                     1     input-invalid
+     +-- PackageError                   1     package-corrupt
+     |    +-- IncompatiblePackage       1     package-incompatible
+     +-- RegistryError                  1     registry-lookup-failed
+     +-- TargetError                    1     target-failed
+     |    +-- TargetLocked              75    target-locked
+     +-- ApplyError                     1     apply-failed
+     +-- ParityError                    3     parity-failed
+
+The base class is free of MLflow, whose import takes seconds; the flavor re-raises as
+``MlflowException`` with the original as its cause.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+ERRORS_BY_CODE: dict[str, type[OmlMlflowError]] = {}
+
+
+class OmlMlflowError(Exception):
+    """Report what failed, the state that was left, and the next step.
+
+    Args:
+        message: What failed and on what; got against wanted; the state that was left.
+        hint: What to do next, one command where possible.
+        details: Values for a program to read. Never secrets.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init_subclass__(cls, code: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.code = code
+        ERRORS_BY_CODE[code] = cls
+
+    def __init__(
+        self, message: str, *, hint: str = "", details: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = details or {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.hint, self.details)
+
+    def __str__(self) -> str:
+        return f"{self.message} Next: {self.hint}" if self.hint else self.message
+
+
+def _rebuild(
+    cls: type[OmlMlflowError], message: str, hint: str, details: dict[str, Any]
+) -> OmlMlflowError:
+    return cls(message, hint=hint, details=details)
+
+
+class ConfigError(OmlMlflowError, code="config-invalid"):
+    """A setting, a target URI or a configuration property is not usable."""
+
+
+class InvalidName(OmlMlflowError, code="name-invalid"):
+    """An export name can't be the name of an in-database model."""
+
+
+class SourceError(OmlMlflowError, code="source-unavailable"):
+    """A model folder or hub repository can't be read in full."""
+
+
+class UnsupportedSource(SourceError, code="source-unsupported"):
+    """The model is readable, but no pipeline here can express it."""
+
+
+class ExportError(OmlMlflowError, code="export-failed"):
+    """A pipeline pair could not be written; nothing was left behind."""
+
+
+class NameTaken(ExportError, code="name-taken"):
+    """A file of that name is already there; it was not touched."""
+
+
+class InputError(OmlMlflowError, code="input-invalid"):
+    """A picture or text can't be embedded."""
+
+
+class PackageError(OmlMlflowError, code="package-corrupt"):
+    """A packaged pair differs from what its MLmodel file says."""
+
+
+class IncompatiblePackage(PackageError, code="package-incompatible"):
+    """A packaged pair was written in a format that this release can't read."""
+
+
+class RegistryError(OmlMlflowError, code="registry-lookup-failed"):
+    """A registered model, version or alias was not found."""
+
+
+class TargetError(OmlMlflowError, code="target-failed"):
+    """A database refused a step."""
+
+
+class TargetLocked(TargetError, code="target-locked"):
+    """Another process holds the database; the message names it."""
+
+    exit_code = 75
+    retryable = True
+
+
+class ApplyError(OmlMlflowError, code="apply-failed"):
+    """A promotion stopped; the live pair is as it was."""
+
+
+class ParityError(OmlMlflowError, code="parity-failed"):
+    """Vectors differ from their references by more than the limit."""
+
+    exit_code = 3

@@ -1,0 +1,265 @@
+"""Build a source into a pipeline pair on disk: both files, or none."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from oml_mlflow.errors import ConfigError, ExportError, NameTaken, ParityError
+from oml_mlflow.events import Event, Listener, silent
+from oml_mlflow.graph.image import image_pipeline
+from oml_mlflow.graph.text import text_pipeline
+from oml_mlflow.graph.wire import write_model
+from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, pipeline_file
+from oml_mlflow.pair import PROPERTY, PipelinePair
+from oml_mlflow.probes import References, embed_probes, golden_probes
+from oml_mlflow.reference import ReferenceModel, exactness
+from oml_mlflow.runtime import runtime_versions
+from oml_mlflow.source import Source
+from oml_mlflow.template import ONNXPipelineConfig
+
+
+def check_destination(export_name: str, output_dir: str | Path | None) -> Path:
+    """Return the folder for an export after checking that both files can be made there.
+
+    Raises:
+        InvalidName: If the name can't be that of an in-database model.
+        NameTaken: If one of the files exists.
+        ExportError: If the folder can't be written.
+    """
+    check_export_name(export_name)
+    folder = Path(output_dir or ".").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(folder, export_name)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ExportError(
+            f"folder {folder} can't be written ({error.strerror}). Nothing was written.",
+            hint="give another output_dir, or change its permissions.",
+        ) from error
+    _refuse_taken(folder, export_name)
+    return folder.resolve()
+
+
+def export_pair(
+    source: Source,
+    config: ONNXPipelineConfig,
+    export_name: str,
+    output_dir: str | Path | None = None,
+    *,
+    validate: bool = True,
+    on_event: Listener = silent,
+) -> PipelinePair:
+    """Write ``<export_name>_img.onnx`` and ``<export_name>_txt.onnx``; return the pair.
+
+    Both files are written aside and renamed when both are whole and right, so an error or an
+    interruption leaves neither.
+
+    Args:
+        source: Model to build.
+        config: Properties of the pair.
+        export_name: Base of both names.
+        output_dir: Folder; created if missing. The current one by default.
+        validate: Compare the pair with the model's own Python code on the golden probes, before
+            the files get their names.
+        on_event: Told of progress.
+
+    Raises:
+        InvalidName, NameTaken, ExportError: See `check_destination`.
+        ParityError: If a vector differs from the model's own by more than the limit.
+    """
+    config.check()
+    folder = check_destination(export_name, output_dir)
+    source = _with_max_length(source, config.max_seq_length)
+    metadata = pair_metadata(source, config)
+    with _aside(folder, export_name) as aside:
+        try:
+            fingerprints = _write(source, metadata, export_name, aside, on_event)
+        except OSError as error:
+            raise ExportError(
+                f"{export_name} could not be written to {folder} ({error.strerror}). "
+                "Nothing was left there.",
+                hint="make room, or give another output_dir.",
+            ) from error
+        pair = PipelinePair(
+            img=aside / pipeline_file(export_name, IMG),
+            txt=aside / pipeline_file(export_name, TXT),
+            fingerprints=fingerprints,
+            dims=source.dims,
+            metadata=metadata,
+            companions=tuple(source.companion_files),
+            source=source.name if source.revision else str(source.folder),
+        )
+        if validate:
+            pair = replace(pair, model_references=_validate(pair, source, on_event))
+        _publish(aside, folder, export_name)
+    return replace(
+        pair,
+        img=folder / pipeline_file(export_name, IMG),
+        txt=folder / pipeline_file(export_name, TXT),
+    )
+
+
+def pair_metadata(source: Source, config: ONNXPipelineConfig) -> dict[str, Any]:
+    """Return the template metadata of a pair; it depends on nothing but the arguments."""
+    preparation = source.preparation
+    return {
+        "template": config.template,
+        "model_name": source.name,
+        "revision": source.revision,
+        "dims": source.dims,
+        "max_seq_length": source.vocabulary.max_length,
+        "post_processors": config.post_processors,
+        "distance_metrics": config.distance_metrics,
+        "languages": config.languages,
+        "image_preparation": {
+            "shortest_edge_px": preparation.shortest_edge_px,
+            "resize_px": preparation.resize_px and list(preparation.resize_px),
+            "resample": preparation.resample,
+            "crop_px": preparation.crop_px and list(preparation.crop_px),
+            "rescale_factor": preparation.rescale_factor,
+            "mean": preparation.mean and list(preparation.mean),
+            "std": preparation.std and list(preparation.std),
+        },
+    }
+
+
+def _with_max_length(source: Source, length: int | None) -> Source:
+    if length is None:
+        return source
+    longest = source.vocabulary.max_length
+    if length > longest:
+        raise ConfigError(
+            f"max_seq_length {length} is more than the {longest} that {source.name} has. "
+            "Nothing was written.",
+            hint=f"give at most {longest}, or leave it out.",
+        )
+    return replace(source, vocabulary=replace(source.vocabulary, max_length=length))
+
+
+def _write(
+    source: Source, metadata: dict[str, Any], export_name: str, aside: Path, on_event: Listener
+) -> dict[str, str]:
+    properties = {PROPERTY: json.dumps(metadata, sort_keys=True)}
+    graphs = {
+        IMG: image_pipeline(
+            source.weights, source.vision, source.preparation, source.patch_px, properties
+        ),
+        TXT: text_pipeline(
+            source.weights, source.text, source.vocabulary, source.eos_token_id, properties
+        ),
+    }
+    fingerprints = {}
+    for side, (header, initializers) in graphs.items():
+        name = pipeline_file(export_name, side)
+
+        def report(done: int, total: int, name: str = name) -> None:
+            on_event(Event("export", name, done, total))
+
+        fingerprints[side] = write_model(aside / name, header, initializers, report)
+    return fingerprints
+
+
+def _validate(pair: PipelinePair, source: Source, on_event: Listener) -> References:
+    probes = golden_probes()
+    ours = References(
+        embed_probes(pair.embedder(), probes, on_event, "pair"), runtime_versions()
+    )
+    model = ReferenceModel(source).references(probes, on_event)
+    report = exactness(probes, ours, model)
+    if not report.ok:
+        worst = report.worst
+        raise ParityError(
+            f"the pair differs from the model's own Python code: probe {worst.probe.id} by "
+            f"{worst.max_abs:.1e} {worst.error}, limit {worst.limit:.0e}. No file was left.",
+            hint="report it with the model's name; validate=False exports it all the same.",
+            details={"rows": report.to_rows()},
+        )
+    return model
+
+
+def _refuse_taken(folder: Path, export_name: str) -> None:
+    for side in SIDES:
+        path = folder / pipeline_file(export_name, side)
+        if path.exists() or path.is_symlink():
+            raise NameTaken(
+                f"{path} is already there. It was not touched, and nothing was written.",
+                hint="give another export name or output_dir, or remove the file.",
+            )
+
+
+def _staging_prefix(export_name: str) -> str:
+    host = "".join(c for c in platform.node() if c.isalnum())
+    return f".{export_name}.export-{host}-"
+
+
+@contextlib.contextmanager
+def _aside(folder: Path, export_name: str) -> Iterator[Path]:
+    aside = Path(tempfile.mkdtemp(prefix=f"{_staging_prefix(export_name)}{os.getpid()}-",
+                                  dir=folder))
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _publish(aside: Path, folder: Path, export_name: str) -> None:
+    """Give both files their names, or neither; a file that came meanwhile is not replaced."""
+    done: list[Path] = []
+    try:
+        for side in SIDES:
+            name = pipeline_file(export_name, side)
+            _name(aside / name, folder / name)
+            done.append(folder / name)
+    except BaseException as error:
+        for path in done:
+            path.unlink(missing_ok=True)
+        if isinstance(error, FileExistsError):
+            _refuse_taken(folder, export_name)
+        raise
+
+
+def _name(staged: Path, published: Path) -> None:
+    """Give a file its name without replacing another, where the file system has hard links."""
+    try:
+        os.link(staged, published)
+    except FileExistsError:
+        raise
+    except OSError:
+        if published.exists():
+            raise FileExistsError(published) from None
+        staged.rename(published)
+
+
+def _clear_abandoned(folder: Path, export_name: str) -> None:
+    """Remove what a killed export of this name left: its folder, and one file of two."""
+    for aside in folder.glob(f"{_staging_prefix(export_name)}*"):
+        owner = aside.name.removeprefix(_staging_prefix(export_name)).split("-")[0]
+        if not owner.isdigit() or _is_running(int(owner)):
+            continue
+        for side in SIDES:
+            name = pipeline_file(export_name, side)
+            published, staged = folder / name, aside / name
+            if published.exists() and staged.exists() and published.samefile(staged):
+                published.unlink()
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,477 @@
+"""The MLflow flavor: save, log, load and serve a pipeline pair."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import mlflow
+import numpy as np
+import pandas as pd
+import yaml
+from mlflow import pyfunc
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
+from mlflow.models.utils import _save_example
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
+from mlflow.tracking.artifact_utils import _download_artifact_from_uri
+from mlflow.types.schema import Array, ColSpec, DataType, Schema
+from mlflow.utils.environment import (
+    _CONDA_ENV_FILE_NAME,
+    _CONSTRAINTS_FILE_NAME,
+    _PYTHON_ENV_FILE_NAME,
+    _REQUIREMENTS_FILE_NAME,
+    _mlflow_conda_env,
+    _process_conda_env,
+    _process_pip_requirements,
+    _PythonEnv,
+    _validate_env_arguments,
+)
+from mlflow.utils.file_utils import get_total_file_size, write_to
+from mlflow.utils.model_utils import (
+    _copy_extra_files,
+    _validate_and_copy_code_paths,
+    _validate_and_prepare_target_save_path,
+)
+from packaging.requirements import InvalidRequirement, Requirement
+
+import oml_mlflow
+from oml_mlflow.embedder import PairEmbedder
+from oml_mlflow.errors import ConfigError, InputError, PackageError
+from oml_mlflow.events import Listener, silent
+from oml_mlflow.names import IMG, SIDES, TXT
+from oml_mlflow.package import (
+    DEFAULT_PROFILE,
+    FLAVOR_NAME,
+    FORMAT_VERSION,
+    GOLDEN_FOLDER,
+    PROFILES_FOLDER,
+    SOURCE_FOLDER,
+    read_package,
+)
+
+if TYPE_CHECKING:
+    from oml_mlflow.evidence import Evidence
+    from oml_mlflow.pair import PipelinePair
+
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            ColSpec(DataType.binary, "image", required=False),
+            ColSpec(DataType.string, "text", required=False),
+        ]
+    ),
+    outputs=Schema([ColSpec(Array(DataType.float), "embedding")]),
+)
+INPUT_EXAMPLE = pd.DataFrame({"text": ["a photo of a cat", "two dogs on a beach"]})
+_REQUIRED = ("onnxruntime", "onnxruntime-extensions", "numpy", "pandas", "pillow", "pyyaml")
+_PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+
+
+def get_default_pip_requirements() -> list[str]:
+    """Return what serving a pair needs, pinned to what is installed here.
+
+    Without torch and transformers, and without oml_mlflow: it is on no index, where anybody could
+    register its name, and travels inside the model as code.
+    """
+    return [f"{name}=={version(name)}" for name in _REQUIRED]
+
+
+def get_default_conda_env() -> dict[str, Any]:
+    """Return the default conda environment of a logged pair."""
+    env: dict[str, Any] = _mlflow_conda_env(additional_pip_deps=get_default_pip_requirements())
+    return env
+
+
+def save_model(
+    pair: PipelinePair,
+    path: str | Path,
+    conda_env: dict[str, Any] | str | None = None,
+    code_paths: list[str] | None = None,
+    mlflow_model: Model | None = None,
+    signature: ModelSignature | None = None,
+    input_example: Any = None,
+    pip_requirements: list[str] | str | None = None,
+    extra_pip_requirements: list[str] | str | None = None,
+    metadata: dict[str, Any] | None = None,
+    extra_files: list[str] | None = None,
+    *,
+    package_index: str | None = None,
+    evidence: Evidence | None = None,
+    on_event: Listener = silent,
+) -> None:
+    """Save a pipeline pair as an MLflow model.
+
+    The ONNX files are copied byte for byte, tokenizer and image-processor files beside them, and
+    golden probes with two sets of reference vectors: the pair's own, and those of the model's
+    Python code (see `oml_mlflow.evidence`).
+
+    Args:
+        pair: What ``export2file`` returned, or ``PipelinePair.from_files(img, txt)``.
+        path: Folder; it must be absent or empty.
+        conda_env: As in every flavor.
+        code_paths: Further code to travel with the model; oml_mlflow itself always does, unless
+            `package_index` is given.
+        mlflow_model: The model object to add the flavor to.
+        signature: By default: ``image`` (binary) and ``text`` (string), both optional, in;
+            ``embedding`` (array of float) out.
+        input_example: By default two texts.
+        pip_requirements: As in every flavor; by default `get_default_pip_requirements`.
+        extra_pip_requirements: Added to the default; replaces a default of the same package.
+        metadata: As in every flavor.
+        extra_files: As in every flavor.
+        package_index: URL of the package index that holds oml-mlflow. Then it is named in the
+            requirements, with that index, instead of travelling as code. Without credentials.
+        evidence: What `gather_evidence` returned; gathered by default.
+        on_event: Told of progress.
+
+    Raises:
+        MlflowException: If the path or the environment arguments are not usable.
+        ConfigError: If `package_index` holds credentials.
+    """
+    from oml_mlflow.evidence import gather_evidence
+
+    _validate_env_arguments(conda_env, pip_requirements, extra_pip_requirements)
+    index_lines = _index_requirements(package_index)
+    root = Path(path).absolute()
+    _validate_and_prepare_target_save_path(str(root))
+    own_code = [] if package_index else [str(Path(oml_mlflow.__file__).parent)]
+    code = _validate_and_copy_code_paths([*(code_paths or []), *own_code], str(root))
+
+    model = mlflow_model or Model()
+    model.signature = signature or SIGNATURE
+    _save_example(model, INPUT_EXAMPLE if input_example is None else input_example, str(root))
+    if metadata is not None:
+        model.metadata = metadata
+
+    (evidence or gather_evidence(pair, on_event)).save(root / GOLDEN_FOLDER)
+    profile = _copy_profile(pair, root)
+    _copy_companions(pair, root)
+    pyfunc.add_to_model(
+        model,
+        loader_module="oml_mlflow",
+        conda_env=_CONDA_ENV_FILE_NAME,
+        python_env=_PYTHON_ENV_FILE_NAME,
+        code=code,
+    )
+    model.add_flavor(
+        FLAVOR_NAME,
+        format_version=FORMAT_VERSION,
+        oml_mlflow_version=oml_mlflow.__version__,
+        dims=pair.dims,
+        metadata=pair.metadata,
+        profiles={DEFAULT_PROFILE: profile},
+        code=code,
+        **_copy_extra_files(extra_files, str(root)),
+    )
+    model.model_size_bytes = get_total_file_size(str(root))
+    model.save(str(root / MLMODEL_FILE_NAME))
+    _write_environment(root, conda_env, pip_requirements, extra_pip_requirements, index_lines)
+
+
+def log_model(
+    pair: PipelinePair,
+    artifact_path: str | None = None,
+    conda_env: dict[str, Any] | str | None = None,
+    code_paths: list[str] | None = None,
+    registered_model_name: str | None = None,
+    signature: ModelSignature | None = None,
+    input_example: Any = None,
+    await_registration_for: int = DEFAULT_AWAIT_MAX_SLEEP_SECONDS,
+    pip_requirements: list[str] | str | None = None,
+    extra_pip_requirements: list[str] | str | None = None,
+    metadata: dict[str, Any] | None = None,
+    extra_files: list[str] | None = None,
+    name: str | None = None,
+    params: dict[str, Any] | None = None,
+    tags: dict[str, Any] | None = None,
+    model_type: str | None = None,
+    step: int = 0,
+    model_id: str | None = None,
+    *,
+    package_index: str | None = None,
+    on_event: Listener = silent,
+) -> ModelInfo:
+    """Log a pipeline pair to MLflow, and register it if a name is given.
+
+    Arguments are those of every flavor's ``log_model`` and of `save_model`. Writes: a logged
+    model with the pair's facts as params and tags; with `registered_model_name` a model version
+    with the same tags and a description that says what it is and how exact.
+
+    Returns:
+        MLflow's ``ModelInfo``; ``registered_model_version`` is set if it was registered.
+    """
+    from oml_mlflow.evidence import gather_evidence
+    from oml_mlflow.model_card import model_card
+
+    evidence = gather_evidence(pair, on_event)
+    info = Model.log(
+        artifact_path=artifact_path,
+        name=name,
+        flavor=sys.modules[__name__],
+        registered_model_name=registered_model_name,
+        await_registration_for=await_registration_for,
+        metadata=metadata,
+        params={**_facts(pair), **(params or {})},
+        tags={**_tags(pair, evidence), **(tags or {})},
+        model_type=model_type,
+        step=step,
+        model_id=model_id,
+        pair=pair,
+        conda_env=conda_env,
+        code_paths=code_paths,
+        signature=signature,
+        input_example=input_example,
+        pip_requirements=pip_requirements,
+        extra_pip_requirements=extra_pip_requirements,
+        extra_files=extra_files,
+        package_index=package_index,
+        evidence=evidence,
+        on_event=on_event,
+    )
+    if evidence.exactness is not None and mlflow.active_run():
+        figures = {
+            f"exactness/{side}_max_abs": evidence.exactness.max_abs(side) for side in SIDES
+        }
+        mlflow.log_metrics(figures, model_id=info.model_id)
+    if info.registered_model_version is not None:
+        mlflow.MlflowClient().update_model_version(
+            registered_model_name, info.registered_model_version, model_card(pair, evidence)
+        )
+    return info
+
+
+def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
+    """Load a pair to run in this process.
+
+    Args:
+        model_uri: Such as ``models:/clip@prod``, ``runs:/<id>/clip`` or a folder.
+        dst_path: Where to download to; a temporary folder by default.
+
+    Returns:
+        An object with ``embed_image(list[bytes])`` and ``embed_text(list[str])``, each giving
+        ``(n, dims)`` float32.
+
+    Raises:
+        PackageError: If it is no pair, or its bytes are not those that were logged.
+    """
+    return _open(_download_artifact_from_uri(artifact_uri=model_uri, output_path=dst_path))
+
+
+def _load_pyfunc(path: str) -> PyfuncPair:
+    """Return the pair as MLflow's pyfunc and scoring server want it."""
+    return PyfuncPair(_open(path))
+
+
+def _open(path: str) -> PairEmbedder:
+    package = read_package(path)
+    package.check_fingerprints()
+    return package.embedder()
+
+
+class PyfuncPair:
+    """A pair behind ``mlflow.pyfunc``: rows with a picture or a text in, embeddings out."""
+
+    def __init__(self, embedder: PairEmbedder) -> None:
+        self._embedder = embedder
+
+    def predict(
+        self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Embed one picture or text per row.
+
+        Args:
+            model_input: Column ``image`` (bytes of a picture, base64 of them, or a data: URL),
+                column ``text``, or both; each row has one of the two.
+            params: Not used.
+
+        Returns:
+            Column ``embedding``, a list of floats per row, in the rows' order.
+
+        Raises:
+            MlflowException: If neither column is there, a row has both or neither, or a value
+                can't be embedded. Nothing is returned for the other rows.
+        """
+        try:
+            return self._predict(pd.DataFrame(model_input))
+        except InputError as error:
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+
+    def _predict(self, frame: pd.DataFrame) -> pd.DataFrame:
+        columns = [name for name in ("image", "text") if name in frame.columns]
+        if not columns:
+            raise InputError(
+                "the request has neither a column 'image' nor a column 'text'; nothing was "
+                "embedded.",
+                hint="send rows such as {\"text\": \"a photo of a cat\"} or {\"image\": "
+                "\"<base64 of a JPEG or PNG>\"} as dataframe_records.",
+            )
+        cells = {name: [_cell(value, name, i) for i, value in enumerate(frame[name])]
+                 for name in columns}
+        nothing: list[Any] = [None] * len(frame)
+        images, texts = cells.get("image", nothing), cells.get("text", nothing)
+        for i, (image, text) in enumerate(zip(images, texts, strict=True)):
+            if (image is None) == (text is None):
+                what = "neither image nor text" if image is None else "both image and text"
+                raise InputError(
+                    f"row {i} has {what}; nothing was embedded.",
+                    hint="give each row one of the two.",
+                )
+        vectors = np.empty((len(frame), self._embedder.dims), np.float32)
+        for values, embed in (
+            (images, self._embedder.embed_image),
+            (texts, self._embedder.embed_text),
+        ):
+            rows = [i for i, value in enumerate(values) if value is not None]
+            if rows:
+                vectors[rows] = embed([values[i] for i in rows])
+        return pd.DataFrame({"embedding": list(vectors.tolist())}, index=frame.index)
+
+
+def _cell(value: Any, column: str, row: int) -> bytes | str | None:
+    """Return a cell as bytes (image) or str (text), or None if it is null."""
+    if isinstance(value, list | tuple | dict | np.ndarray):
+        raise InputError(
+            f"row {row}: column '{column}' holds a {type(value).__name__}, wanted one value.",
+            hint="send one row per picture or text (dataframe_records, or a DataFrame).",
+        )
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return None
+    if column == "text":
+        if isinstance(value, str):
+            return value
+        raise InputError(f"row {row}: text is a {type(value).__name__}.", hint="send a string.")
+    if isinstance(value, str):
+        return _from_base64(value, row)
+    data = bytes(value)
+    # `inputs` and `instances` requests arrive with the base64 not decoded
+    return data if data.startswith(_PICTURE_STARTS) else _maybe_base64(data)
+
+
+def _from_base64(value: str, row: int) -> bytes:
+    text = value.split(",", 1)[1] if value.startswith("data:") and "," in value else value
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(
+            f"row {row}: image is a string that is no base64.",
+            hint="send the base64 of a JPEG or PNG file.",
+        ) from error
+
+
+def _maybe_base64(data: bytes) -> bytes:
+    try:
+        decoded = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        return data
+    return decoded if decoded.startswith(_PICTURE_STARTS) else data
+
+
+def _index_requirements(package_index: str | None) -> list[str]:
+    if package_index is None:
+        return []
+    parts = urlsplit(package_index)
+    if parts.scheme not in ("https", "http", "file") or parts.username or parts.password:
+        raise ConfigError(
+            "package_index is no plain URL: wanted https://host/simple without credentials, which "
+            "would be stored with the model. Nothing was saved.",
+            hint="keep credentials in pip's configuration or keyring.",
+        )
+    return [f"--extra-index-url {package_index}", f"oml-mlflow=={oml_mlflow.__version__}"]
+
+
+def _copy_profile(pair: PipelinePair, root: Path) -> dict[str, Any]:
+    folder = root / PROFILES_FOLDER / DEFAULT_PROFILE
+    folder.mkdir(parents=True)
+    entry: dict[str, Any] = {}
+    for side in SIDES:
+        source = pair.path(side)
+        name = source.name if pair.img.name != pair.txt.name else f"{side}_{source.name}"
+        shutil.copyfile(source, folder / name)
+        entry[side] = {
+            "path": (folder / name).relative_to(root).as_posix(),
+            "sha256": pair.fingerprints[side],
+            "size_bytes": source.stat().st_size,
+        }
+    return entry
+
+
+def _copy_companions(pair: PipelinePair, root: Path) -> None:
+    if not pair.companions:
+        return
+    (root / SOURCE_FOLDER).mkdir()
+    for source in pair.companions:
+        if not source.is_file():
+            raise PackageError(
+                f"{source}, which belongs to the pair, is gone.", hint="export the pair again."
+            )
+        shutil.copyfile(source, root / SOURCE_FOLDER / source.name)
+
+
+def _facts(pair: PipelinePair) -> dict[str, Any]:
+    return {
+        "oml.model_name": pair.metadata.get("model_name", "unknown"),
+        "oml.template": pair.metadata.get("template", "unknown"),
+        "oml.dims": pair.dims,
+        "oml.max_seq_length": pair.metadata.get("max_seq_length", "unknown"),
+    }
+
+
+def _tags(pair: PipelinePair, evidence: Evidence) -> dict[str, str]:
+    report = evidence.exactness
+    verdict = "not run" if report is None else f"max abs {report.max_abs():.1e}"
+    return {
+        "oml.sha256_img": pair.fingerprints[IMG],
+        "oml.sha256_txt": pair.fingerprints[TXT],
+        "oml.dims": str(pair.dims),
+        "oml.exactness": verdict if report is None or report.ok else f"{verdict}, NOT within limits",
+    }
+
+
+def _write_environment(
+    root: Path,
+    conda_env: dict[str, Any] | str | None,
+    pip_requirements: list[str] | str | None,
+    extra_pip_requirements: list[str] | str | None,
+    index_lines: Sequence[str],
+) -> None:
+    if conda_env is None:
+        default = None if pip_requirements is not None else get_default_pip_requirements()
+        if default is not None and isinstance(extra_pip_requirements, list):
+            default = _without(default, extra_pip_requirements)
+        env, requirements, constraints = _process_pip_requirements(
+            default, pip_requirements, extra_pip_requirements
+        )
+    else:
+        env, requirements, constraints = _process_conda_env(conda_env)
+    if index_lines:
+        requirements = [*index_lines, *requirements]
+        for dependency in env["dependencies"]:
+            if isinstance(dependency, dict) and "pip" in dependency:
+                dependency["pip"] = [*index_lines, *dependency["pip"]]
+    conda_file = root / _CONDA_ENV_FILE_NAME
+    conda_file.write_text(yaml.safe_dump(env, default_flow_style=False), encoding="utf-8")
+    if constraints:
+        write_to(str(root / _CONSTRAINTS_FILE_NAME), "\n".join(constraints))
+    write_to(str(root / _REQUIREMENTS_FILE_NAME), "\n".join(requirements))
+    _PythonEnv.current().to_yaml(str(root / _PYTHON_ENV_FILE_NAME))
+
+
+def _without(requirements: list[str], others: Iterable[str]) -> list[str]:
+    """Drop requirements that `others` name too: MLflow would ask the network which to take."""
+    named = set()
+    for other in others:
+        try:
+            named.add(Requirement(other).name.lower())
+        except InvalidRequirement:
+            continue
+    return [line for line in requirements if Requirement(line).name.lower() not in named]

@@ -1,0 +1,110 @@
+"""A builder for ONNX graphs: nodes in order, constants and weights as initializers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from oml_mlflow.graph.wire import Initializer
+
+# ORT 1.15.1, the runtime documented for Oracle Database, reads IR up to 9; OML4Py writes 8.
+IR_VERSION = 8
+
+
+class GraphBuilder:
+    """Collect nodes and initializers; tensor names are `prefix/count` unless given."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[Initializer] = []
+        self._count = 0
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def op(
+        self, kind: str, *inputs: str, name: str | None = None, domain: str = "", **attributes: Any
+    ) -> str:
+        """Append a node with one output and return the output's name."""
+        return self.ops(kind, *inputs, names=(name or self._fresh(kind),), domain=domain,
+                        **attributes)[0]
+
+    def ops(
+        self, kind: str, *inputs: str, names: Sequence[str], domain: str = "", **attributes: Any
+    ) -> Sequence[str]:
+        """Append a node with several outputs and return their names."""
+        self.nodes.append(
+            helper.make_node(kind, list(inputs), list(names), names[0], domain=domain, **attributes)
+        )
+        return names
+
+    def constant(self, values: Any, dtype: type[np.generic] = np.int64) -> str:
+        """Return the name of an initializer with these values; equal ones are shared."""
+        array = np.asarray(values, dtype=dtype)
+        key = (array.dtype.str, tuple(array.shape), array.tobytes())
+        if key not in self._constants:
+            name = self._fresh("const")
+            self.initializers.append(Initializer.constant(name, array))
+            self._constants[key] = name
+        return self._constants[key]
+
+    def weight(self, name: str, shape: Sequence[int], load: Callable[[], np.ndarray]) -> str:
+        """Return the name of a float32 initializer that is loaded when it is written."""
+        self.initializers.append(Initializer(name, tuple(shape), np.dtype(np.float32), load))
+        return name
+
+    def dim(self, tensor: str, axis: int) -> str:
+        """Return a one-element int64 tensor: the size of an axis."""
+        shape = self.op("Shape", tensor)
+        return self.op("Gather", shape, self.constant([axis]), axis=0)
+
+    def model(
+        self,
+        name: str,
+        opset: int,
+        graph_input: onnx.ValueInfoProto,
+        graph_output: onnx.ValueInfoProto,
+        marked: Sequence[onnx.ValueInfoProto],
+        properties: dict[str, str],
+    ) -> onnx.ModelProto:
+        """Return the model without its initializers.
+
+        Args:
+            name: Name of the graph.
+            opset: Version of the standard operators.
+            graph_input: The only input.
+            graph_output: The only output.
+            marked: Types of inner tensors at which the graph can be cut.
+            properties: Metadata to store in the file.
+        """
+        domains = sorted({node.domain for node in self.nodes} - {""})
+        graph = helper.make_graph(
+            self.nodes, name, [graph_input], [graph_output], value_info=list(marked)
+        )
+        model = helper.make_model(
+            graph,
+            ir_version=IR_VERSION,
+            opset_imports=[helper.make_opsetid("", opset)]
+            + [helper.make_opsetid(domain, 1) for domain in domains],
+            producer_name="oml_mlflow",
+        )
+        helper.set_model_props(model, dict(sorted(properties.items())))
+        return model
+
+    def _fresh(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}_{self._count}"
+
+
+def tensor_info(
+    name: str, kind: type[np.generic] | str, shape: Sequence[int | str]
+) -> onnx.ValueInfoProto:
+    """Return the type of a tensor; a string in `shape` is a symbolic axis."""
+    element = (
+        TensorProto.STRING
+        if kind == "string"
+        else helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    )
+    return helper.make_tensor_value_info(name, element, shape)

@@ -1,0 +1,60 @@
+"""Names of pipelines, in-database models and slots: the only place that makes SQL identifiers."""
+
+from __future__ import annotations
+
+import re
+
+from oml_mlflow.errors import InvalidName
+
+IMG = "img"
+TXT = "txt"
+SIDES = (IMG, TXT)
+
+_SLOT_DIGITS = 6
+# Oracle: mining-model names hold at most 123 characters. Source: "Mining Model Naming
+# Restrictions", OML4SQL User's Guide. A slot appends the side and "_S" with its generation.
+_MODEL_NAME_LIMIT = 123
+EXPORT_NAME_LIMIT = _MODEL_NAME_LIMIT - len("_img") - len("_S") - _SLOT_DIGITS
+_LEGAL = re.compile(r"[A-Za-z][A-Za-z0-9_$#]*")
+
+
+def check_export_name(name: str) -> str:
+    """Return `name` if both pipelines can be files and in-database models under it.
+
+    Args:
+        name: Export name: a letter, then letters, digits, ``_``, ``$`` or ``#``; at most
+            111 characters, so that side and slot suffixes fit Oracle's 123.
+
+    Raises:
+        InvalidName: With the nearest legal name as its hint.
+    """
+    if isinstance(name, str) and _LEGAL.fullmatch(name) and len(name) <= EXPORT_NAME_LIMIT:
+        return name
+    raise InvalidName(
+        f"{name!r} is no legal export name: it must start with an ASCII letter, hold only ASCII "
+        f"letters, digits, '_', '$' and '#', and be at most {EXPORT_NAME_LIMIT} characters long. "
+        "Nothing was written.",
+        hint=f"use a name such as {nearest_export_name(str(name))!r}.",
+    )
+
+
+def nearest_export_name(name: str) -> str:
+    """Return a legal export name that resembles `name`."""
+    stem = re.sub(r"[^A-Za-z0-9_$#]+", "_", name.removesuffix(".onnx")).strip("_")
+    stem = re.sub(r"^[^A-Za-z]+", "", stem)
+    return (stem or "clip")[:EXPORT_NAME_LIMIT]
+
+
+def pipeline_file(export_name: str, side: str) -> str:
+    """Return the file name of one pipeline, such as ``clip_img.onnx``."""
+    return f"{check_export_name(export_name)}_{side}.onnx"
+
+
+def model_name(export_name: str, side: str) -> str:
+    """Return the in-database model name of one pipeline, such as ``CLIP_IMG``."""
+    return f"{check_export_name(export_name)}_{side}".upper()
+
+
+def slot_name(export_name: str, side: str, generation: int) -> str:
+    """Return the name under which a generation is held while it is not live."""
+    return f"{model_name(export_name, side)}_S{generation}"

@@ -1,0 +1,116 @@
+"""The model's own Python code: transformers, Pillow and torch, as the truth a pair is held to."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from oml_mlflow.errors import SourceError
+from oml_mlflow.events import Listener, silent
+from oml_mlflow.probes import ParityReport, Probe, References, compare, embed_probes
+from oml_mlflow.source import Source
+
+
+class ReferenceModel:
+    """Embed with transformers, Pillow and torch, one input at a time, in float32.
+
+    Args:
+        source: Model to load; both towers are held in memory.
+
+    Raises:
+        SourceError: If torch or transformers is not installed, or they can't load the model.
+    """
+
+    def __init__(self, source: Source) -> None:
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise SourceError(
+                f"{source.name} can't be compared with its own Python code: {error.name} is not "
+                "installed.",
+                hint="pip install 'oml-mlflow[build]'.",
+            ) from error
+        processor = getattr(transformers, "CLIPImageProcessorPil", None)
+        processor = processor or transformers.CLIPImageProcessor
+        dtype = "dtype" if int(version("transformers").split(".")[0]) >= 5 else "torch_dtype"
+        try:
+            self._model = transformers.CLIPModel.from_pretrained(
+                source.folder, local_files_only=True, **{dtype: torch.float32}
+            ).eval()
+            self._processor: Any = processor.from_pretrained(source.folder, local_files_only=True)
+            self._tokenizer: Any = transformers.CLIPTokenizerFast.from_pretrained(
+                source.folder, local_files_only=True
+            )
+        except Exception as error:  # transformers raises nearly anything on a damaged folder
+            raise SourceError(
+                f"transformers {version('transformers')} can't load {source.folder}: "
+                f"{type(error).__name__}: {str(error)[:300]}",
+                hint="fetch or save the model again.",
+            ) from error
+        self._max_length = source.vocabulary.max_length
+        self._torch = torch
+
+    def prepare(self, picture: bytes) -> np.ndarray:
+        """Return ``(1, 3, h, w)`` float32: what the image processor makes of a picture."""
+        with Image.open(io.BytesIO(picture)) as opened:
+            values = self._processor(images=opened, return_tensors="np")["pixel_values"]
+        return np.asarray(values, np.float32)
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokenizer's ids, cut to the model's maximum length."""
+        ids: list[int] = self._tokenizer(text, truncation=True, max_length=self._max_length)[
+            "input_ids"
+        ]
+        return ids
+
+    def embed_pixels(self, pixel_values: np.ndarray) -> np.ndarray:
+        """Return ``(n, dims)`` float32 of prepared pictures."""
+        with self._torch.inference_mode():
+            return self._unit(
+                self._model.get_image_features(pixel_values=self._torch.from_numpy(pixel_values))
+            )
+
+    def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
+        """Return ``(n, dims)`` float32, L2-normalised."""
+        return np.concatenate([self.embed_pixels(self.prepare(p)) for p in pictures])
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Return ``(n, dims)`` float32, L2-normalised."""
+        rows = []
+        with self._torch.inference_mode():
+            for text in texts:
+                ids = self._torch.tensor([self.token_ids(text)])
+                rows.append(self._unit(self._model.get_text_features(input_ids=ids)))
+        return np.concatenate(rows)
+
+    def references(self, probes: Sequence[Probe], on_event: Listener = silent) -> References:
+        """Return this model's vectors for the probes."""
+        packages = ("transformers", "torch", "pillow", "numpy")
+        return References(
+            embed_probes(self, probes, on_event, "model references"),
+            {name: version(name) for name in packages},
+        )
+
+    def _unit(self, output: Any) -> np.ndarray:
+        # transformers 5 returns an object, transformers 4 the tensor itself
+        features = getattr(output, "pooler_output", output)
+        unit: np.ndarray = (features / features.norm(dim=-1, keepdim=True)).numpy()
+        return unit
+
+
+def exactness(
+    probes: Sequence[Probe], pair: References, model: References
+) -> ParityReport:
+    """Return how far a pair's vectors are from those of the model's own Python code."""
+    return compare(
+        "Pair against transformers + Pillow + torch",
+        probes,
+        pair.vectors,
+        model.vectors,
+    )

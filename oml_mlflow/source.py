@@ -1,0 +1,399 @@
+"""A CLIP model's folder, from the hub or on disk, read and checked before anything is built."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oml_mlflow.errors import SourceError, UnsupportedSource
+from oml_mlflow.graph.encoder import ACTIVATIONS, Tower
+from oml_mlflow.graph.image import BICUBIC, RESAMPLING, ImagePreparation
+from oml_mlflow.graph.text import END_TOKEN, START_TOKEN, Vocabulary
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+_HUB_PATTERNS = ["config.json", "*.safetensors", _WEIGHTS_INDEX]
+_HUB_PATTERNS += [*TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES]
+_PROCESSORS = ("CLIPImageProcessor", "CLIPFeatureExtractor", "CLIPProcessor")
+_OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class SafetensorsWeights:
+    """The tensors of one or more safetensors files, each read when it is asked for.
+
+    Args:
+        files: Files of one checkpoint.
+
+    Raises:
+        SourceError: If a file is damaged or cut short.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self._files: dict[str, Any] = {}
+        for path in files:
+            try:
+                opened = safe_open(path, framework="pt")
+                self._files |= dict.fromkeys(opened.keys(), opened)
+            except (SafetensorError, OSError) as error:
+                raise SourceError(
+                    f"{path} is cut short or damaged ({error}). Nothing was written.",
+                    hint="fetch or save the model again.",
+                ) from error
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        return tuple(self._file(name).get_slice(name).get_shape())
+
+    def load(self, name: str) -> np.ndarray:
+        """Return a tensor as float32."""
+        tensor = self._file(name).get_tensor(name)
+        if not tensor.is_floating_point():
+            raise UnsupportedSource(
+                f"tensor {name} is stored as {tensor.dtype}, not as a float.",
+                hint="use a checkpoint that is not quantised.",
+            )
+        values: np.ndarray = tensor.float().numpy()
+        return values
+
+    def _file(self, name: str) -> Any:
+        try:
+            return self._files[name]
+        except KeyError:
+            raise SourceError(
+                f"the weights hold no tensor {name!r}, which CLIPModel needs. "
+                "Nothing was written.",
+                hint="save the whole CLIPModel (model.save_pretrained), both towers and "
+                "projections.",
+            ) from None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A CLIP model that can be built into a pair.
+
+    Attributes:
+        name: Hub id, or the folder's own name.
+        folder: Folder in the Hugging Face layout.
+        revision: Commit of the hub repository, or None for a folder.
+        preparation: What its image processor does.
+        vocabulary: Its tokenizer.
+        vision: Shape of its vision tower.
+        text: Shape of its text tower.
+        patch_px: Edge of a vision patch.
+        eos_token_id: Id at which a text is pooled, as its configuration says.
+        weights: Its tensors.
+    """
+
+    name: str
+    folder: Path
+    revision: str | None
+    preparation: ImagePreparation
+    vocabulary: Vocabulary
+    vision: Tower
+    text: Tower
+    patch_px: int
+    eos_token_id: int
+    weights: SafetensorsWeights = field(repr=False)
+
+    @property
+    def dims(self) -> int:
+        """Length of the embeddings."""
+        return self.vision.dims
+
+    @property
+    def companion_files(self) -> list[Path]:
+        """Tokenizer and image-processor files."""
+        names = (*TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES, "config.json")
+        return [self.folder / name for name in names if (self.folder / name).is_file()]
+
+
+def open_source(model_name: str, *, cache_dir: str | None = None, force: bool = False) -> Source:
+    """Return the CLIP model in a local folder or hub repository, checked.
+
+    Args:
+        model_name: Hub id such as ``openai/clip-vit-base-patch32``, or a folder in the Hugging
+            Face layout, as transformers 4 or 5 writes it.
+        cache_dir: Where hub downloads are kept; the Hugging Face cache by default.
+        force: Download again what is in the cache.
+
+    Raises:
+        SourceError: If files are missing, cut short or can't be fetched.
+        UnsupportedSource: If it is no CLIP model, or does what no graph here can.
+    """
+    folder, revision = _resolve(model_name, cache_dir, force)
+    config = _read_json(folder / "config.json", "the model's configuration")
+    if config.get("model_type") != "clip":
+        raise UnsupportedSource(
+            f"{model_name} is not a CLIP model: config.json says model_type "
+            f"{config.get('model_type')!r}, wanted 'clip'. Nothing was written.",
+            hint="give a model saved by transformers' CLIPModel, such as "
+            "openai/clip-vit-base-patch32.",
+        )
+    dims = int(config.get("projection_dim", 512))
+    text_config = {**_dict(config, "text_config_dict"), **_dict(config, "text_config")}
+    vision_config = {**_dict(config, "vision_config_dict"), **_dict(config, "vision_config")}
+    image_px = int(vision_config.get("image_size", 224))
+    weights = SafetensorsWeights(_weight_files(folder))
+    source = Source(
+        name=model_name if revision else folder.name,
+        folder=folder,
+        revision=revision,
+        preparation=_preparation(folder, image_px),
+        vocabulary=_vocabulary(folder, int(text_config.get("max_position_embeddings", 77))),
+        vision=_tower("vision_model", "visual_projection", vision_config, dims, 768, 12),
+        text=_tower("text_model", "text_projection", text_config, dims, 512, 8),
+        patch_px=int(vision_config.get("patch_size", 32)),
+        eos_token_id=int(text_config.get("eos_token_id", 49407)),
+        weights=weights,
+    )
+    _check_weights(source, image_px)
+    return source
+
+
+def _resolve(model_name: str, cache_dir: str | None, force: bool) -> tuple[Path, str | None]:
+    folder = Path(model_name).expanduser()
+    if folder.is_dir():
+        return folder.resolve(), None
+    if folder.exists():
+        raise SourceError(
+            f"{model_name} is a file, not a model folder.",
+            hint="give the folder that holds config.json.",
+        )
+    if model_name.startswith((".", "/", "~")) or model_name.count("/") != 1:
+        raise SourceError(
+            f"there is no folder {model_name}, and it is no hub id (owner/name).",
+            hint="check the path, or give a hub id such as openai/clip-vit-base-patch32.",
+        )
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise SourceError(
+            f"{model_name} has to be fetched from the hub, and huggingface_hub is not installed.",
+            hint="pip install 'oml-mlflow[build]', or give a local folder.",
+        ) from error
+    try:
+        path = snapshot_download(
+            model_name, allow_patterns=_HUB_PATTERNS, cache_dir=cache_dir, force_download=force
+        )
+    except Exception as error:  # huggingface_hub's errors share no base class
+        raise SourceError(
+            f"{model_name} could not be fetched from the hub ({type(error).__name__}), and there "
+            "is no folder of that name. Nothing was written.",
+            hint="check the id and the network, set HF_TOKEN for a gated model, or give a folder "
+            "that holds the model.",
+        ) from error
+    return Path(path), Path(path).name
+
+
+def _read_json(path: Path, what: str) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SourceError(
+            f"{path.parent} holds no {path.name} ({what}). Nothing was written.",
+            hint="give a folder in the Hugging Face layout, as model.save_pretrained writes it.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"{path} ({what}) can't be read: {type(error).__name__}. Nothing was written.",
+            hint="fetch or save the model again.",
+        ) from error
+    if not isinstance(loaded, dict):
+        raise SourceError(
+            f"{path} ({what}) is no JSON object. Nothing was written.",
+            hint="fetch or save the model again.",
+        )
+    return loaded
+
+
+def _dict(config: dict[str, Any], key: str) -> dict[str, Any]:
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _tower(
+    prefix: str, projection: str, config: dict[str, Any], dims: int, hidden: int, heads: int
+) -> Tower:
+    activation = config.get("hidden_act", "quick_gelu")
+    if activation not in ACTIVATIONS:
+        raise UnsupportedSource(
+            f"{prefix}: activation {activation!r} is not supported. Nothing was written.",
+            hint=f"supported are {', '.join(ACTIVATIONS)}.",
+        )
+    return Tower(
+        prefix=prefix,
+        hidden=int(config.get("hidden_size", hidden)),
+        layers=int(config.get("num_hidden_layers", 12)),
+        heads=int(config.get("num_attention_heads", heads)),
+        activation=activation,
+        epsilon=float(config.get("layer_norm_eps", 1e-5)),
+        projection=projection,
+        dims=dims,
+    )
+
+
+def _preparation(folder: Path, image_px: int) -> ImagePreparation:
+    path, config = folder / "processor_config.json", {}
+    if path.is_file():
+        config = _dict(_read_json(path, "the image processor"), "image_processor")
+    if not config:
+        path = folder / "preprocessor_config.json"
+        config = _read_json(path, "the image processor")
+    kind = config.get("image_processor_type") or config.get("feature_extractor_type")
+    kind = str(kind or "CLIPImageProcessor").removesuffix("Fast").removesuffix("Pil")
+    if kind not in _PROCESSORS:
+        raise UnsupportedSource(
+            f"{path}: image processor {kind} is not supported. Nothing was written.",
+            hint="supported is CLIPImageProcessor.",
+        )
+    resize, shortest, crop = bool(config.get("do_resize", True)), None, None
+    size: Any = config.get("size", {"shortest_edge": 224})
+    exact: tuple[int, int] | None = None
+    if resize and isinstance(size, int):
+        shortest = size
+    elif resize and isinstance(size, dict) and size.get("shortest_edge"):
+        shortest = int(size["shortest_edge"])
+    elif resize and isinstance(size, dict) and {"height", "width"} <= size.keys():
+        exact = (int(size["height"]), int(size["width"]))
+    elif resize:
+        raise UnsupportedSource(
+            f"{path}: size {size} is not supported. Nothing was written.",
+            hint="supported are shortest_edge, or height and width.",
+        )
+    if config.get("do_center_crop", True):
+        crop_size: Any = config.get("crop_size", 224)
+        if isinstance(crop_size, int):
+            crop = (crop_size, crop_size)
+        else:
+            crop = (int(crop_size["height"]), int(crop_size["width"]))
+    resample = config.get("resample", BICUBIC)
+    if resize and resample not in RESAMPLING:
+        raise UnsupportedSource(
+            f"{path}: resampling filter {resample} has no counterpart in ONNX's Resize. "
+            "Nothing was written.",
+            hint="supported are 0 (nearest), 2 (bilinear) and 3 (bicubic).",
+        )
+    normalise = bool(config.get("do_normalize", True))
+    preparation = ImagePreparation(
+        shortest_edge_px=shortest,
+        resize_px=exact,
+        resample=int(resample) if resize else BICUBIC,
+        crop_px=crop,
+        rescale_factor=float(config.get("rescale_factor", 1 / 255))
+        if config.get("do_rescale", True)
+        else None,
+        mean=_channels(config.get("image_mean", _OPENAI_MEAN)) if normalise else None,
+        std=_channels(config.get("image_std", _OPENAI_STD)) if normalise else None,
+    )
+    if preparation.output_px != (image_px, image_px):
+        raise UnsupportedSource(
+            f"{path}: prepared pictures are {preparation.output_px or 'of no fixed size'}, and "
+            f"the encoder takes {(image_px, image_px)} pixels. Nothing was written.",
+            hint="set size and crop_size to the model's image_size.",
+        )
+    return preparation
+
+
+def _channels(values: Any) -> tuple[float, ...]:
+    if isinstance(values, int | float):
+        return (float(values),) * 3
+    return tuple(float(value) for value in values)
+
+
+def _vocabulary(folder: Path, positions: int) -> Vocabulary:
+    whole, pieces = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
+    if all(path.is_file() for path in pieces):
+        ids = _read_json(pieces[0], "the tokenizer's vocabulary")
+        lines = pieces[1].read_text(encoding="utf-8").split("\n")
+        merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    elif whole.is_file():
+        tokenizer = _read_json(whole, "the tokenizer")
+        model = _dict(tokenizer, "model")
+        ids = {**_dict(model, "vocab")}
+        ids |= {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
+        merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
+    else:
+        raise SourceError(
+            f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt. "
+            "Nothing was written.",
+            hint="save it there with CLIPTokenizer.from_pretrained(...).save_pretrained(folder).",
+        )
+    if not {START_TOKEN, END_TOKEN} <= ids.keys() or any(len(pair) != 2 for pair in merges):
+        raise UnsupportedSource(
+            f"the tokenizer in {folder} is not CLIP's: it lacks {START_TOKEN} or {END_TOKEN}, or "
+            "its merges are no pairs. Nothing was written.",
+            hint="give the tokenizer of a CLIPModel.",
+        )
+    config_file = folder / "tokenizer_config.json"
+    config = _read_json(config_file, "the tokenizer") if config_file.is_file() else {}
+    longest = config.get("model_max_length")
+    max_length = min(positions, int(longest)) if isinstance(longest, int | float) else positions
+    return Vocabulary(ids, tuple((pair[0], pair[1]) for pair in merges), max_length)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / _WEIGHTS_INDEX
+    if index.is_file() and not (folder / _WEIGHTS).is_file():
+        names = set(_dict(_read_json(index, "the index of the weights"), "weight_map").values())
+        if any(Path(name).name != name for name in names):
+            raise SourceError(f"{index} names files outside its folder.", hint="don't trust it.")
+        return [folder / name for name in sorted(names)]
+    if not (folder / _WEIGHTS).is_file():
+        others = sorted(path.name for path in folder.glob("*.bin"))
+        found = f" (there is {', '.join(others)}, which is not read)" if others else ""
+        raise SourceError(
+            f"{folder} holds no weights: model.safetensors is missing{found}. "
+            "Nothing was written.",
+            hint="save the model with transformers: CLIPModel.from_pretrained(...)"
+            ".save_pretrained(folder).",
+        )
+    return [folder / _WEIGHTS]
+
+
+def _check_weights(source: Source, image_px: int) -> None:
+    """Refuse weights that don't fit the configuration, before anything is written."""
+    vision, text, weights = source.vision, source.text, source.weights
+    positions = (image_px // source.patch_px) ** 2 + 1
+    wanted = {
+        "vision_model.embeddings.patch_embedding.weight": (
+            vision.hidden, 3, source.patch_px, source.patch_px),
+        "vision_model.embeddings.position_embedding.weight": (positions, vision.hidden),
+        f"{vision.projection}.weight": (source.dims, vision.hidden),
+        f"{text.projection}.weight": (source.dims, text.hidden),
+    }
+    for name, shape in wanted.items():
+        if weights.shape(name) != shape:
+            raise SourceError(
+                f"{source.folder}: tensor {name} has shape {weights.shape(name)}, and config.json "
+                f"asks for {shape}. Nothing was written.",
+                hint="give the config.json that belongs to these weights.",
+            )
+    for tower in (vision, text):
+        if tower.hidden % tower.heads:
+            raise SourceError(
+                f"{source.folder}: {tower.heads} attention heads don't divide a width of "
+                f"{tower.hidden}. Nothing was written.",
+                hint="correct config.json.",
+            )
+    rows = weights.shape("text_model.embeddings.token_embedding.weight")[0]
+    if max(source.vocabulary.ids.values()) >= rows:
+        raise SourceError(
+            f"{source.folder}: the tokenizer has ids up to {max(source.vocabulary.ids.values())}, "
+            f"and the model knows {rows} tokens. Nothing was written.",
+            hint="give the tokenizer that belongs to these weights.",
+        )
