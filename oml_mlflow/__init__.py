@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from oml_mlflow.pair import PipelinePair
     from oml_mlflow.pipeline import MiningFunction, ONNXPipeline
-    from oml_mlflow.promote import promote
+    from oml_mlflow.promotion import promote
     from oml_mlflow.targets import open_target
     from oml_mlflow.template import ONNXPipelineConfig
 
@@ -51,7 +51,7 @@ _HOMES = {
     ),
     "pair": ("PipelinePair",),
     "pipeline": ("MiningFunction", "ONNXPipeline"),
-    "promote": ("promote",),
+    "promotion": ("promote",),
     "targets": ("open_target",),
     "template": ("ONNXPipelineConfig",),
 }

@@ -172,9 +172,7 @@ def _write(
 
 def _validate(pair: PipelinePair, source: Source, on_event: Listener) -> References:
     probes = golden_probes()
-    ours = References(
-        embed_probes(pair.embedder(), probes, on_event, "pair"), runtime_versions()
-    )
+    ours = References(embed_probes(pair.embedder(), probes, on_event, "pair"), runtime_versions())
     model = ReferenceModel(source).references(probes, on_event)
     report = exactness(probes, ours, model)
     if not report.ok:
@@ -205,8 +203,9 @@ def _staging_prefix(export_name: str) -> str:
 
 @contextlib.contextmanager
 def _aside(folder: Path, export_name: str) -> Iterator[Path]:
-    aside = Path(tempfile.mkdtemp(prefix=f"{_staging_prefix(export_name)}{os.getpid()}-",
-                                  dir=folder))
+    aside = Path(
+        tempfile.mkdtemp(prefix=f"{_staging_prefix(export_name)}{os.getpid()}-", dir=folder)
+    )
     try:
         yield aside
     finally:

@@ -239,9 +239,7 @@ def log_model(
         on_event=on_event,
     )
     if evidence.exactness is not None and mlflow.active_run():
-        figures = {
-            f"exactness/{side}_max_abs": evidence.exactness.max_abs(side) for side in SIDES
-        }
+        figures = {f"exactness/{side}_max_abs": evidence.exactness.max_abs(side) for side in SIDES}
         mlflow.log_metrics(figures, model_id=info.model_id)
     if info.registered_model_version is not None:
         mlflow.MlflowClient().update_model_version(
@@ -312,11 +310,12 @@ class PyfuncPair:
             raise InputError(
                 "the request has neither a column 'image' nor a column 'text'; nothing was "
                 "embedded.",
-                hint="send rows such as {\"text\": \"a photo of a cat\"} or {\"image\": "
-                "\"<base64 of a JPEG or PNG>\"} as dataframe_records.",
+                hint='send rows such as {"text": "a photo of a cat"} or {"image": '
+                '"<base64 of a JPEG or PNG>"} as dataframe_records.',
             )
-        cells = {name: [_cell(value, name, i) for i, value in enumerate(frame[name])]
-                 for name in columns}
+        cells = {
+            name: [_cell(value, name, i) for i, value in enumerate(frame[name])] for name in columns
+        }
         nothing: list[Any] = [None] * len(frame)
         images, texts = cells.get("image", nothing), cells.get("text", nothing)
         for i, (image, text) in enumerate(zip(images, texts, strict=True)):
@@ -334,7 +333,8 @@ class PyfuncPair:
             rows = [i for i, value in enumerate(values) if value is not None]
             if rows:
                 vectors[rows] = embed([values[i] for i in rows])
-        return pd.DataFrame({"embedding": list(vectors.tolist())}, index=frame.index)
+        result: pd.DataFrame = pd.DataFrame({"embedding": vectors.tolist()}, index=frame.index)
+        return result
 
 
 def _cell(value: Any, column: str, row: int) -> bytes | str | None:
@@ -433,7 +433,9 @@ def _tags(pair: PipelinePair, evidence: Evidence) -> dict[str, str]:
         "oml.sha256_img": pair.fingerprints[IMG],
         "oml.sha256_txt": pair.fingerprints[TXT],
         "oml.dims": str(pair.dims),
-        "oml.exactness": verdict if report is None or report.ok else f"{verdict}, NOT within limits",
+        "oml.exactness": verdict
+        if report is None or report.ok
+        else f"{verdict}, NOT within limits",
     }
 
 

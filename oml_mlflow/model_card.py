@@ -9,6 +9,11 @@ from oml_mlflow.pair import PipelinePair
 _SIDE_NAMES = {IMG: "image", TXT: "text"}
 
 
+def exported_name(pair: PipelinePair) -> str:
+    """Return the export name of a pair, from the name of its image pipeline."""
+    return pair.img.stem.removesuffix(f"_{IMG}")
+
+
 def model_card(pair: PipelinePair, evidence: Evidence) -> str:
     """Return Markdown, at most 5,000 characters, about a pair and how exact it is."""
     name = pair.metadata.get("model_name", "unknown")
@@ -33,8 +38,9 @@ def exactness_sentence(evidence: Evidence) -> str:
     report = evidence.exactness
     if report is None:
         return f"Exactness: not run ({evidence.not_run})."
-    made_by = ", ".join(f"{k} {v}" for k, v in sorted((evidence.model or evidence.pair).runtime
-                                                      .items()))
+    made_by = ", ".join(
+        f"{k} {v}" for k, v in sorted((evidence.model or evidence.pair).runtime.items())
+    )
     return (
         f"Exactness: {'within' if report.ok else 'NOT within'} limits on {len(report.rows)} golden "
         f"probes; largest difference from the model's own Python code {report.max_abs(IMG):.1e} "

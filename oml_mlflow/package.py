@@ -125,5 +125,3 @@ def _inside(root: Path, relative: str) -> Path:
             f"the package lacks {relative}. Nothing was loaded.", hint="log the pair again."
         )
     return path
-
-

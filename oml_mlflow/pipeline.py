@@ -53,7 +53,8 @@ class ONNXPipeline:
         unknown = sorted(set(settings) - set(_SETTINGS))
         if unknown:
             raise ConfigError(
-                f"settings {', '.join(unknown)}: unknown.", hint=f"known are {', '.join(_SETTINGS)}."
+                f"settings {', '.join(unknown)}: unknown.",
+                hint=f"known are {', '.join(_SETTINGS)}.",
             )
         self.model_name = str(model_name)
         self.config = config or ONNXPipelineConfig.from_template(MULTIMODAL_CLIP)

@@ -104,9 +104,7 @@ class ReferenceModel:
         return unit
 
 
-def exactness(
-    probes: Sequence[Probe], pair: References, model: References
-) -> ParityReport:
+def exactness(probes: Sequence[Probe], pair: References, model: References) -> ParityReport:
     """Return how far a pair's vectors are from those of the model's own Python code."""
     return compare(
         "Pair against transformers + Pillow + torch",

@@ -31,9 +31,7 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
         options.intra_op_num_threads = threads
     options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
     try:
-        return onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class
         raise PackageError(
             f"{path.name} can't be loaded by onnxruntime {version('onnxruntime')} with extensions "

@@ -47,7 +47,7 @@ class SafetensorsWeights:
         self._files: dict[str, Any] = {}
         for path in files:
             try:
-                opened = safe_open(path, framework="pt")
+                opened: Any = safe_open(path, framework="pt")
                 self._files |= dict.fromkeys(opened.keys(), opened)
             except (SafetensorError, OSError) as error:
                 raise SourceError(
@@ -75,8 +75,7 @@ class SafetensorsWeights:
             return self._files[name]
         except KeyError:
             raise SourceError(
-                f"the weights hold no tensor {name!r}, which CLIPModel needs. "
-                "Nothing was written.",
+                f"the weights hold no tensor {name!r}, which CLIPModel needs. Nothing was written.",
                 hint="save the whole CLIPModel (model.save_pretrained), both towers and "
                 "projections.",
             ) from None
@@ -357,8 +356,7 @@ def _weight_files(folder: Path) -> list[Path]:
         others = sorted(path.name for path in folder.glob("*.bin"))
         found = f" (there is {', '.join(others)}, which is not read)" if others else ""
         raise SourceError(
-            f"{folder} holds no weights: model.safetensors is missing{found}. "
-            "Nothing was written.",
+            f"{folder} holds no weights: model.safetensors is missing{found}. Nothing was written.",
             hint="save the model with transformers: CLIPModel.from_pretrained(...)"
             ".save_pretrained(folder).",
         )
@@ -371,7 +369,11 @@ def _check_weights(source: Source, image_px: int) -> None:
     positions = (image_px // source.patch_px) ** 2 + 1
     wanted = {
         "vision_model.embeddings.patch_embedding.weight": (
-            vision.hidden, 3, source.patch_px, source.patch_px),
+            vision.hidden,
+            3,
+            source.patch_px,
+            source.patch_px,
+        ),
         "vision_model.embeddings.position_embedding.weight": (positions, vision.hidden),
         f"{vision.projection}.weight": (source.dims, vision.hidden),
         f"{text.projection}.weight": (source.dims, text.hidden),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ DECODE_DOMAIN = "com.microsoft.extensions"
 
 # Pillow's resampling filters by number; ONNX's Resize has no Lanczos, box or Hamming.
 NEAREST, BILINEAR, BICUBIC = 0, 2, 3
-_RESIZE = {
+_RESIZE: dict[int, dict[str, Any]] = {
     NEAREST: {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
     BILINEAR: {"mode": "linear", "antialias": 1, "exclude_outside": 1},
     BICUBIC: {"mode": "cubic", "antialias": 1, "exclude_outside": 1, "cubic_coeff_a": -0.5},

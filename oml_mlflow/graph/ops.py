@@ -28,8 +28,9 @@ class GraphBuilder:
         self, kind: str, *inputs: str, name: str | None = None, domain: str = "", **attributes: Any
     ) -> str:
         """Append a node with one output and return the output's name."""
-        return self.ops(kind, *inputs, names=(name or self._fresh(kind),), domain=domain,
-                        **attributes)[0]
+        return self.ops(
+            kind, *inputs, names=(name or self._fresh(kind),), domain=domain, **attributes
+        )[0]
 
     def ops(
         self, kind: str, *inputs: str, names: Sequence[str], domain: str = "", **attributes: Any
@@ -103,8 +104,6 @@ def tensor_info(
 ) -> onnx.ValueInfoProto:
     """Return the type of a tensor; a string in `shape` is a symbolic axis."""
     element = (
-        TensorProto.STRING
-        if kind == "string"
-        else helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+        TensorProto.STRING if kind == "string" else helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     )
     return helper.make_tensor_value_info(name, element, shape)

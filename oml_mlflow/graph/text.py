@@ -15,7 +15,7 @@ from oml_mlflow.graph.wire import Initializer
 # The opset that OML4Py writes. Source: ONNX Pipeline Models : Text Embedding, Oracle.
 OPSET = 17
 TOKENIZER_DOMAIN = "ai.onnx.contrib"
-START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"  # noqa: S105
+START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 
 
 @dataclass(frozen=True)

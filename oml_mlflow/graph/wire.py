@@ -57,7 +57,8 @@ class Initializer:
             dims=self.shape,
             data_type=onnx.helper.np_dtype_to_tensor_dtype(self.dtype),
         )
-        return tensor.SerializeToString(deterministic=True) + _tag(_RAW_DATA, self.size_bytes)
+        head: bytes = tensor.SerializeToString(deterministic=True)
+        return head + _tag(_RAW_DATA, self.size_bytes)
 
 
 def write_model(
@@ -104,7 +105,7 @@ def write_model(
                 raise ValueError(f"{item.name}: got shape {values.shape}, wanted {item.shape}")
             put(_tag(_INITIALIZER, size))
             put(prefix)
-            put(memoryview(values.reshape(-1)).cast("B"))
+            put(values.reshape(-1).view(np.uint8).data)
             if on_bytes:
                 on_bytes(written, total)
     return digest.hexdigest()

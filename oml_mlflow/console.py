@@ -1,0 +1,119 @@
+"""What the command line shows: progress and errors on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from oml_mlflow.errors import OmlMlflowError
+from oml_mlflow.events import Event, Listener
+
+_USAGE, _INTERRUPTED = 64, 130
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _DoneColumn(ProgressColumn):
+    """Bytes as MB, probes as a count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes, self._count = DownloadColumn(), MofNCompleteColumn()
+
+    def render(self, task: Task) -> Text:
+        """Return what is done of a task."""
+        return (self._bytes if task.fields["unit"] == "bytes" else self._count).render(task)
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Listener]:
+    """Show events as bars on a terminal, as one line each when done elsewhere."""
+    if quiet:
+        yield lambda event: None
+        return
+    if not err.is_terminal:
+        yield _plain
+        return
+    columns = [TextColumn("{task.description}"), BarColumn(), _DoneColumn(), TimeElapsedColumn()]
+    with Progress(*columns, console=err, transient=True) as bars:
+        tasks: dict[tuple[str, str], TaskID] = {}
+
+        def listen(event: Event) -> None:
+            key = (event.stage, event.item)
+            if key not in tasks:
+                label = escape(f"{event.stage} {event.item}")
+                tasks[key] = bars.add_task(label, total=event.total, unit=event.unit)
+            bars.update(tasks[key], completed=event.done, total=event.total)
+
+        yield listen
+
+
+def _plain(event: Event) -> None:
+    if event.done >= event.total:
+        err.print(f"{event.stage} {event.item}: {event.total:,} {event.unit}", markup=False)
+
+
+def show_json(document: dict[str, Any]) -> None:
+    """Write one JSON document to stdout."""
+    sys.stdout.write(json.dumps({"format_version": 1, **document}, indent=1, default=str) + "\n")
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table to stdout; cells are text, never markup."""
+    table = Table(title=escape(title), title_justify="left")
+    for column in columns:
+        table.add_column(escape(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    out.print(table)
+
+
+def show_error(error: OmlMlflowError) -> None:
+    """Write an error with its code and its next step to stderr."""
+    err.print(f"[bold red]error\\[{error.code}][/]: {escape(error.message)}")
+    if error.hint:
+        err.print(f"  Next: {escape(error.hint)}")
+
+
+def run(command: click.Command) -> None:
+    """Run a command as a program: errors on stderr, the documented exit codes."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(command.main(standalone_mode=False) or 0)
+    except (click.Abort, KeyboardInterrupt):
+        err.print("interrupted; nothing was left half done.")
+        code = _INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = _USAGE
+    except OmlMlflowError as error:
+        show_error(error)
+        code = error.exit_code
+    sys.exit(code)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

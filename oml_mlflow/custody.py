@@ -1,0 +1,63 @@
+"""Chain of custody: the same bytes on disk, in the artifact, and in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.names import SIDES, check_export_name
+from oml_mlflow.package import read_package
+from oml_mlflow.promotion import live_names
+from oml_mlflow.registry import fetch_version, get_version
+from oml_mlflow.targets import Target
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The fingerprint of one pipeline's bytes in one place.
+
+    Attributes:
+        side: ``img`` or ``txt``.
+        place: Where the bytes are.
+        sha256: Computed from them.
+        ok: Whether it is what the version's MLmodel says.
+    """
+
+    side: str
+    place: str
+    sha256: str
+    ok: bool
+
+
+def trace_bytes(
+    model_uri: str, target: Target, name: str | None = None, files: Sequence[Path] = ()
+) -> list[Trace]:
+    """Return fingerprints of a version's bytes everywhere, each computed anew. Read-only.
+
+    Args:
+        model_uri: Version whose MLmodel says what the fingerprints should be.
+        target: Database that holds it.
+        name: Export name there; the registered model's name by default.
+        files: Exported files to look at too; by the end of their names, ``_img.onnx`` and
+            ``_txt.onnx``, they are told apart.
+    """
+    version = get_version(model_uri)
+    package = read_package(fetch_version(version))
+    names = live_names(check_export_name(name or version.name))
+    found: list[tuple[str, str, str]] = []
+    for path in files:
+        side = next((s for s in SIDES if path.stem.endswith(s)), SIDES[0])
+        found.append((side, f"file {path}", fingerprint_file(path)))
+    with target.session("fingerprints", create=False) as session:
+        for side in SIDES:
+            path = package.paths[side]
+            place = f"artifact {version.uri} {path.relative_to(package.folder)}"
+            found.append((side, place, fingerprint_file(path)))
+            place = f"database {target.uri} {names[side]}"
+            found.append((side, place, session.loaded_fingerprint(names[side])))
+    return [
+        Trace(side, place, sha256, sha256 == package.fingerprints[side])
+        for side, place, sha256 in sorted(found)
+    ]

@@ -1,0 +1,266 @@
+"""Promotion: load into slots, embed the golden probes there, compare, swap, record."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+
+import numpy as np
+
+from oml_mlflow.errors import ApplyError, OmlMlflowError, ParityError
+from oml_mlflow.events import Event, Listener, silent
+from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, model_name, slot_name
+from oml_mlflow.package import PackagedPair, read_package
+from oml_mlflow.probes import ParityReport, Probe, by_side, compare
+from oml_mlflow.registry import ModelVersion, fetch_version, get_version
+from oml_mlflow.targets import Target, open_target
+from oml_mlflow.targets.base import LedgerEntry, LoadedModel, Session
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What a promotion did.
+
+    Attributes:
+        entry: The ledger entry that is live now.
+        report: Vectors of the database against the version's references.
+        changed: False if that version was live already; then nothing was written.
+    """
+
+    entry: LedgerEntry
+    report: ParityReport
+    changed: bool
+
+
+def promote(
+    model_uri: str,
+    target: Target | str,
+    name: str | None = None,
+    *,
+    on_event: Listener = silent,
+) -> Promotion:
+    """Make a version the live pair of an export name in a database, if it proves right there.
+
+    The pair is loaded under slot names, the version's golden probes are embedded by the database
+    in SQL, and their vectors are compared with the version's own. Only then the live names are
+    swapped. The pair that was live before stays loaded under its slot names.
+
+    Args:
+        model_uri: ``models:/name@alias`` or ``models:/name/version``.
+        target: A target or its URI.
+        name: Export name in the database; the registered model's name by default.
+        on_event: Told of progress.
+
+    Returns:
+        What is live now, and the comparison. Promoting what is live already writes nothing, but
+        compares again.
+
+    Raises:
+        RegistryError: If the version is not there.
+        PackageError: If its bytes are not those that were logged.
+        InvalidName: If the name can't be that of an in-database model.
+        TargetLocked: If another process holds the database for too long.
+        ParityError: If a vector is not what it should be; the live pair is as it was.
+        ApplyError: If a step fails; the live pair is as it was.
+
+    Side effects: Writes models and a ledger row to the target; commits.
+    """
+    version = get_version(model_uri)
+    export_name = check_export_name(name or version.name).upper()
+    package = read_package(fetch_version(version))
+    package.check_fingerprints()
+    database = open_target(target) if isinstance(target, str) else target
+    with database.session(f"the promotion of {version.uri}") as session:
+        live = _live(session, export_name)
+        if live is not None and _is_live(session, live, version, package):
+            report = _verify(session, package, live_names(export_name), on_event)
+            _raise_if_wrong(report, f"{version.uri}, which is live as {export_name}")
+            return Promotion(live, report, changed=False)
+        entry = _next_entry(export_name, live, version, package)
+        slots = {side: slot_name(export_name, side, entry.generation) for side in SIDES}
+        try:
+            _load(session, package, version, slots, on_event)
+            report = _verify(session, package, slots, on_event)
+            _raise_if_wrong(report, f"{version.uri} in {database.uri}")
+            entry = _with_parity(entry, report)
+            session.swap(entry)
+        except BaseException as error:
+            _drop_slots(session, slots)
+            if isinstance(error, OmlMlflowError) or not isinstance(error, Exception):
+                raise
+            raise ApplyError(
+                f"{version.uri} could not be promoted into {database.uri}: {error}. "
+                "The live pair is as it was.",
+                hint="promote again; `oml-mlflow status` shows what is live.",
+            ) from error
+        _clean(session, export_name, entry.generation)
+        recorded = session.ledger(export_name)[-1]
+    return Promotion(recorded, report, changed=True)
+
+
+def verify(
+    model_uri: str, target: Target | str, name: str | None = None, *, on_event: Listener = silent
+) -> ParityReport:
+    """Compare the live pair of an export name with a version's references. Read-only.
+
+    Args:
+        model_uri: Version whose references are the measure.
+        target: A target or its URI.
+        name: Export name in the database; the registered model's name by default.
+        on_event: Told of progress.
+
+    Returns:
+        The comparison; nothing is raised for a difference.
+    """
+    version = get_version(model_uri)
+    export_name = check_export_name(name or version.name).upper()
+    package = read_package(fetch_version(version))
+    database = open_target(target) if isinstance(target, str) else target
+    with database.session(f"the verification of {export_name}", create=False) as session:
+        return _verify(session, package, live_names(export_name), on_event)
+
+
+def live_names(export_name: str) -> dict[str, str]:
+    """Return the in-database names of a live pair, by side."""
+    return {side: model_name(export_name, side) for side in SIDES}
+
+
+def _live(session: Session, export_name: str) -> LedgerEntry | None:
+    entries = session.ledger(export_name)
+    return entries[-1] if entries else None
+
+
+def _is_live(
+    session: Session, live: LedgerEntry, version: ModelVersion, package: PackagedPair
+) -> bool:
+    loaded = {model.name: model.fingerprint for model in session.list_models()}
+    wanted = {name: package.fingerprints[side] for side, name in live_names(live.name).items()}
+    same_version = (live.registered_model, live.version) == (version.name, version.version)
+    return same_version and wanted.items() <= loaded.items()
+
+
+def _next_entry(
+    export_name: str, live: LedgerEntry | None, version: ModelVersion, package: PackagedPair
+) -> LedgerEntry:
+    return LedgerEntry(
+        name=export_name,
+        generation=live.generation + 1 if live else 1,
+        registered_model=version.name,
+        version=version.version,
+        run_id=version.run_id,
+        fingerprints=package.fingerprints,
+        dims=package.dims,
+    )
+
+
+def _with_parity(entry: LedgerEntry, report: ParityReport) -> LedgerEntry:
+    parity = {"max_abs": report.max_abs(), "min_cosine": report.min_cosine()}
+    return replace(entry, parity=parity)
+
+
+def _load(
+    session: Session,
+    package: PackagedPair,
+    version: ModelVersion,
+    slots: dict[str, str],
+    on_event: Listener,
+) -> None:
+    origin = {"registered_model": version.name, "version": version.version}
+    for side, slot in slots.items():
+        model = LoadedModel(
+            name=slot,
+            side=side,
+            fingerprint=package.fingerprints[side],
+            dims=package.dims,
+            size_bytes=package.paths[side].stat().st_size,
+            metadata={**package.metadata, **origin, "run_id": version.run_id},
+            loaded_at=datetime.now(timezone.utc),
+        )
+        session.load(model, package.paths[side], on_event)
+
+
+class _InDatabase:
+    """A pair in a database, as something that embeds."""
+
+    def __init__(self, session: Session, names: dict[str, str]) -> None:
+        self._session, self._names = session, names
+
+    def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
+        return self._session.embed(self._names[IMG], IMG, pictures)
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        return self._session.embed(self._names[TXT], TXT, texts)
+
+
+def _verify(
+    session: Session, package: PackagedPair, names: dict[str, str], on_event: Listener
+) -> ParityReport:
+    """Embed the golden probes in the database, one at a time; one that raises has no vector."""
+    probes, references = package.probes(), package.references()
+    embedder = _InDatabase(session, names)
+    vectors: dict[str, np.ndarray] = {}
+    failures: list[tuple[Probe, OmlMlflowError]] = []
+    for side in SIDES:
+        for done, probe in enumerate(side_probes := by_side(probes, side), 1):
+            try:
+                vectors[probe.id] = _embed_one(embedder, probe)
+            except OmlMlflowError as error:
+                _log.warning("probe %s failed in the database: %s", probe.id, error)
+                failures.append((probe, error))
+            on_event(Event("verify", names[side], done, len(side_probes), "probes"))
+    if failures and not vectors:
+        raise failures[0][1]
+    return compare("Database against the version's references", probes, vectors, references.vectors)
+
+
+def _embed_one(embedder: _InDatabase, probe: Probe) -> np.ndarray:
+    if isinstance(probe.value, bytes):
+        rows = embedder.embed_image([probe.value])
+    else:
+        rows = embedder.embed_text([probe.value])
+    vector: np.ndarray = rows[0]
+    return vector
+
+
+def _raise_if_wrong(report: ParityReport, what: str) -> None:
+    if report.ok:
+        return
+    worst = report.worst
+    wrong = sum(not row.ok for row in report.rows)
+    raise ParityError(
+        f"{what}: {wrong} of {len(report.rows)} probes differ from the version's references, worst "
+        f"{worst.probe.id} ({worst.probe.category}) with max abs {worst.max_abs:.1e} "
+        f"{worst.error}, limit {worst.limit:.0e}. The live pair is as it was.",
+        hint="run `oml-mlflow verify` for the whole table.",
+        details={"rows": report.to_rows()},
+    )
+
+
+def _drop_slots(session: Session, slots: dict[str, str]) -> None:
+    try:
+        session.drop(list(slots.values()))
+    except Exception:  # the first error is the one to see
+        _log.warning("slots %s could not be dropped", ", ".join(slots.values()), exc_info=True)
+
+
+def _clean(session: Session, export_name: str, generation: int) -> None:
+    """Drop slots of generations before the previous one; the ledger still names them."""
+    kept = {
+        slot_name(export_name, side, number)
+        for side in SIDES
+        for number in (generation, generation - 1)
+    }
+    prefixes = tuple(f"{model_name(export_name, side)}_S" for side in SIDES)
+    old = [
+        model.name
+        for model in session.list_models()
+        if model.name.startswith(prefixes)
+        and model.name not in kept
+        and model.name.rpartition("_S")[2].isdigit()
+    ]
+    if old:
+        session.drop(old)

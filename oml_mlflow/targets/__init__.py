@@ -1,0 +1,28 @@
+"""Databases that pairs are promoted into."""
+
+from __future__ import annotations
+
+from oml_mlflow.errors import ConfigError
+from oml_mlflow.targets.base import Target
+
+__all__ = ["Target", "open_target"]
+
+
+def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:
+    """Return the target that a URI names. Nothing is opened or written yet.
+
+    Args:
+        uri: ``embedded:///folder`` (relative) or ``embedded:////absolute/folder``, read as
+            SQLAlchemy reads ``sqlite:///``.
+        timeout_s: How long a statement waits for another process to let go of the database.
+
+    Raises:
+        ConfigError: If there is no such kind of target.
+    """
+    scheme, _, rest = uri.partition(":")
+    if scheme == "embedded":
+        from oml_mlflow.targets.embedded import EmbeddedTarget
+
+        return EmbeddedTarget.from_uri(uri, timeout_s=timeout_s)
+    shown = scheme if rest else "no scheme"
+    raise ConfigError(f"there is no target of kind {shown!r}.", hint="use embedded:///folder.")
