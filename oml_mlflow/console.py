@@ -32,7 +32,10 @@ from oml_mlflow.events import Event, Listener
 
 _USAGE, _INTERRUPTED = 64, 130
 
-out = Console(highlight=False, soft_wrap=True)
+# a fingerprint and where it is fit on one line of a log or pipe
+_PIPE_WIDTH = 160
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -49,7 +49,7 @@ def trace_bytes(
     found: list[tuple[str, str, str]] = []
     for path in files:
         side = next((s for s in SIDES if path.stem.endswith(s)), SIDES[0])
-        found.append((side, f"file {path}", fingerprint_file(path)))
+        found.append((side, f"file {path.name}", fingerprint_file(path)))
     with target.session("fingerprints", create=False) as session:
         for side in SIDES:
             path = package.paths[side]

@@ -59,7 +59,10 @@ class OmlMlflowError(Exception):
         return _rebuild, (type(self), self.message, self.hint, self.details)
 
     def __str__(self) -> str:
-        return f"{self.message} Next: {self.hint}" if self.hint else self.message
+        if not self.hint:
+            return self.message
+        stop = "" if self.message.endswith((".", "!", "?")) else "."
+        return f"{self.message}{stop} Next: {self.hint}"
 
 
 def _rebuild(

@@ -214,15 +214,12 @@ def _aside(folder: Path, export_name: str) -> Iterator[Path]:
 
 def _publish(aside: Path, folder: Path, export_name: str) -> None:
     """Give both files their names, or neither; a file that came meanwhile is not replaced."""
-    done: list[Path] = []
     try:
         for side in SIDES:
             name = pipeline_file(export_name, side)
             _name(aside / name, folder / name)
-            done.append(folder / name)
     except BaseException as error:
-        for path in done:
-            path.unlink(missing_ok=True)
+        _take_back(aside, folder, export_name)
         if isinstance(error, FileExistsError):
             _refuse_taken(folder, export_name)
         raise
@@ -246,12 +243,21 @@ def _clear_abandoned(folder: Path, export_name: str) -> None:
         owner = aside.name.removeprefix(_staging_prefix(export_name)).split("-")[0]
         if not owner.isdigit() or _is_running(int(owner)):
             continue
-        for side in SIDES:
-            name = pipeline_file(export_name, side)
-            published, staged = folder / name, aside / name
-            if published.exists() and staged.exists() and published.samefile(staged):
-                published.unlink()
+        _take_back(aside, folder, export_name)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _take_back(aside: Path, folder: Path, export_name: str) -> None:
+    """Remove files that got their names from `aside`; one that somebody else made stays."""
+    names = [pipeline_file(export_name, side) for side in SIDES]
+    staged = [name for name in names if (aside / name).exists()]
+    for name in names:
+        published = folder / name
+        # without hard links a file leaves `aside` with its new name, and the other one waits there
+        if published.exists() and (
+            published.samefile(aside / name) if name in staged else bool(staged)
+        ):
+            published.unlink()
 
 
 def _is_running(pid: int) -> bool:

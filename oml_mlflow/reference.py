@@ -39,6 +39,9 @@ class ReferenceModel:
         processor = getattr(transformers, "CLIPImageProcessorPil", None)
         processor = processor or transformers.CLIPImageProcessor
         dtype = "dtype" if int(version("transformers").split(".")[0]) >= 5 else "torch_dtype"
+        bars = transformers.utils.logging
+        shown = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()
         try:
             self._model = transformers.CLIPModel.from_pretrained(
                 source.folder, local_files_only=True, **{dtype: torch.float32}
@@ -53,6 +56,9 @@ class ReferenceModel:
                 f"{type(error).__name__}: {str(error)[:300]}",
                 hint="fetch or save the model again.",
             ) from error
+        finally:
+            if shown:
+                bars.enable_progress_bar()
         self._max_length = source.vocabulary.max_length
         self._torch = torch
 

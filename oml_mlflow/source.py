@@ -144,8 +144,7 @@ def open_source(model_name: str, *, cache_dir: str | None = None, force: bool = 
             "openai/clip-vit-base-patch32.",
         )
     dims = int(config.get("projection_dim", 512))
-    text_config = {**_dict(config, "text_config_dict"), **_dict(config, "text_config")}
-    vision_config = {**_dict(config, "vision_config_dict"), **_dict(config, "vision_config")}
+    text_config, vision_config = _section(config, "text"), _section(config, "vision")
     image_px = int(vision_config.get("image_size", 224))
     weights = SafetensorsWeights(_weight_files(folder))
     source = Source(
@@ -223,6 +222,12 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
 def _dict(config: dict[str, Any], key: str) -> dict[str, Any]:
     value = config.get(key)
     return value if isinstance(value, dict) else {}
+
+
+def _section(config: dict[str, Any], tower: str) -> dict[str, Any]:
+    # old files hold both; transformers then takes the _dict one, with its own defaults
+    old = f"{tower}_config_dict"
+    return _dict(config, old if config.get(old) is not None else f"{tower}_config")
 
 
 def _tower(

@@ -13,7 +13,7 @@ from oml_mlflow import console
 from oml_mlflow.events import Listener
 from oml_mlflow.registry import ModelVersion, get_version, register_alias
 
-DEMO = Path(__file__).resolve().parents[1] / "demo_model" / "weights"
+DEMO = Path(__file__).resolve().parents[1] / "demo_model" / "demo"
 
 
 def export_and_log(

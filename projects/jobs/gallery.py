@@ -11,7 +11,7 @@ from oml_mlflow.targets.embedded import Connection
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo_model"))
 
-import drawings  # noqa: E402
+import drawings
 
 TABLE, QUERIES = "gallery.pictures", "gallery.picture_queries"
 HELD_OUT = 200

@@ -11,7 +11,7 @@ from export import export_and_log
 from grid import result_grid
 
 from oml_mlflow import console, promote
-from oml_mlflow.custody import trace_bytes
+from oml_mlflow.custody import Trace, trace_bytes
 from oml_mlflow.targets.embedded import Connection, EmbeddedTarget
 
 _SHOWN, _COUNT = 4, 5
@@ -49,8 +49,8 @@ def main(model: str, name: str, alias: str, target: str, pictures: str) -> None:
         )
     entry = done.entry
     console.out.print(
-        f"{entry.name}_IMG and {entry.name}_TXT in {database.uri} are {version.uri}, alias {alias}, "
-        f"generation {entry.generation}; run {run.info.run_id} holds search.png.",
+        f"{entry.name}_IMG and {entry.name}_TXT in {database.uri} are {version.uri}, alias "
+        f"{alias}, generation {entry.generation}; run {run.info.run_id} holds search.png.",
         markup=False,
     )
 
@@ -77,7 +77,7 @@ def _recalls(connection: Connection, name: str) -> dict[str, float]:
     }
 
 
-def _show_bytes(uri: str, traces: list[object]) -> None:
+def _show_bytes(uri: str, traces: list[Trace]) -> None:
     rows = [(t.side, t.place, t.sha256, "equal" if t.ok else "DIFFERS") for t in traces]
     console.show_table(f"Bytes of {uri}", ("side", "where", "sha256", ""), rows)
 

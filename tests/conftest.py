@@ -1,0 +1,108 @@
+"""Fixtures: model folders, pipeline pairs and an MLflow store, all made offline."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import clip_folders
+
+from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pipeline import ONNXPipeline
+from oml_mlflow.reference import ReferenceModel
+from oml_mlflow.source import open_source
+
+
+@pytest.fixture(scope="session")
+def vocabulary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CLIP's tokenizer files in a folder of their own."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    clip_folders.write_companions(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP model. Copy it before changing anything."""
+    return clip_folders.write_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> PipelinePair:
+    """The tiny model's pair, compared with transformers at export."""
+    return ONNXPipeline(str(tiny_folder)).export2file("tiny", tmp_path_factory.mktemp("tiny_pair"))
+
+
+@pytest.fixture(scope="session")
+def tiny_reference(tiny_folder: Path) -> ReferenceModel:
+    """The tiny model in transformers."""
+    return ReferenceModel(open_source(str(tiny_folder)))
+
+
+@pytest.fixture(scope="session")
+def full_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model of the size of ViT-B/32, 605 MB; removed when the session ends."""
+    folder = clip_folders.write_full(tmp_path_factory.mktemp("models") / "full")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def full_pair(
+    full_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PipelinePair]:
+    """The full-size model's pair, not compared with anything yet."""
+    folder = tmp_path_factory.mktemp("full_pair")
+    yield ONNXPipeline(str(full_folder)).export2file("full", folder, validate=False)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def full_reference(full_folder: Path) -> ReferenceModel:
+    """The full-size model in transformers."""
+    return ReferenceModel(open_source(str(full_folder)))
+
+
+@pytest.fixture(scope="session")
+def _migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database right after its migration, which takes seconds, without experiments."""
+    import sqlalchemy
+    from mlflow.store.db.utils import _initialize_tables
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+    _initialize_tables(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def mlflow_store(
+    _migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """Work in `tmp_path` with a fresh MLflow store there, `mlflow.db`; give the folder."""
+    import mlflow
+
+    shutil.copy(_migrated_database, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    # the setters write this variable too; set first, so that it is put back
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    yield tmp_path
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)

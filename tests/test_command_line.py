@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from oml_mlflow.cli import cli
+
+PROGRAM = [sys.executable, "-c", "from oml_mlflow.cli import main; main()"]
+
+
+def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_from_a_folder_to_a_searchable_model(mlflow_store: Path, tiny_folder: Path) -> None:
+    done = run("export", tiny_folder, "clip", "--output-dir", "pairs")
+    assert "verify model references: 24 probes" in done.stderr
+    files = ["pairs/clip_img.onnx", "pairs/clip_txt.onnx"]
+    done = run("log", *files, "--register", "clip", "--alias", "prod", "--source", tiny_folder)
+    assert "registered models:/clip/1, alias prod" in done.stdout
+
+    target = ("--target", "embedded:///database")
+    promoted = json.loads(run("promote", "models:/clip@prod", *target, "--json").stdout)
+    assert (promoted["format_version"], promoted["changed"]) == (1, True)
+    assert promoted["generation"] == 1
+    again = run("promote", "models:/clip@prod", *target)
+    assert "was already clip version 1 (generation 1)" in again.stdout
+
+    traces = json.loads(run("fingerprints", "models:/clip@prod", *files, *target, "--json").stdout)
+    assert traces["equal"]
+    assert len(traces["bytes"]) == 6
+    assert len({trace["sha256"] for trace in traces["bytes"]}) == 2
+
+    verified = json.loads(run("verify", "models:/clip@prod", *target, "--json").stdout)
+    assert verified["ok"]
+    assert len(verified["probes"]) == 24
+    listed = json.loads(run("status", *target, "--json").stdout)
+    assert [model["name"] for model in listed["models"]] == ["CLIP_IMG", "CLIP_TXT"]
+    assert "generation" in run("status", *target).stdout
+    found = json.loads(run("sql", "SELECT len(clip_txt('a cat')) AS n", *target, "--json").stdout)
+    assert found["rows"] == [[16]]
+
+
+def test_differing_bytes_exit_3(mlflow_store: Path, tiny_folder: Path) -> None:
+    run("export", tiny_folder, "clip", "--no-validate")
+    run("log", "clip_img.onnx", "clip_txt.onnx", "--register", "clip")
+    run("promote", "models:/clip/1")
+    with Path("clip_img.onnx").open("ab") as file:
+        file.write(b"\0")
+    done = run("fingerprints", "models:/clip/1", "clip_img.onnx", code=3)
+    assert "DIFFERS" in done.stdout
+    stored = max(Path("database/models").glob("*.onnx"), key=lambda p: p.stat().st_size)
+    stored.write_bytes(stored.read_bytes()[:-1])
+    assert "can't be loaded" in run("verify", "models:/clip/1", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("promote",), 64, "Missing argument"),
+        (("no-such-verb",), 64, "No such command"),
+        (("log", "a.onnx", "b.onnx"), 64, "does not exist"),
+        (("promote", "clip"), 1, "error[registry-lookup-failed]"),
+        (("status", "--target", "mysql://scott:tiger@db"), 1, "error[config-invalid]"),
+        (("status", "--target", "embedded:///none"), 1, "error[target-failed]"),
+        (("export", "no-such-folder", "clip"), 1, "error[source-unavailable]"),
+        (("export", ".", "1clip"), 1, "error[name-invalid]"),
+    ],
+)
+def test_errors_have_codes_next_steps_and_no_secrets(
+    mlflow_store: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = run(*arguments, code=code)
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert "tiger" not in done.stderr
+    if code == 1:
+        assert "Next: " in done.stderr
+
+
+def test_wrong_sql_is_an_error_not_a_traceback(mlflow_store: Path) -> None:
+    done = run("sql", "SELECT no_such_function()", code=1)
+    assert "no_such_function" in done.stderr
+
+
+def test_help_is_light_and_complete() -> None:
+    script = (
+        "import sys\n"
+        "from oml_mlflow.cli import cli\n"
+        "cli.main(['--help'], standalone_mode=False)\n"
+        "heavy = {'mlflow', 'torch', 'transformers', 'onnx', 'onnxruntime', 'duckdb', 'pandas'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    for name, command in cli.commands.items():
+        assert name in done.stdout
+        assert command.help
+        assert all(option.help for option in command.params if isinstance(option, click.Option))

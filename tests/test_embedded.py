@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from oml_mlflow import PipelinePair, open_target
+from oml_mlflow.errors import ConfigError, TargetError, TargetLocked
+from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.probes import golden_probes
+from oml_mlflow.targets.base import LedgerEntry, LoadedModel
+from oml_mlflow.targets.embedded import EmbeddedTarget
+
+PICTURES = [probe.value for probe in golden_probes() if probe.side == "img"]
+
+
+def load_pair(target: EmbeddedTarget, pair: PipelinePair, generation: int = 1) -> None:
+    """Load a pair and make it live, without a registry."""
+    with target.session("a test") as session:
+        for side in ("img", "txt"):
+            model = LoadedModel(
+                f"CLIP_{side.upper()}_S{generation}",
+                side,
+                pair.fingerprints[side],
+                pair.dims,
+                pair.path(side).stat().st_size,
+                {"note": "ü"},
+                datetime.now(timezone.utc),
+            )
+            session.load(model, pair.path(side))
+        entry = LedgerEntry("CLIP", generation, "clip", "1", "", pair.fingerprints, pair.dims)
+        session.swap(entry)
+
+
+@pytest.fixture
+def target(tmp_path: Path, tiny_pair: PipelinePair) -> EmbeddedTarget:
+    target = EmbeddedTarget(tmp_path / "database", timeout_s=0.5)
+    load_pair(target, tiny_pair)
+    return target
+
+
+def test_sql_embeds_columns_in_order_and_null_for_null(
+    target: EmbeddedTarget, tiny_pair: PipelinePair
+) -> None:
+    target.sql("CREATE TABLE pictures (id INTEGER, picture BLOB, embedding FLOAT[16])")
+    with target.connect() as connection:
+        rows = [(i, picture) for i, picture in enumerate([*PICTURES, None])]
+        connection.executemany("INSERT INTO pictures (id, picture) VALUES (?, ?)", rows)
+        connection.execute("UPDATE pictures SET embedding = CLIP_IMG(picture)")
+    stored = target.sql("SELECT embedding FROM pictures ORDER BY id")
+    assert stored[-1] == (None,)
+    vectors = np.array([row[0] for row in stored[:-1]], np.float32)
+    np.testing.assert_array_equal(vectors, tiny_pair.embedder().embed_image(PICTURES))
+
+
+def test_sql_orders_by_cosine_distance(target: EmbeddedTarget, tiny_pair: PipelinePair) -> None:
+    texts = ["a cat", "a dog on a beach", "the harbour at night", "coffee"]
+    target.sql("CREATE TABLE notes AS SELECT unnest(?) AS note", [texts])
+    found = target.sql(
+        "SELECT note FROM notes ORDER BY array_cosine_distance(clip_txt(note), clip_txt(?))",
+        ["a cat"],
+    )
+    vectors = tiny_pair.embedder().embed_text(texts)
+    order = np.argsort(-(vectors @ vectors[0]), kind="stable")
+    assert [row[0] for row in found] == [texts[i] for i in order]
+
+
+def test_opening_the_folder_again_finds_models_and_tables(
+    target: EmbeddedTarget, tiny_pair: PipelinePair
+) -> None:
+    target.sql("CREATE TABLE notes AS SELECT 'kept' AS note")
+    again = open_target(f"embedded:///{target.folder}")
+    assert again.sql("SELECT note FROM notes") == [("kept",)]
+    assert again.sql("SELECT len(CLIP_TXT('a cat'))") == [(tiny_pair.dims,)]
+    with again.session("a test") as session:
+        models = {model.name: model for model in session.list_models()}
+    assert set(models) == {"CLIP_IMG", "CLIP_TXT"}
+    assert models["CLIP_IMG"].metadata == {"note": "ü"}
+    assert models["CLIP_IMG"].size_bytes == tiny_pair.img.stat().st_size
+
+
+def test_bytes_are_stored_whole_under_their_fingerprint(
+    target: EmbeddedTarget, tiny_pair: PipelinePair
+) -> None:
+    stored = sorted((target.folder / "models").iterdir())
+    assert [path.stem for path in stored] == sorted(tiny_pair.fingerprints.values())
+    assert [fingerprint_file(path) for path in stored] == [path.stem for path in stored]
+
+
+def test_wrong_bytes_are_not_loaded(target: EmbeddedTarget, tiny_pair: PipelinePair) -> None:
+    model = LoadedModel("CLIP_IMG_S9", "img", "0" * 64, 16, 1, {}, datetime.now(timezone.utc))
+    with (
+        target.session("a test") as session,
+        pytest.raises(TargetError, match=r"wanted 000000000000…\. Nothing was loaded"),
+    ):
+        session.load(model, tiny_pair.img)
+    with target.session("a test") as session:
+        assert {m.name for m in session.list_models()} == {"CLIP_IMG", "CLIP_TXT"}
+    assert len(list((target.folder / "models").iterdir())) == 2
+
+
+def test_a_bad_picture_names_itself_and_changes_nothing(target: EmbeddedTarget) -> None:
+    target.sql("CREATE TABLE pictures (picture BLOB, embedding FLOAT[16])")
+    target.sql("INSERT INTO pictures (picture) VALUES (?), ('rubbish'::BLOB)", [PICTURES[0]])
+    with pytest.raises(TargetError, match="7 bytes can't be decoded"):
+        target.sql("UPDATE pictures SET embedding = clip_img(picture)")
+    assert target.sql("SELECT count(*), count(embedding) FROM pictures") == [(2, 0)]
+
+
+def test_the_database_is_held_only_for_a_statement(target: EmbeddedTarget) -> None:
+    target.sql("SELECT 1")
+    script = f"import duckdb; duckdb.connect({str(target.folder / 'catalog.duckdb')!r}).close()"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_second_process_waits_then_names_the_holder(target: EmbeddedTarget) -> None:
+    script = (
+        "import duckdb, sys\n"
+        f"held = duckdb.connect({str(target.folder / 'catalog.duckdb')!r})\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(TargetLocked, match=rf"\(PID {holder.pid}\)") as err:
+            target.sql("SELECT 1")
+        assert err.value.exit_code == 75
+        assert err.value.retryable
+        waiting = EmbeddedTarget(target.folder, timeout_s=60)
+        assert holder.stdin is not None
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+        assert waiting.sql("SELECT 1") == [(1,)]
+
+
+def test_a_live_model_is_never_dropped(target: EmbeddedTarget) -> None:
+    with (
+        target.session("a test") as session,
+        pytest.raises(TargetError, match="only slots are dropped"),
+    ):
+        session.drop(["CLIP_IMG"])
+
+
+def test_swap_without_slots_leaves_the_live_pair(
+    target: EmbeddedTarget, tiny_pair: PipelinePair
+) -> None:
+    entry = LedgerEntry("CLIP", 2, "clip", "2", "", tiny_pair.fingerprints, tiny_pair.dims)
+    with (
+        target.session("a test") as session,
+        pytest.raises(TargetError, match="slot CLIP_IMG_S2 is not loaded"),
+    ):
+        session.swap(entry)
+    assert target.sql("SELECT len(CLIP_IMG(?))", [PICTURES[0]]) == [(16,)]
+    with target.session("a test") as session:
+        assert [e.generation for e in session.ledger()] == [1]
+
+
+def test_a_reader_makes_no_database(tmp_path: Path) -> None:
+    target = EmbeddedTarget(tmp_path / "nothing")
+    with (
+        pytest.raises(TargetError, match="there is no embedded database"),
+        target.session("status", create=False),
+    ):
+        pass
+    assert not target.folder.exists()
+
+
+@pytest.mark.parametrize("uri", ["embedded://folder", "embedded:///", "embedded:///a?b=c"])
+def test_bad_uris_are_refused(uri: str) -> None:
+    with pytest.raises(ConfigError, match="no URI of an embedded target"):
+        open_target(uri)
+
+
+def test_a_secret_in_a_uri_is_not_repeated() -> None:
+    with pytest.raises(ConfigError) as err:
+        open_target("oracle://scott:tiger@db/pdb")
+    assert "tiger" not in str(err.value)
+    with pytest.raises(ConfigError) as err:
+        open_target("embedded:///scott:tiger@db")
+    assert "tiger" not in str(err.value)
+
+
+def test_interpreter_exits_quietly(target: EmbeddedTarget) -> None:
+    script = (
+        "from oml_mlflow import open_target\n"
+        f"target = open_target('embedded:///{target.folder}')\n"
+        "print(target.sql(\"SELECT len(CLIP_TXT('a cat'))\"))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[(16,)]\n"
+    assert done.stderr == ""

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import oml_mlflow
+
+PACKAGE = Path(oml_mlflow.__file__).parent
+# each module may import from its own line and those above
+LAYERS = [
+    {"errors", "events"},
+    {"fingerprint", "names"},
+    {"graph.encoder", "graph.image", "graph.ops", "graph.text", "graph.wire"},
+    {"pictures", "runtime", "source", "template", "texts"},
+    {"embedder", "probes"},
+    {"package", "pair", "reference"},
+    {"evidence", "export"},
+    {"flavor", "model_card", "registry"},
+    {"targets", "targets.base", "targets.embedded"},
+    {"promotion"},
+    {"custody", "pipeline"},
+    {"cli", "console"},
+]
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return {name: path for name, path in found.items() if name not in ("__init__", "graph")}
+
+
+def imported(path: Path) -> set[str]:
+    """Return modules of this package that a file imports when it runs, not only for types."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body.clear()
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("oml_mlflow."):
+            names.add((node.module or "").removeprefix("oml_mlflow."))
+    return names
+
+
+def test_every_module_has_a_layer() -> None:
+    assert set(modules()) == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_data_flows_one_way(name: str) -> None:
+    level = next(i for i, layer in enumerate(LAYERS) if name in layer)
+    allowed = set().union(*LAYERS[: level + 1])
+    assert imported(modules()[name]) <= allowed
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert oml_mlflow.__all__ == sorted(oml_mlflow.__all__)
+    for name in oml_mlflow.__all__:
+        assert getattr(oml_mlflow, name) is not None
+    assert set(oml_mlflow.__all__) <= set(dir(oml_mlflow))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = oml_mlflow.nothing
+
+
+def test_importing_the_package_is_light() -> None:
+    script = (
+        "import sys, oml_mlflow\n"
+        "heavy = {'mlflow', 'torch', 'transformers', 'onnxruntime', 'oracledb', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_modules_are_small() -> None:
+    sizes = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
+    assert max(sizes.values()) <= 500, sizes

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+from PIL import Image
+
+from oml_mlflow.cli import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_project(store: Path, entry: str, **parameters: str) -> str:
+    """Run an entry point of this repository as `mlflow run` does; return what it printed."""
+    command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", entry]
+    command += ["--env-manager", "local"]
+    for name, value in parameters.items():
+        command += ["-P", f"{name}={value}"]
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=store, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_main_job_ends_in_a_search_result(mlflow_store: Path) -> None:
+    target = f"embedded:///{mlflow_store}/database"
+    printed = run_project(mlflow_store, "main", target=target)
+    assert "Searched in SQL" in printed
+    assert printed.count("equal") == 6
+
+    client = mlflow.MlflowClient()
+    version = client.get_model_version_by_alias("clip", "prod")
+    run = client.get_run(version.run_id)
+    assert run.data.metrics["recall_at_1/text_to_image"] >= 0.90
+    assert run.data.metrics["recall_at_1/image_to_image"] >= 0.90
+    picture = Image.open(
+        mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="search.png")
+    )
+    assert min(picture.size) >= 800
+    assert "`demo`" in version.description
+
+    # again: a second version takes over, nothing stands in the way
+    run_project(mlflow_store, "main", target=target)
+    assert client.get_model_version_by_alias("clip", "prod").version in (2, "2")
+    found = run_project(mlflow_store, "search", query="three small red stars", target=target)
+    assert "Nearest to three small red stars" in found
+    promoted = run_project(mlflow_store, "promote", model_uri="models:/clip/1", target=target)
+    assert "is now clip version 1 (generation 3)" in promoted
+
+
+def test_main_job_takes_a_folder_of_pictures(mlflow_store: Path, tiny_folder: Path) -> None:
+    pictures = mlflow_store / "pictures"
+    pictures.mkdir()
+    for name, colour in (("a red wall", "red"), ("the_sky", "blue")):
+        Image.new("RGB", (90, 60), colour).save(pictures / f"{name}.jpg")
+    printed = run_project(
+        mlflow_store,
+        "main",
+        model=str(tiny_folder),
+        name="own",
+        target=f"embedded:///{mlflow_store}/database",
+        pictures=str(pictures),
+    )
+    assert "the sky" in printed
+    assert "recall" not in printed
+
+
+def test_export_project_keeps_the_files(mlflow_store: Path) -> None:
+    printed = run_project(mlflow_store, "export", name="kept", output_dir=str(mlflow_store / "out"))
+    assert "Registered models:/kept/1" in printed
+    assert sorted(p.name for p in (mlflow_store / "out").iterdir()) == [
+        "kept_img.onnx",
+        "kept_txt.onnx",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("**/MLproject")), ids=lambda p: p.parent.name)
+def test_projects_have_no_path_defaults(path: Path) -> None:
+    project = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for entry in project["entry_points"].values():
+        for parameter in entry["parameters"].values():
+            kind = parameter if isinstance(parameter, str) else parameter["type"]
+            assert kind in ("string", "float", "int")
+
+
+def test_readme_is_short_and_names_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    for name in cli.commands:
+        assert f"oml-mlflow {name}" in text
+    for line in text.splitlines():
+        if "](projects/" in line:
+            shown = line.split("](", 1)[1].split(")", 1)[0]
+            assert (ROOT / shown).exists(), shown

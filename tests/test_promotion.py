@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+import oml_mlflow
+from oml_mlflow import ONNXPipeline, PipelinePair, promote
+from oml_mlflow.custody import trace_bytes
+from oml_mlflow.errors import ApplyError, InvalidName, PackageError, ParityError, RegistryError
+from oml_mlflow.promotion import verify
+from oml_mlflow.registry import fetch_version, get_version, register_alias
+from oml_mlflow.targets.embedded import EmbeddedTarget
+
+
+@pytest.fixture(scope="session")
+def second_pair(tmp_path_factory: pytest.TempPathFactory) -> PipelinePair:
+    """A pair with other vectors than `tiny_pair`."""
+    from clip_folders import write_tiny
+
+    folder = write_tiny(tmp_path_factory.mktemp("second") / "model", seed=5)
+    return ONNXPipeline(str(folder)).export2file("clip", tmp_path_factory.mktemp("second_pair"))
+
+
+@pytest.fixture
+def versions(
+    mlflow_store: Path, tiny_pair: PipelinePair, second_pair: PipelinePair
+) -> tuple[PipelinePair, PipelinePair]:
+    """Two versions of registered model `clip`; alias `prod` on the first."""
+    for pair in (tiny_pair, second_pair):
+        oml_mlflow.log_model(pair, name="clip", registered_model_name="clip")
+    register_alias(get_version("models:/clip/1"), "prod")
+    return tiny_pair, second_pair
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> EmbeddedTarget:
+    return EmbeddedTarget(tmp_path / "database", timeout_s=1)
+
+
+def live(target: EmbeddedTarget) -> dict[str, str]:
+    """Return fingerprints by model name, as the catalogue has them."""
+    with target.session("a test", create=False) as session:
+        return {model.name: model.fingerprint for model in session.list_models()}
+
+
+def test_promote_by_alias_and_back(
+    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget
+) -> None:
+    first, second = versions
+    done = promote("models:/clip@prod", target)
+    assert (done.changed, done.entry.generation, done.entry.version) == (True, 1, "1")
+    assert done.report.ok
+    assert len(done.report.rows) == 24
+    text = "a photo of a cat"
+    [(vector,)] = target.sql("SELECT CLIP_TXT(?)", [text])
+    np.testing.assert_allclose(vector, first.embedder().embed_text([text])[0], atol=1e-6)
+
+    register_alias(get_version("models:/clip/2"), "prod")
+    done = promote("models:/clip@prod", target)
+    assert (done.entry.generation, done.entry.version) == (2, "2")
+    [(vector,)] = target.sql("SELECT CLIP_TXT(?)", [text])
+    np.testing.assert_allclose(vector, second.embedder().embed_text([text])[0], atol=1e-6)
+    assert live(target) == {
+        "CLIP_IMG": second.fingerprints["img"],
+        "CLIP_TXT": second.fingerprints["txt"],
+        "CLIP_IMG_S1": first.fingerprints["img"],
+        "CLIP_TXT_S1": first.fingerprints["txt"],
+    }
+
+    events = []
+    done = promote("models:/clip/1", target, on_event=events.append)
+    assert done.entry.generation == 3
+    assert not [event for event in events if event.stage == "upload"]
+    assert live(target)["CLIP_IMG"] == first.fingerprints["img"]
+    assert set(live(target)) == {"CLIP_IMG", "CLIP_TXT", "CLIP_IMG_S2", "CLIP_TXT_S2"}
+    with target.session("a test") as session:
+        assert [(e.generation, e.version) for e in session.ledger("clip")] == [
+            (1, "1"),
+            (2, "2"),
+            (3, "1"),
+        ]
+        assert all(entry.parity["max_abs"] <= 1e-4 for entry in session.ledger())
+
+
+def test_promoting_what_is_live_writes_nothing(
+    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget
+) -> None:
+    first = promote("models:/clip@prod", target)
+    again = promote("models:/clip@prod", target)
+    assert not again.changed
+    assert again.entry == first.entry
+    assert again.report.ok
+
+
+def test_a_failed_comparison_leaves_the_old_pair_live(
+    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget, tmp_path: Path
+) -> None:
+    promote("models:/clip/1", target)
+    before = live(target)
+    golden = fetch_version(get_version("models:/clip/2")) / "golden" / "pair.npz"
+    vectors = dict(np.load(golden))
+    vectors["png-portrait"] = vectors["png-portrait"] + np.float32(2e-4)
+    np.savez(golden, **vectors)
+    with pytest.raises(ParityError, match=r"1 of 24 .* worst png-portrait .* as it was") as err:
+        promote("models:/clip/2", target)
+    assert err.value.exit_code == 3
+    assert live(target) == before
+    assert verify("models:/clip/1", target).ok
+    with target.session("a test") as session:
+        assert [entry.version for entry in session.ledger()] == ["1"]
+
+
+def test_an_interrupted_promotion_leaves_the_old_pair_live(
+    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget
+) -> None:
+    promote("models:/clip/1", target)
+    before = live(target)
+
+    def interrupt(event: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        promote("models:/clip/2", target, on_event=interrupt)
+    assert live(target) == before
+    assert promote("models:/clip/2", target).entry.generation == 2
+
+
+def test_a_step_that_fails_is_reported_with_the_state_that_was_left(
+    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget
+) -> None:
+    promote("models:/clip/1", target)
+    before = live(target)
+
+    def fail(event: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ApplyError, match=r"No space left.* The live pair is as it was"):
+        promote("models:/clip/2", target, on_event=fail)
+    assert live(target) == before
+
+
+def test_damaged_artifacts_are_not_loaded(
+    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget
+) -> None:
+    [txt] = fetch_version(get_version("models:/clip/1")).glob("profiles/*/*_txt.onnx")
+    with txt.open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(PackageError, match="not the bytes that were logged"):
+        promote("models:/clip/1", target)
+    assert not target.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("models:/clip@nobody", "alias nobody not found"),
+        ("models:/clip/9", r"version=9\) not found"),
+        ("models:/nothing@prod", "nothing"),
+        ("runs:/abc/clip", "names no model version"),
+    ],
+)
+def test_a_version_that_is_not_there(
+    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget, uri: str, message: str
+) -> None:
+    with pytest.raises(RegistryError, match=message):
+        promote(uri, target)
+    assert not target.folder.exists()
+
+
+def test_an_illegal_export_name_is_refused_first(
+    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget
+) -> None:
+    with pytest.raises(InvalidName, match="no legal export name"):
+        promote("models:/clip/1", target, "my clip")
+    assert not target.folder.exists()
+
+
+def test_the_same_bytes_everywhere(
+    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget
+) -> None:
+    first, _ = versions
+    promote("models:/clip/1", target, "other_name")
+    traces = trace_bytes("models:/clip/1", target, "other_name", [first.img, first.txt])
+    assert len(traces) == 6
+    assert all(trace.ok for trace in traces)
+    assert {t.sha256 for t in traces} == set(first.fingerprints.values())
+    stored = target.model_path(first.fingerprints["img"])
+    shutil.copyfile(first.txt, stored)
+    wrong = [t.place for t in trace_bytes("models:/clip/1", target, "other_name") if not t.ok]
+    assert len(wrong) == 1
+    assert wrong[0].endswith("OTHER_NAME_IMG")
+
+
+def test_verify_sees_a_file_that_was_replaced(
+    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget
+) -> None:
+    first, second = versions
+    promote("models:/clip/1", target)
+    shutil.copyfile(second.txt, target.model_path(first.fingerprints["txt"]))
+    report = verify("models:/clip/1", EmbeddedTarget(target.folder))
+    assert not report.ok
+    assert {row.probe.side for row in report.rows if not row.ok} == {"txt"}
+
+
+def test_download_folder_of_a_registry_is_not_changed(
+    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget
+) -> None:
+    folder = fetch_version(get_version("models:/clip/1"))
+    # MLflow itself rewrites registered_model_meta whenever it looks a version up
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != "registered_model_meta"]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    promote("models:/clip/1", target)
+    assert before == {path: path.stat().st_mtime_ns for path in files}
+    assert mlflow.MlflowClient().get_model_version("clip", "1").aliases == ["prod"]
