@@ -10,6 +10,7 @@ Every error says what failed, on what, what state it left, and what to do next::
      +-- ExportError                    1     export-failed
      |    +-- NameTaken                 1     name-taken
      +-- InputError                     1     input-invalid
+     +-- GraphError                     1     graph-rejected
      +-- PackageError                   1     package-corrupt
      |    +-- IncompatiblePackage       1     package-incompatible
      +-- RegistryError                  1     registry-lookup-failed
@@ -93,6 +94,10 @@ class ExportError(OmlMlflowError, code="export-failed"):
 
 class NameTaken(ExportError, code="name-taken"):
     """A file of that name is already there; it was not touched."""
+
+
+class GraphError(OmlMlflowError, code="graph-rejected"):
+    """A graph does what its target does not take."""
 
 
 class InputError(OmlMlflowError, code="input-invalid"):

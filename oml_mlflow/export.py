@@ -16,11 +16,13 @@ from typing import Any
 from oml_mlflow.errors import ConfigError, ExportError, NameTaken, ParityError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.graph.image import image_pipeline
+from oml_mlflow.graph.retarget import PROPERTY
 from oml_mlflow.graph.text import text_pipeline
 from oml_mlflow.graph.wire import write_model
 from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, pipeline_file
-from oml_mlflow.pair import PROPERTY, PipelinePair
+from oml_mlflow.pair import PipelinePair
 from oml_mlflow.probes import References, embed_probes, golden_probes
+from oml_mlflow.profiles import DEFAULT_PROFILE, PROFILES, Profile
 from oml_mlflow.reference import ReferenceModel, exactness
 from oml_mlflow.runtime import runtime_versions
 from oml_mlflow.source import Source
@@ -57,6 +59,7 @@ def export_pair(
     export_name: str,
     output_dir: str | Path | None = None,
     *,
+    profile: Profile = PROFILES[DEFAULT_PROFILE],
     validate: bool = True,
     on_event: Listener = silent,
 ) -> PipelinePair:
@@ -70,6 +73,7 @@ def export_pair(
         config: Properties of the pair.
         export_name: Base of both names.
         output_dir: Folder; created if missing. The current one by default.
+        profile: What the target takes.
         validate: Compare the pair with the model's own Python code on the golden probes, before
             the files get their names.
         on_event: Told of progress.
@@ -81,10 +85,10 @@ def export_pair(
     config.check()
     folder = check_destination(export_name, output_dir)
     source = _with_max_length(source, config.max_seq_length)
-    metadata = pair_metadata(source, config)
+    metadata = pair_metadata(source, config, profile)
     with _aside(folder, export_name) as aside:
         try:
-            fingerprints = _write(source, metadata, export_name, aside, on_event)
+            fingerprints = _write(source, metadata, profile, export_name, aside, on_event)
         except OSError as error:
             raise ExportError(
                 f"{export_name} could not be written to {folder} ({error.strerror}). "
@@ -110,9 +114,8 @@ def export_pair(
     )
 
 
-def pair_metadata(source: Source, config: ONNXPipelineConfig) -> dict[str, Any]:
+def pair_metadata(source: Source, config: ONNXPipelineConfig, profile: Profile) -> dict[str, Any]:
     """Return the template metadata of a pair; it depends on nothing but the arguments."""
-    preparation = source.preparation
     return {
         "template": config.template,
         "model_name": source.name,
@@ -122,15 +125,8 @@ def pair_metadata(source: Source, config: ONNXPipelineConfig) -> dict[str, Any]:
         "post_processors": config.post_processors,
         "distance_metrics": config.distance_metrics,
         "languages": config.languages,
-        "image_preparation": {
-            "shortest_edge_px": preparation.shortest_edge_px,
-            "resize_px": preparation.resize_px and list(preparation.resize_px),
-            "resample": preparation.resample,
-            "crop_px": preparation.crop_px and list(preparation.crop_px),
-            "rescale_factor": preparation.rescale_factor,
-            "mean": preparation.mean and list(preparation.mean),
-            "std": preparation.std and list(preparation.std),
-        },
+        "image_preparation": source.preparation.to_metadata(),
+        "profile": profile.name,
     }
 
 
@@ -148,15 +144,30 @@ def _with_max_length(source: Source, length: int | None) -> Source:
 
 
 def _write(
-    source: Source, metadata: dict[str, Any], export_name: str, aside: Path, on_event: Listener
+    source: Source,
+    metadata: dict[str, Any],
+    profile: Profile,
+    export_name: str,
+    aside: Path,
+    on_event: Listener,
 ) -> dict[str, str]:
     properties = {PROPERTY: json.dumps(metadata, sort_keys=True)}
     graphs = {
         IMG: image_pipeline(
-            source.weights, source.vision, source.preparation, source.patch_px, properties
+            source.weights,
+            source.vision,
+            source.preparation,
+            source.patch_px,
+            profile.decoder,
+            properties,
         ),
         TXT: text_pipeline(
-            source.weights, source.text, source.vocabulary, source.eos_token_id, properties
+            source.weights,
+            source.text,
+            source.vocabulary,
+            source.eos_token_id,
+            profile.tokenizer,
+            properties,
         ),
     }
     fingerprints = {}

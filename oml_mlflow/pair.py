@@ -13,13 +13,13 @@ import onnx
 from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import PackageError
 from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.graph.retarget import PROPERTY
 from oml_mlflow.graph.wire import read_header
 from oml_mlflow.names import IMG, SIDES, TXT
 
 if TYPE_CHECKING:
     from oml_mlflow.probes import References
 
-PROPERTY = "oml_mlflow"
 INPUT, OUTPUT = "input", "embedding"
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 
 from oml_mlflow.graph.encoder import Tower, Weights, vision_encoder
-from oml_mlflow.graph.ops import GraphBuilder, tensor_info
+from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.wire import Initializer
 
 # Resize knows `antialias` from opset 18 on; without it vectors differ from Pillow's.
 OPSET = 18
-DECODE_DOMAIN = "com.microsoft.extensions"
+PIXEL_VALUES = "pixel_values"
 
 # Pillow's resampling filters by number; ONNX's Resize has no Lanczos, box or Hamming.
 NEAREST, BILINEAR, BICUBIC = 0, 2, 3
@@ -49,10 +50,42 @@ class ImagePreparation:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
+    @classmethod
+    def from_metadata(cls, entry: Mapping[str, Any]) -> ImagePreparation:
+        """Return the preparation that `to_metadata` wrote."""
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()
+        }
+        return cls(**values)
+
+    def to_metadata(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
     @property
     def output_px(self) -> tuple[int, int] | None:
         """(height, width) of every prepared picture, or None if it varies."""
         return self.crop_px or self.resize_px
+
+
+def image_head(
+    preparation: ImagePreparation, decoder: tuple[str, str] | None
+) -> tuple[GraphBuilder, onnx.ValueInfoProto]:
+    """Return the nodes from ``input`` to ``pixel_values``, and the input's type.
+
+    Args:
+        preparation: What the model's image processor does.
+        decoder: ``(domain, name)`` of the decode operator: then the input is uint8 ``(n_bytes,)``,
+            the bytes of one encoded picture. None for the raw variant: uint8
+            ``(height, width, 3)``, RGB.
+    """
+    g = GraphBuilder("prepare")
+    pixels = _decode(g, decoder) if decoder else _as_batch(g, "input")
+    pixels = _resize(g, pixels, preparation)
+    pixels = _centre_crop(g, pixels, preparation)
+    _normalise(g, pixels, preparation)
+    shape: list[int | str] = ["n_bytes"] if decoder else ["height", "width", 3]
+    return g, tensor_info("input", np.uint8, shape)
 
 
 def image_pipeline(
@@ -60,48 +93,84 @@ def image_pipeline(
     tower: Tower,
     preparation: ImagePreparation,
     patch_px: int,
+    decoder: tuple[str, str] | None,
     properties: dict[str, str],
 ) -> tuple[onnx.ModelProto, list[Initializer]]:
     """Return the image graph and its initializers.
 
-    The graph takes ``input``, uint8 ``(n_bytes,)``, the bytes of one JPEG or PNG picture, and
-    gives ``embedding``, float32 ``(1, dims)``, L2-normalised. The encoder starts at
-    ``pixel_values``, float32 ``(batch, 3, h, w)``, and can be cut there.
+    The graph takes ``input``, one picture as `image_head` says, and gives ``embedding``, float32
+    ``(1, dims)``, L2-normalised. The encoder starts at ``pixel_values``, float32
+    ``(batch, 3, h, w)``, and can be cut there.
     """
-    g = GraphBuilder()
-    pixels = _decode(g)
-    pixels = _resize(g, pixels, preparation)
-    pixels = _centre_crop(g, pixels, preparation)
-    pixel_values = _normalise(g, pixels, preparation)
-    raw = vision_encoder(g, weights, tower, patch_px, pixel_values, out="image_embeds")
+    head, graph_input = image_head(preparation, decoder)
+    g = GraphBuilder("encode")
+    raw = vision_encoder(g, weights, tower, patch_px, PIXEL_VALUES, out="image_embeds")
     g.op("LpNormalization", raw, name="embedding", axis=-1, p=2)
     height, width = preparation.output_px or (0, 0)
-    model = g.model(
+    model = make_graph_model(
         "clip_img",
         OPSET,
-        tensor_info("input", np.uint8, ["n_bytes"]),
+        [*head.nodes, *g.nodes],
+        graph_input,
         tensor_info("embedding", np.float32, ["batch", tower.dims]),
         [
-            tensor_info("pixel_values", np.float32, ["batch", 3, height, width]),
+            tensor_info(PIXEL_VALUES, np.float32, ["batch", 3, height, width]),
             tensor_info("image_embeds", np.float32, ["batch", tower.dims]),
         ],
         properties,
     )
-    return model, g.initializers
+    return model, [*head.initializers, *g.initializers]
 
 
-def _decode(g: GraphBuilder) -> str:
+def _decode(g: GraphBuilder, decoder: tuple[str, str]) -> str:
     """Append the decoder; return uint8 (1, 3, height, width), RGB.
 
-    DecodeImage gives BGR, and from extensions 0.14 on one channel for grey pictures: the channel
-    numbers 2, 1, 0 are cut to those there are. Four channels are BGRA, whose alpha is dropped.
+    DecodeImage gives BGR. From extensions 0.14 on a grey JPEG has one channel and a CMYK one four.
     """
-    decoded = g.op("DecodeImage", "input", domain=DECODE_DOMAIN, name="decoded")
+    domain, name = decoder
+    decoded = g.op(name, "input", domain=domain, name="decoded")
+    channels = g.dim(decoded, 2)
+    is_other = g.op("Not", g.op("Equal", channels, g.constant([3])))
+    is_other = g.op("Squeeze", is_other, g.constant([0]))
+    plain = g.op("Min", g.constant([2, 1, 0]), g.op("Sub", channels, g.constant([1])))
+    rgb = g.op("Gather", decoded, plain, axis=2)
+    return _as_batch(g, g.branch(is_other, lambda b: _grey_or_cmyk(b, decoded), rgb))
+
+
+def _grey_or_cmyk(g: GraphBuilder, decoded: str) -> str:
+    """Append what Pillow makes of one grey or four CMYK channels: RGB.
+
+    The decoder swaps the first and third of every three bytes, as if there were three channels:
+    that is undone first (measured with extensions 0.14.0, 0.15.0 and 0.15.2; earlier releases
+    always give three channels). CMYK comes inverted, as Adobe stores it, so that Pillow's formula
+    is ``colour * key / 255``, rounded.
+    """
+    shape = g.op("Shape", decoded)
+    flat = g.op("Reshape", decoded, g.constant([-1]))
+    whole = g.op("Mul", g.op("Div", g.op("Size", flat), g.constant(3)), g.constant(3))
+    whole = g.op("Reshape", whole, g.constant([1]))
+    end = g.constant([np.iinfo(np.int64).max])
+    triples = g.op("Slice", flat, g.constant([0]), whole, g.constant([0]))
+    triples = g.op("Reshape", triples, g.constant([-1, 3]))
+    triples = g.op("Gather", triples, g.constant([2, 1, 0]), axis=1)
+    triples = g.op("Reshape", triples, g.constant([-1]))
+    rest = g.op("Slice", flat, whole, end, g.constant([0]))
+    straight = g.op("Reshape", g.op("Concat", triples, rest, axis=0), shape)
+
     last = g.op("Sub", g.dim(decoded, 2), g.constant([1]))
-    order = g.op("Min", g.constant([2, 1, 0]), last)
-    rgb = g.op("Gather", decoded, order, axis=2)
-    rgb = g.op("Transpose", rgb, perm=[2, 0, 1])
-    return g.op("Unsqueeze", rgb, g.constant([0]))
+    wide = g.op("Cast", straight, to=6)
+    colours = g.op("Gather", wide, g.op("Min", g.constant([0, 1, 2]), last), axis=2)
+    key = g.op("Gather", wide, last, axis=2)
+    is_cmyk = g.op("Equal", last, g.constant([3]))
+    key = g.op("Where", is_cmyk, key, g.constant(255, np.int32))
+    scaled = g.op("Add", g.op("Mul", colours, key), g.constant(127, np.int32))
+    return g.op("Cast", g.op("Div", scaled, g.constant(255, np.int32)), to=2)
+
+
+def _as_batch(g: GraphBuilder, pixels: str) -> str:
+    """Return (height, width, 3) as (1, 3, height, width), the layout ORT resizes fastest."""
+    planes = g.op("Transpose", pixels, perm=[2, 0, 1])
+    return g.op("Unsqueeze", planes, g.constant([0]))
 
 
 def _resize(g: GraphBuilder, pixels: str, preparation: ImagePreparation) -> str:
@@ -164,7 +233,7 @@ def _normalise(g: GraphBuilder, pixels: str, preparation: ImagePreparation) -> s
             for part in (preparation.mean, preparation.std)
         )
         values = g.op("Div", g.op("Sub", values, mean), std)
-    return g.op("Identity", values, name="pixel_values")
+    return g.op("Identity", values, name=PIXEL_VALUES)
 
 
 def _height_width(g: GraphBuilder, pixels: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,16 @@ IR_VERSION = 8
 
 
 class GraphBuilder:
-    """Collect nodes and initializers; tensor names are `prefix/count` unless given."""
+    """Collect nodes and initializers; names of tensors start with `prefix` unless given.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: Keeps the names of two builders apart whose nodes make one graph.
+    """
+
+    def __init__(self, prefix: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[Initializer] = []
-        self._count = 0
+        self._prefix, self._count = prefix, 0
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def op(
@@ -51,6 +55,42 @@ class GraphBuilder:
             self._constants[key] = name
         return self._constants[key]
 
+    def strings(self, values: Sequence[str]) -> str:
+        """Return the name of a tensor of strings, which has to be a node's output."""
+        tensor = helper.make_tensor(
+            "", TensorProto.STRING, [len(values)], [value.encode() for value in values]
+        )
+        return self.op("Constant", value=tensor)
+
+    def branch(self, condition: str, then: Callable[[GraphBuilder], str], otherwise: str) -> str:
+        """Append nodes that run only if a condition holds; return their result or `otherwise`.
+
+        Args:
+            condition: A boolean scalar.
+            then: Appends the nodes to the builder it is given and returns their result.
+            otherwise: Tensor to take if the condition does not hold.
+        """
+        inner = GraphBuilder(self._fresh("then"))
+        chosen = then(inner)
+        constants = [
+            helper.make_tensor(
+                item.name,
+                helper.np_dtype_to_tensor_dtype(item.dtype),
+                item.shape,
+                item.load().tobytes(),
+                raw=True,
+            )
+            for item in inner.initializers
+        ]
+        kept = helper.make_node("Identity", [otherwise], [self._fresh("else")])
+        graphs = [
+            helper.make_graph(
+                inner.nodes, "then", [], [onnx.ValueInfoProto(name=chosen)], initializer=constants
+            ),
+            helper.make_graph([kept], "else", [], [onnx.ValueInfoProto(name=kept.output[0])]),
+        ]
+        return self.op("If", condition, then_branch=graphs[0], else_branch=graphs[1])
+
     def weight(self, name: str, shape: Sequence[int], load: Callable[[], np.ndarray]) -> str:
         """Return the name of a float32 initializer that is loaded when it is written."""
         self.initializers.append(Initializer(name, tuple(shape), np.dtype(np.float32), load))
@@ -61,42 +101,42 @@ class GraphBuilder:
         shape = self.op("Shape", tensor)
         return self.op("Gather", shape, self.constant([axis]), axis=0)
 
-    def model(
-        self,
-        name: str,
-        opset: int,
-        graph_input: onnx.ValueInfoProto,
-        graph_output: onnx.ValueInfoProto,
-        marked: Sequence[onnx.ValueInfoProto],
-        properties: dict[str, str],
-    ) -> onnx.ModelProto:
-        """Return the model without its initializers.
-
-        Args:
-            name: Name of the graph.
-            opset: Version of the standard operators.
-            graph_input: The only input.
-            graph_output: The only output.
-            marked: Types of inner tensors at which the graph can be cut.
-            properties: Metadata to store in the file.
-        """
-        domains = sorted({node.domain for node in self.nodes} - {""})
-        graph = helper.make_graph(
-            self.nodes, name, [graph_input], [graph_output], value_info=list(marked)
-        )
-        model = helper.make_model(
-            graph,
-            ir_version=IR_VERSION,
-            opset_imports=[helper.make_opsetid("", opset)]
-            + [helper.make_opsetid(domain, 1) for domain in domains],
-            producer_name="oml_mlflow",
-        )
-        helper.set_model_props(model, dict(sorted(properties.items())))
-        return model
-
     def _fresh(self, kind: str) -> str:
         self._count += 1
-        return f"{kind}_{self._count}"
+        return f"{self._prefix}/{kind}_{self._count}"
+
+
+def make_graph_model(
+    name: str,
+    opset: int,
+    nodes: Sequence[onnx.NodeProto],
+    graph_input: onnx.ValueInfoProto,
+    graph_output: onnx.ValueInfoProto,
+    marked: Sequence[onnx.ValueInfoProto],
+    properties: Mapping[str, str],
+) -> onnx.ModelProto:
+    """Return a model without its initializers.
+
+    Args:
+        name: Name of the graph.
+        opset: Version of the standard operators.
+        nodes: Its nodes, in order.
+        graph_input: The only input.
+        graph_output: The only output.
+        marked: Types of inner tensors at which the graph can be cut.
+        properties: Metadata to store in the file.
+    """
+    domains = sorted({node.domain for node in nodes} - {""})
+    graph = helper.make_graph(nodes, name, [graph_input], [graph_output], value_info=list(marked))
+    model = helper.make_model(
+        graph,
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", opset)]
+        + [helper.make_opsetid(domain, 1) for domain in domains],
+        producer_name="oml_mlflow",
+    )
+    helper.set_model_props(model, dict(sorted(properties.items())))
+    return model
 
 
 def tensor_info(

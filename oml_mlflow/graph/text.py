@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 
+from oml_mlflow.errors import GraphError
 from oml_mlflow.graph.encoder import Tower, Weights, text_encoder
-from oml_mlflow.graph.ops import GraphBuilder, tensor_info
+from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.wire import Initializer
+from oml_mlflow.profiles import CLIP_TOKENIZER, JSON_TOKENIZER, TOKENIZER_DOMAIN
 
 # The opset that OML4Py writes. Source: ONNX Pipeline Models : Text Embedding, Oracle.
 OPSET = 17
-TOKENIZER_DOMAIN = "ai.onnx.contrib"
+INPUT_IDS = "input_ids"
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
+# Unicode White_Space; RE2's own \s is ASCII only
+_WHITE_SPACE = (
+    r"[\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
+)
+_SPLIT = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+_TOKENIZER_CONFIG = {
+    "tokenizer_class": "CLIPTokenizer",
+    "add_prefix_space": False,
+    "bos_token": START_TOKEN,
+    "eos_token": END_TOKEN,
+    "pad_token": END_TOKEN,
+    "unk_token": END_TOKEN,
+}
 
 
 @dataclass(frozen=True)
@@ -33,11 +52,25 @@ class Vocabulary:
     max_length: int
 
 
+def text_head(vocabulary: Vocabulary, tokenizer: str) -> tuple[GraphBuilder, onnx.ValueInfoProto]:
+    """Return the nodes from ``input``, string ``(batch,)``, to ``input_ids``, and its type.
+
+    Args:
+        vocabulary: The model's tokenizer.
+        tokenizer: ``CLIPTokenizer`` or ``HfJsonTokenizer``.
+    """
+    g = GraphBuilder("tokenise")
+    append_ids = _json_ids if tokenizer == JSON_TOKENIZER else _clip_ids
+    _cut(g, append_ids(g, vocabulary), vocabulary)
+    return g, tensor_info("input", "string", ["batch"])
+
+
 def text_pipeline(
     weights: Weights,
     tower: Tower,
     vocabulary: Vocabulary,
     eos_token_id: int,
+    tokenizer: str,
     properties: dict[str, str],
 ) -> tuple[onnx.ModelProto, list[Initializer]]:
     """Return the text graph and its initializers.
@@ -47,33 +80,51 @@ def text_pipeline(
     end token kept. The encoder starts at ``input_ids``, int64 ``(batch, sequence)``, and can be
     cut there.
     """
-    g = GraphBuilder()
-    input_ids = _tokenise(g, vocabulary)
-    raw = text_encoder(g, weights, tower, eos_token_id, input_ids, out="text_embeds")
+    head, graph_input = text_head(vocabulary, tokenizer)
+    g = GraphBuilder("encode")
+    raw = text_encoder(g, weights, tower, eos_token_id, INPUT_IDS, out="text_embeds")
     g.op("LpNormalization", raw, name="embedding", axis=-1, p=2)
-    model = g.model(
+    model = make_graph_model(
         "clip_txt",
         OPSET,
-        tensor_info("input", "string", ["batch"]),
+        [*head.nodes, *g.nodes],
+        graph_input,
         tensor_info("embedding", np.float32, ["batch", tower.dims]),
         [
-            tensor_info("input_ids", np.int64, ["batch", "sequence"]),
+            tensor_info(INPUT_IDS, np.int64, ["batch", "sequence"]),
             tensor_info("text_embeds", np.float32, ["batch", tower.dims]),
         ],
         properties,
     )
-    return model, g.initializers
+    return model, [*head.initializers, *g.initializers]
 
 
-def _tokenise(g: GraphBuilder, vocabulary: Vocabulary) -> str:
-    """Append the tokenizer and the cut to the maximum length.
+def read_vocabulary(nodes: Iterable[onnx.NodeProto], max_length: int) -> Vocabulary:
+    """Return the vocabulary that a tokenizer node holds.
 
-    The operator pads with the end token to the longest text of the batch. So the last column, once
-    cut to the maximum length, is an end token in every row that was not cut, and has to be one in
-    every row that was: it is replaced. The operator's own ``padding_length`` would lose it.
+    Raises:
+        GraphError: If there is no tokenizer node that this module could have written.
     """
+    for node in nodes:
+        held = {a.name: a.s.decode() for a in node.attribute if a.type == a.STRING}
+        if node.op_type == CLIP_TOKENIZER and {"vocab", "merges"} <= held.keys():
+            merges = [line.split(" ") for line in held["merges"].split("\n") if line]
+            merges = [pair for pair in merges if len(pair) == 2]
+            ids = _digits_within(json.loads(held["vocab"]))
+            return Vocabulary(ids, tuple((a, b) for a, b in merges), max_length)
+        if node.op_type == JSON_TOKENIZER and "tokenizer_vocab" in held:
+            model = json.loads(held["tokenizer_vocab"])["model"]
+            return Vocabulary(model["vocab"], tuple((a, b) for a, b in model["merges"]), max_length)
+    raise GraphError(
+        "the text graph holds no CLIPTokenizer or HfJsonTokenizer node with a vocabulary.",
+        hint="export the pair from its model for that profile.",
+    )
+
+
+def _clip_ids(g: GraphBuilder, vocabulary: Vocabulary) -> str:
+    """Append the tokenizer that Oracle documents; it pads with the end token."""
     ids, _ = g.ops(
-        "CLIPTokenizer",
+        CLIP_TOKENIZER,
         "input",
         names=("token_ids", "token_mask"),
         domain=TOKENIZER_DOMAIN,
@@ -81,12 +132,103 @@ def _tokenise(g: GraphBuilder, vocabulary: Vocabulary) -> str:
         merges="".join(f"{left} {right}\n" for left, right in vocabulary.merges),
         padding_length=-1,
     )
+    return ids
+
+
+def _json_ids(g: GraphBuilder, vocabulary: Vocabulary) -> str:
+    """Append the tokenizer that reads tokenizer.json, after white space has become one space."""
+    spaced = g.op(
+        "StringRegexReplace",
+        "input",
+        g.strings([_WHITE_SPACE]),
+        g.strings([" "]),
+        domain=TOKENIZER_DOMAIN,
+        name="spaced",
+    )
+    ids, _ = g.ops(
+        JSON_TOKENIZER,
+        spaced,
+        names=("token_ids", "token_mask"),
+        domain=TOKENIZER_DOMAIN,
+        tokenizer_vocab=json.dumps(_tokenizer_json(vocabulary), ensure_ascii=False),
+        tokenizer_config=json.dumps(_TOKENIZER_CONFIG),
+    )
+    return ids
+
+
+def _cut(g: GraphBuilder, ids: str, vocabulary: Vocabulary) -> str:
+    """Append the cut to the maximum length, end token kept.
+
+    Both operators pad to the longest text of the batch, behind its end token, where nothing
+    changes the embedding. So the last column, once cut to the maximum length, may be an end token
+    in every row: in one that was cut it has to be, in the others it stands behind the first one.
+    CLIPTokenizer's own ``padding_length`` would lose it.
+    """
     length = g.op("Min", g.dim(ids, 1), g.constant([vocabulary.max_length]))
     kept = g.op("Sub", length, g.constant([1]))
     ids = g.op("Slice", ids, g.constant([0]), kept, g.constant([1]))
     column = g.op("Concat", g.dim(ids, 0), g.constant([1]), axis=0)
     end = g.op("Expand", g.constant([[vocabulary.ids[END_TOKEN]]]), column)
-    return g.op("Concat", ids, end, axis=1, name="input_ids")
+    return g.op("Concat", ids, end, axis=1, name=INPUT_IDS)
+
+
+def _tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return CLIP's tokenizer.json. Source: what transformers 5.23 writes for CLIPTokenizer."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    specials = [(vocabulary.ids[token], token) for token in (START_TOKEN, END_TOKEN)]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": number, "content": token, **flags, "special": True}
+            for number, token in sorted(specials)
+        ],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "NFC"},
+                {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+                {"type": "Lowercase"},
+            ],
+        },
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {
+                    "type": "Split",
+                    "pattern": {"Regex": _SPLIT},
+                    "behavior": "Removed",
+                    "invert": True,
+                },
+                {
+                    "type": "ByteLevel",
+                    "add_prefix_space": False,
+                    "trim_offsets": True,
+                    "use_regex": True,
+                },
+            ],
+        },
+        "post_processor": {
+            "type": "RobertaProcessing",
+            "sep": [END_TOKEN, vocabulary.ids[END_TOKEN]],
+            "cls": [START_TOKEN, vocabulary.ids[START_TOKEN]],
+            "trim_offsets": False,
+            "add_prefix_space": False,
+        },
+        "decoder": {"type": "ByteLevel"},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": END_TOKEN,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "</w>",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocabulary.ids,
+            "merges": [list(pair) for pair in vocabulary.merges],
+        },
+    }
 
 
 def _digits_alone(ids: dict[str, int]) -> dict[str, int]:
@@ -98,3 +240,12 @@ def _digits_alone(ids: dict[str, int]) -> dict[str, int]:
     """
     digits = {d: ids[f"{d}</w>"] for d in "0123456789" if d in ids and f"{d}</w>" in ids}
     return {**ids, **digits}
+
+
+def _digits_within(ids: dict[str, int]) -> dict[str, int]:
+    """Undo `_digits_alone`: in CLIP's vocabulary the ids of digits stand in the digits' order."""
+    missing = sorted(set(range(max(ids.values()))) - set(ids.values()))
+    digits = [d for d in "0123456789" if d in ids and ids[d] == ids.get(f"{d}</w>")]
+    if len(missing) != len(digits):
+        return ids
+    return {**ids, **dict(zip(digits, missing, strict=True))}

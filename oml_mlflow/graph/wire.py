@@ -16,6 +16,7 @@ from typing import IO
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 
 from oml_mlflow.errors import PackageError
@@ -117,6 +118,19 @@ def read_header(path: Path) -> onnx.ModelProto:
     Raises:
         PackageError: If the file is no ONNX model.
     """
+    return read_model(path)[0]
+
+
+def read_model(path: Path) -> tuple[onnx.ModelProto, list[Initializer]]:
+    """Return an ONNX file's model without initializers, and the initializers, not yet read.
+
+    Initializers whose values are not in ``raw_data`` (strings, external data) have an empty
+    `Initializer.dtype` of object and can't be loaded; their names and shapes are right.
+
+    Raises:
+        PackageError: If the file is no ONNX model.
+    """
+    stored: list[Initializer] = []
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
@@ -127,7 +141,7 @@ def read_header(path: Path) -> onnx.ModelProto:
                     continue
                 for inner, inner_raw, inner_length in _fields(file, file.tell() + length):
                     if inner == _INITIALIZER:
-                        file.seek(inner_length, 1)
+                        stored.append(_read_initializer(file, path, inner_length))
                     else:
                         graph += inner_raw + _take(file, inner_length)
         header = onnx.ModelProto.FromString(bytes(outer))
@@ -136,7 +150,38 @@ def read_header(path: Path) -> onnx.ModelProto:
         raise _no_model(path) from error
     if not header.graph.node:
         raise _no_model(path)
-    return header
+    return header, stored
+
+
+def _read_initializer(file: IO[bytes], path: Path, length: int) -> Initializer:
+    """Return the initializer at the file's position, which is moved behind it."""
+    end = file.tell() + length
+    head, raw_at, raw_size = bytearray(), None, 0
+    for field, raw, size in _fields(file, end):
+        if field == _RAW_DATA:
+            raw_at, raw_size = file.tell(), size
+            file.seek(size, 1)
+        elif size <= _HEADER_LIMIT_BYTES:
+            head += raw + _take(file, size)
+    tensor = onnx.TensorProto.FromString(bytes(head))
+    shape = tuple(tensor.dims)
+    if raw_at is None:
+        if tensor.data_type == onnx.TensorProto.STRING or tensor.external_data:
+            return Initializer(tensor.name, shape, np.dtype(object), _unreadable)
+        return Initializer.constant(tensor.name, onnx.numpy_helper.to_array(tensor))
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    offset = raw_at
+
+    def load() -> np.ndarray:
+        with path.open("rb") as again:
+            again.seek(offset)
+            return np.frombuffer(again.read(raw_size), dtype).reshape(shape)
+
+    return Initializer(tensor.name, shape, dtype, load)
+
+
+def _unreadable() -> np.ndarray:
+    raise ValueError("the tensor's values are not in the file as raw data")
 
 
 def _no_model(path: Path) -> PackageError:

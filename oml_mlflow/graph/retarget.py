@@ -1,0 +1,85 @@
+"""A pipeline made for another profile, from its ONNX file alone.
+
+What a profile decides, the decoder and the tokenizer, stands before the encoder. So the nodes
+before ``pixel_values`` or ``input_ids`` are made anew from the metadata and the vocabulary that the
+file itself holds, and the encoder is copied as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from oml_mlflow.errors import GraphError
+from oml_mlflow.graph.image import PIXEL_VALUES, ImagePreparation, image_head
+from oml_mlflow.graph.ops import GraphBuilder, make_graph_model
+from oml_mlflow.graph.text import INPUT_IDS, read_vocabulary, text_head
+from oml_mlflow.graph.wire import read_model, write_model
+from oml_mlflow.profiles import STANDARD_DOMAINS, Profile
+
+PROPERTY = "oml_mlflow"
+
+
+def retarget_pipeline(
+    path: Path,
+    out: Path,
+    profile: Profile,
+    on_bytes: Callable[[int, int], None] | None = None,
+) -> str:
+    """Write a pipeline for another profile, and return its fingerprint. Needs no torch.
+
+    Args:
+        path: File of a pipeline that this package wrote.
+        out: File to create.
+        profile: Profile to write it for.
+        on_bytes: Called with (bytes written, bytes in all).
+
+    Raises:
+        GraphError: If the file is not one of ours.
+    """
+    header, stored = read_model(path)
+    properties = {entry.key: entry.value for entry in header.metadata_props}
+    metadata = json.loads(properties.get(PROPERTY, "{}"))
+    outputs = {name for node in header.graph.node for name in node.output}
+    if not metadata or not outputs & {PIXEL_VALUES, INPUT_IDS}:
+        raise GraphError(
+            f"{path.name} was not written by this package: it has no tensor {PIXEL_VALUES} or "
+            f"{INPUT_IDS} to cut at, or no metadata. Nothing was written.",
+            hint=f"export the model for profile {profile.name}.",
+        )
+    cut = PIXEL_VALUES if PIXEL_VALUES in outputs else INPUT_IDS
+    head: GraphBuilder
+    if cut == PIXEL_VALUES:
+        preparation = ImagePreparation.from_metadata(metadata["image_preparation"])
+        head, graph_input = image_head(preparation, profile.decoder)
+    else:
+        vocabulary = read_vocabulary(header.graph.node, int(metadata["max_seq_length"]))
+        head, graph_input = text_head(vocabulary, profile.tokenizer)
+    nodes = _behind(header, cut)
+    needed = {name for node in nodes for name in node.input}
+    opset = next(o.version for o in header.opset_import if o.domain in STANDARD_DOMAINS)
+    model = make_graph_model(
+        header.graph.name,
+        opset,
+        [*head.nodes, *nodes],
+        graph_input,
+        header.graph.output[0],
+        list(header.graph.value_info),
+        {**properties, PROPERTY: json.dumps({**metadata, "profile": profile.name}, sort_keys=True)},
+    )
+    initializers = [*head.initializers, *(item for item in stored if item.name in needed)]
+    return write_model(out, model, initializers, on_bytes)
+
+
+def _behind(model: onnx.ModelProto, cut: str) -> list[onnx.NodeProto]:
+    """Return the nodes between a tensor and the output, in order."""
+    needed = {model.graph.output[0].name}
+    chosen: list[onnx.NodeProto] = []
+    for node in reversed(model.graph.node):
+        if cut not in node.output and needed & set(node.output):
+            chosen.append(node)
+            needed |= set(node.input) - {cut}
+    return chosen[::-1]

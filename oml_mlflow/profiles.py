@@ -1,0 +1,129 @@
+"""Profiles: named targets, and what each takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from oml_mlflow.errors import ConfigError
+
+STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+TOKENIZER_DOMAIN = "ai.onnx.contrib"
+DECODER_DOMAIN = "com.microsoft.extensions"
+CLIP_TOKENIZER, JSON_TOKENIZER = "CLIPTokenizer", "HfJsonTokenizer"
+RAW = "raw"
+_GIB = 2**30
+_CUSTOM_OP = re.compile(r"(?P<domain>[A-Za-z][\w.]*):(?P<name>[A-Za-z]\w*)")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a target takes.
+
+    Attributes:
+        name: Its name.
+        description: One line for people.
+        opset_limit: Highest version of the standard operators.
+        ir_limit: Highest IR version.
+        size_limit_bytes: Largest ONNX file.
+        tokenizer: Operator that turns strings into ids.
+        decoder: ``(domain, name)`` of the operator that decodes a picture, giving BGR; or None
+            for the ``raw`` variant, whose input is RGB pixels and which needs no custom operator.
+        custom_operators: Operators outside the standard domains, by domain.
+        encodings: Encodings of pictures that the target documents.
+        source: Where this comes from.
+    """
+
+    name: str
+    description: str
+    opset_limit: int
+    ir_limit: int
+    size_limit_bytes: int
+    tokenizer: str
+    encodings: tuple[str, ...]
+    source: str
+    decoder: tuple[str, str] | None = (DECODER_DOMAIN, "DecodeImage")
+    custom_operators: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def operators(self) -> dict[str, frozenset[str]]:
+        """Return the custom operators that are taken, the decoder among them, by domain."""
+        taken = dict(self.custom_operators)
+        if self.decoder:
+            domain, name = self.decoder
+            taken[domain] = taken.get(domain, frozenset()) | {name}
+        return taken
+
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="oracle-23.7",
+            description="Oracle Database 23ai from release update 23.7 on",
+            opset_limit=18,
+            ir_limit=8,
+            size_limit_bytes=_GIB,
+            tokenizer=CLIP_TOKENIZER,
+            encodings=("JPEG",),
+            custom_operators={TOKENIZER_DOMAIN: frozenset({CLIP_TOKENIZER})},
+            source="OML4Py writes opset 17 and IR 8; opset 18 reported accepted by Free 23.26.1; "
+            "1 GB and JPEG documented. Decode operator: Oracle's own name is not public.",
+        ),
+        Profile(
+            name="oracle-26ai",
+            description="Oracle AI Database 26ai",
+            opset_limit=18,
+            ir_limit=8,
+            size_limit_bytes=2 * _GIB - 1,
+            tokenizer=CLIP_TOKENIZER,
+            encodings=("JPEG",),
+            custom_operators={TOKENIZER_DOMAIN: frozenset({CLIP_TOKENIZER})},
+            source="As oracle-23.7, with the limit of 2 GB that the 26ai documentation gives.",
+        ),
+        Profile(
+            name="onnxruntime",
+            description="onnxruntime and onnxruntime-extensions as installed here",
+            opset_limit=21,
+            ir_limit=10,
+            size_limit_bytes=2 * _GIB - 1,
+            tokenizer=JSON_TOKENIZER,
+            encodings=("JPEG", "PNG"),
+            custom_operators={
+                TOKENIZER_DOMAIN: frozenset({CLIP_TOKENIZER, JSON_TOKENIZER, "StringRegexReplace"})
+            },
+            source="Measured with onnxruntime 1.32.0 and extensions 0.15.2; a protobuf message "
+            "holds at most 2 GB.",
+        ),
+    )
+}
+DEFAULT_PROFILE = "oracle-23.7"
+
+
+def get_profile(name: str, *, decode_op: str | None = None) -> Profile:
+    """Return a profile, its decode operator changed if one is given.
+
+    Args:
+        name: One of `PROFILES`.
+        decode_op: ``domain:Name`` of the target's own decode operator, or ``raw`` for graphs that
+            take undecoded RGB pixels, uint8 ``(height, width, 3)``.
+
+    Raises:
+        ConfigError: If there is no such profile, or `decode_op` is neither.
+    """
+    if name not in PROFILES:
+        raise ConfigError(
+            f"there is no profile {name!r}.", hint=f"there are {', '.join(PROFILES)}."
+        )
+    profile = PROFILES[name]
+    if decode_op is None:
+        return profile
+    if decode_op == RAW:
+        return replace(profile, decoder=None)
+    parts = _CUSTOM_OP.fullmatch(decode_op)
+    if parts is None:
+        raise ConfigError(
+            f"decode operator {decode_op!r} is neither 'raw' nor domain:Name.",
+            hint="write it as com.microsoft.extensions:DecodeImage.",
+        )
+    return replace(profile, decoder=(parts["domain"], parts["name"]))
