@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import shutil
@@ -15,9 +14,9 @@ from typing import Any
 
 from oml_mlflow.errors import ConfigError, ExportError, NameTaken, ParityError
 from oml_mlflow.events import Event, Listener, silent
-from oml_mlflow.graph.image import image_pipeline
-from oml_mlflow.graph.retarget import PROPERTY
-from oml_mlflow.graph.text import text_pipeline
+from oml_mlflow.graph.image import PIXEL_VALUES, image_pipeline
+from oml_mlflow.graph.retarget import PROPERTY, side_metadata
+from oml_mlflow.graph.text import INPUT_IDS, text_pipeline
 from oml_mlflow.graph.wire import write_model
 from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, pipeline_file
 from oml_mlflow.pair import PipelinePair
@@ -85,7 +84,7 @@ def export_pair(
     config.check()
     folder = check_destination(export_name, output_dir)
     source = _with_max_length(source, config.max_seq_length)
-    metadata = pair_metadata(source, config, profile)
+    metadata = pair_metadata(source, config)
     with _aside(folder, export_name) as aside:
         try:
             fingerprints = _write(source, metadata, profile, export_name, aside, on_event)
@@ -101,6 +100,7 @@ def export_pair(
             fingerprints=fingerprints,
             dims=source.dims,
             metadata=metadata,
+            profile=profile.name,
             companions=tuple(source.companion_files),
             source=source.name if source.revision else str(source.folder),
         )
@@ -114,7 +114,7 @@ def export_pair(
     )
 
 
-def pair_metadata(source: Source, config: ONNXPipelineConfig, profile: Profile) -> dict[str, Any]:
+def pair_metadata(source: Source, config: ONNXPipelineConfig) -> dict[str, Any]:
     """Return the template metadata of a pair; it depends on nothing but the arguments."""
     return {
         "template": config.template,
@@ -126,7 +126,6 @@ def pair_metadata(source: Source, config: ONNXPipelineConfig, profile: Profile) 
         "distance_metrics": config.distance_metrics,
         "languages": config.languages,
         "image_preparation": source.preparation.to_metadata(),
-        "profile": profile.name,
     }
 
 
@@ -151,7 +150,8 @@ def _write(
     aside: Path,
     on_event: Listener,
 ) -> dict[str, str]:
-    properties = {PROPERTY: json.dumps(metadata, sort_keys=True)}
+    cuts = {IMG: PIXEL_VALUES, TXT: INPUT_IDS}
+    properties = {side: {PROPERTY: side_metadata(metadata, cuts[side], profile)} for side in SIDES}
     graphs = {
         IMG: image_pipeline(
             source.weights,
@@ -159,7 +159,7 @@ def _write(
             source.preparation,
             source.patch_px,
             profile.decoder,
-            properties,
+            properties[IMG],
         ),
         TXT: text_pipeline(
             source.weights,
@@ -167,7 +167,7 @@ def _write(
             source.vocabulary,
             source.eos_token_id,
             profile.tokenizer,
-            properties,
+            properties[TXT],
         ),
     }
     fingerprints = {}

@@ -11,6 +11,7 @@ from oml_mlflow.errors import ConfigError, UnsupportedSource
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.export import check_destination, export_pair
 from oml_mlflow.pair import PipelinePair
+from oml_mlflow.profiles import DEFAULT_PROFILE, Profile, get_profile
 from oml_mlflow.source import open_source
 from oml_mlflow.template import MULTIMODAL_CLIP, ONNXPipelineConfig
 
@@ -69,6 +70,8 @@ class ONNXPipeline:
         export_name: str,
         output_dir: str | Path | None = None,
         *,
+        profile: str | Profile = DEFAULT_PROFILE,
+        decode_op: str | None = None,
         validate: bool = True,
         on_event: Listener = silent,
     ) -> PipelinePair:
@@ -79,6 +82,9 @@ class ONNXPipeline:
         Args:
             export_name: Base of both names; it must do as the name of an in-database model too.
             output_dir: Folder; the current one by default.
+            profile: What the target takes; a name of `oml_mlflow.profiles`, or a profile.
+            decode_op: The target's own decode operator, ``domain:Name``, or ``raw`` for a pair
+                that takes undecoded RGB pixels.
             validate: Compare the pair with the model's own Python code first.
             on_event: Told of progress.
 
@@ -92,6 +98,7 @@ class ONNXPipeline:
             UnsupportedSource: If it is no CLIP model, or does what no graph here can.
             ParityError: If the pair differs from the model's own Python code.
         """
+        chosen = get_profile(profile, decode_op=decode_op) if isinstance(profile, str) else profile
         check_destination(export_name, output_dir)
         source = open_source(
             self.model_name,
@@ -99,5 +106,11 @@ class ONNXPipeline:
             force=bool(self.settings.get("force_download")),
         )
         return export_pair(
-            source, self.config, export_name, output_dir, validate=validate, on_event=on_event
+            source,
+            self.config,
+            export_name,
+            output_dir,
+            profile=chosen,
+            validate=validate,
+            on_event=on_event,
         )
