@@ -254,21 +254,31 @@ def _clear_abandoned(folder: Path, export_name: str) -> None:
         owner = aside.name.removeprefix(_staging_prefix(export_name)).split("-")[0]
         if not owner.isdigit() or _is_running(int(owner)):
             continue
-        _take_back(aside, folder, export_name)
+        if len(_published(aside, folder, export_name)) < len(SIDES):
+            _take_back(aside, folder, export_name)
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def _take_back(aside: Path, folder: Path, export_name: str) -> None:
     """Remove files that got their names from `aside`; one that somebody else made stays."""
-    names = [pipeline_file(export_name, side) for side in SIDES]
-    staged = [name for name in names if (aside / name).exists()]
-    for name in names:
-        published = folder / name
-        # without hard links a file leaves `aside` with its new name, and the other one waits there
-        if published.exists() and (
-            published.samefile(aside / name) if name in staged else bool(staged)
-        ):
-            published.unlink()
+    for path in _published(aside, folder, export_name):
+        path.unlink()
+
+
+def _published(aside: Path, folder: Path, export_name: str) -> list[Path]:
+    """Return the files that got their names from `aside`."""
+    first, second = (pipeline_file(export_name, side) for side in SIDES)
+    linked = [
+        folder / name
+        for name in (first, second)
+        if (aside / name).exists()
+        and (folder / name).exists()
+        and (folder / name).samefile(aside / name)
+    ]
+    # without hard links the first file leaves `aside` with its name, and the second waits there
+    if not linked and (aside / second).exists() and not (aside / first).exists():
+        linked = [folder / first]
+    return [path for path in linked if path.exists()]
 
 
 def _is_running(pid: int) -> bool:

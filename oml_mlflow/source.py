@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,20 +145,26 @@ def open_source(model_name: str, *, cache_dir: str | None = None, force: bool = 
             hint="give a model saved by transformers' CLIPModel, such as "
             "openai/clip-vit-base-patch32.",
         )
-    dims = int(config.get("projection_dim", 512))
     text_config, vision_config = _section(config, "text"), _section(config, "vision")
-    image_px = int(vision_config.get("image_size", 224))
+    with _values_of(folder / "config.json"):
+        dims = int(config.get("projection_dim", 512))
+        image_px = int(vision_config.get("image_size", 224))
+        patch_px = int(vision_config.get("patch_size", 32))
+        positions = int(text_config.get("max_position_embeddings", 77))
+        eos_token_id = int(text_config.get("eos_token_id", 49407))
+        vision = _tower("vision_model", "visual_projection", vision_config, dims, 768, 12)
+        text = _tower("text_model", "text_projection", text_config, dims, 512, 8)
     weights = SafetensorsWeights(_weight_files(folder))
     source = Source(
         name=model_name if revision else folder.name,
         folder=folder,
         revision=revision,
         preparation=_preparation(folder, image_px),
-        vocabulary=_vocabulary(folder, int(text_config.get("max_position_embeddings", 77))),
-        vision=_tower("vision_model", "visual_projection", vision_config, dims, 768, 12),
-        text=_tower("text_model", "text_projection", text_config, dims, 512, 8),
-        patch_px=int(vision_config.get("patch_size", 32)),
-        eos_token_id=int(text_config.get("eos_token_id", 49407)),
+        vocabulary=_vocabulary(folder, positions),
+        vision=vision,
+        text=text,
+        patch_px=patch_px,
+        eos_token_id=eos_token_id,
         weights=weights,
     )
     _check_weights(source, image_px)
@@ -219,6 +227,19 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
     return loaded
 
 
+@contextlib.contextmanager
+def _values_of(path: Path) -> Iterator[None]:
+    """Turn what a value of the wrong kind raises into a SourceError that names the file."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"{path} holds a value of the wrong kind ({type(error).__name__}: {error}). "
+            "Nothing was written.",
+            hint=f"correct {path.name}, or fetch or save the model again.",
+        ) from error
+
+
 def _dict(config: dict[str, Any], key: str) -> dict[str, Any]:
     value = config.get(key)
     return value if isinstance(value, dict) else {}
@@ -258,6 +279,18 @@ def _preparation(folder: Path, image_px: int) -> ImagePreparation:
     if not config:
         path = folder / "preprocessor_config.json"
         config = _read_json(path, "the image processor")
+    with _values_of(path):
+        preparation = _read_preparation(path, config)
+    if preparation.output_px != (image_px, image_px):
+        raise UnsupportedSource(
+            f"{path}: prepared pictures are {preparation.output_px or 'of no fixed size'}, and "
+            f"the encoder takes {(image_px, image_px)} pixels. Nothing was written.",
+            hint="set size and crop_size to the model's image_size.",
+        )
+    return preparation
+
+
+def _read_preparation(path: Path, config: dict[str, Any]) -> ImagePreparation:
     kind = config.get("image_processor_type") or config.get("feature_extractor_type")
     kind = str(kind or "CLIPImageProcessor").removesuffix("Fast").removesuffix("Pil")
     if kind not in _PROCESSORS:
@@ -293,7 +326,7 @@ def _preparation(folder: Path, image_px: int) -> ImagePreparation:
             hint="supported are 0 (nearest), 2 (bilinear) and 3 (bicubic).",
         )
     normalise = bool(config.get("do_normalize", True))
-    preparation = ImagePreparation(
+    return ImagePreparation(
         shortest_edge_px=shortest,
         resize_px=exact,
         resample=int(resample) if resize else BICUBIC,
@@ -304,13 +337,6 @@ def _preparation(folder: Path, image_px: int) -> ImagePreparation:
         mean=_channels(config.get("image_mean", _OPENAI_MEAN)) if normalise else None,
         std=_channels(config.get("image_std", _OPENAI_STD)) if normalise else None,
     )
-    if preparation.output_px != (image_px, image_px):
-        raise UnsupportedSource(
-            f"{path}: prepared pictures are {preparation.output_px or 'of no fixed size'}, and "
-            f"the encoder takes {(image_px, image_px)} pixels. Nothing was written.",
-            hint="set size and crop_size to the model's image_size.",
-        )
-    return preparation
 
 
 def _channels(values: Any) -> tuple[float, ...]:
@@ -323,14 +349,16 @@ def _vocabulary(folder: Path, positions: int) -> Vocabulary:
     whole, pieces = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
     if all(path.is_file() for path in pieces):
         ids = _read_json(pieces[0], "the tokenizer's vocabulary")
-        lines = pieces[1].read_text(encoding="utf-8").split("\n")
+        with _values_of(pieces[1]):
+            lines = pieces[1].read_text(encoding="utf-8").split("\n")
         merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     elif whole.is_file():
         tokenizer = _read_json(whole, "the tokenizer")
         model = _dict(tokenizer, "model")
         ids = {**_dict(model, "vocab")}
-        ids |= {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
-        merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
+        with _values_of(whole):
+            ids |= {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
+            merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
     else:
         raise SourceError(
             f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt. "
@@ -346,7 +374,7 @@ def _vocabulary(folder: Path, positions: int) -> Vocabulary:
     config_file = folder / "tokenizer_config.json"
     config = _read_json(config_file, "the tokenizer") if config_file.is_file() else {}
     longest = config.get("model_max_length")
-    max_length = min(positions, int(longest)) if isinstance(longest, int | float) else positions
+    max_length = int(min(positions, longest)) if isinstance(longest, int | float) else positions
     return Vocabulary(ids, tuple((pair[0], pair[1]) for pair in merges), max_length)
 
 
