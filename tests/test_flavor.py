@@ -133,7 +133,7 @@ def test_a_pair_without_source_says_why_exactness_was_not_run(
     evidence = gather_evidence([pair])
     assert "not run (the pair's model is not known)" in model_card(pair, evidence)
     oml_mlflow.save_model(pair, tmp_path / "model", evidence=evidence)
-    with pytest.raises(PackageError, match="no reference vectors named model"):
+    with pytest.raises(PackageError, match="no model reference vectors"):
         read_package(tmp_path / "model").references(of_model=True)
 
 
