@@ -296,3 +296,7 @@ def _sides(pair: Any) -> list[tuple[str, str]]:
 
 def _origin(metadata: dict[str, Any]) -> str:
     return f"{metadata.get('registered_model', '?')} {metadata.get('version', '?')}"
+
+
+if __name__ == "__main__":
+    main()
