@@ -13,14 +13,14 @@ PACKAGE = Path(oml_mlflow.__file__).parent
 # each module may import from its own line and those above
 LAYERS = [
     {"errors", "events"},
-    {"fingerprint", "names"},
-    {"graph.encoder", "graph.image", "graph.ops", "graph.text", "graph.wire"},
-    {"pictures", "runtime", "source", "template", "texts"},
+    {"fingerprint", "names", "profiles"},
+    {"graph.encoder", "graph.image", "graph.ops", "graph.retarget", "graph.text", "graph.wire"},
+    {"pictures", "presets", "runtime", "source", "template", "texts", "weights"},
     {"embedder", "probes"},
     {"package", "pair", "reference"},
     {"evidence", "export"},
     {"flavor", "model_card", "registry"},
-    {"targets", "targets.base", "targets.embedded"},
+    {"connection", "targets", "targets.base", "targets.embedded"},
     {"promotion"},
     {"custody", "pipeline"},
     {"cli", "console"},

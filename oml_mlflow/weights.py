@@ -1,0 +1,149 @@
+"""A checkpoint's tensors, read one by one: safetensors, or on demand pickles without any code."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oml_mlflow.errors import SourceError, UnsupportedSource
+
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+INDEX = ".index.json"
+# torch.load(weights_only=True) could still be made to run code: CVE-2025-32434
+_SAFE_TORCH = (2, 6)
+
+
+class Weights(ABC):
+    """Tensors by name, from one or more files.
+
+    Attributes:
+        files: The files.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+
+    def load(self, name: str) -> np.ndarray:
+        """Return a tensor as float32."""
+        tensor = self._tensor(name)
+        if not tensor.is_floating_point():
+            raise UnsupportedSource(
+                f"tensor {name} is stored as {tensor.dtype}, not as a float.",
+                hint="use a checkpoint that is not quantised.",
+            )
+        values: np.ndarray = tensor.float().numpy()
+        return values
+
+    @abstractmethod
+    def _tensor(self, name: str) -> Any:
+        """Return a tensor of torch."""
+
+    def _missing(self, name: str) -> SourceError:
+        return SourceError(
+            f"the weights hold no tensor {name!r}, which CLIPModel needs. Nothing was written.",
+            hint="save the whole CLIPModel (model.save_pretrained), both towers and projections.",
+        )
+
+
+class SafetensorsWeights(Weights):
+    """The tensors of one or more safetensors files, each read when it is asked for.
+
+    Args:
+        files: Files of one checkpoint.
+
+    Raises:
+        SourceError: If a file is damaged or cut short.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        super().__init__(files)
+        self._opened: dict[str, Any] = {}
+        for path in files:
+            try:
+                opened: Any = safe_open(path, framework="pt")
+                self._opened |= dict.fromkeys(opened.keys(), opened)
+            except (SafetensorError, OSError) as error:
+                raise _damaged(path, error) from error
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        return tuple(self._file(name).get_slice(name).get_shape())
+
+    def _tensor(self, name: str) -> Any:
+        return self._file(name).get_tensor(name)
+
+    def _file(self, name: str) -> Any:
+        if name not in self._opened:
+            raise self._missing(name)
+        return self._opened[name]
+
+
+class PickledWeights(Weights):
+    """The tensors of ``pytorch_model.bin`` files; whatever else a pickle holds is refused.
+
+    Args:
+        files: Files of one checkpoint, mapped into memory rather than read where their format
+            (torch 1.6 and newer) allows it.
+
+    Raises:
+        SourceError: If a file is damaged, holds anything but tensors, or the installed torch
+            can't read it without risk. No code in it is run.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        import torch
+
+        super().__init__(files)
+        if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_TORCH:
+            raise SourceError(
+                f"torch {torch.__version__} can't read {files[0].name} safely: before 2.6 a file "
+                "could run code in spite of weights_only (CVE-2025-32434). Nothing was read.",
+                hint="install torch 2.6 or newer, or use a model with safetensors.",
+            )
+        self._tensors: dict[str, Any] = {}
+        for path in files:
+            try:
+                loaded = torch.load(
+                    path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+                )
+            except pickle.UnpicklingError as error:
+                raise SourceError(
+                    f"{path} holds more than tensors, or is no checkpoint of torch: it was refused "
+                    "without running anything in it. Nothing was written.",
+                    hint="don't trust it; use a model with safetensors.",
+                ) from error
+            except Exception as error:  # torch raises nearly anything on a damaged file
+                raise _damaged(path, error) from error
+            if not isinstance(loaded, dict) or not all(map(torch.is_tensor, loaded.values())):
+                raise SourceError(
+                    f"{path} is no state dict of named tensors. Nothing was written.",
+                    hint="save it with model.save_pretrained(folder).",
+                )
+            self._tensors |= loaded
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        return tuple(self._tensor(name).shape)
+
+    def _tensor(self, name: str) -> Any:
+        if name not in self._tensors:
+            raise self._missing(name)
+        return self._tensors[name].detach()
+
+
+def _damaged(path: Path, error: Exception) -> SourceError:
+    return SourceError(
+        f"{path} is cut short or damaged ({error}). Nothing was written.",
+        hint="fetch or save the model again.",
+    )
