@@ -168,9 +168,9 @@ class ONNXPipeline:
             pickles=settings.get("ignore_safetensors_error", False),
         )
         if source.revision and self.model_name in PRESETS:
-            check_download(source, ignore_mismatch=settings.get("ignore_checksum_error", False))
             if self._preset is not None:
                 check_expectations(source, self._preset)
+            check_download(source, ignore_mismatch=settings.get("ignore_checksum_error", False))
         return source
 
 

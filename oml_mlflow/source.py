@@ -64,7 +64,7 @@ class Source:
     text: Tower
     patch_px: int
     eos_token_id: int
-    weights: Weights = field(repr=False)
+    weights: Checkpoint = field(repr=False)
 
     @property
     def dims(self) -> int:
@@ -326,7 +326,7 @@ def _vocabulary(folder: Path, positions: int) -> Vocabulary:
     return Vocabulary(ids, tuple((pair[0], pair[1]) for pair in merges), max_length)
 
 
-def _open_weights(folder: Path, model_name: str, pickles: bool) -> Weights:
+def _open_weights(folder: Path, model_name: str, pickles: bool) -> Checkpoint:
     if files := _files_of(folder, SAFETENSORS):
         return SafetensorsWeights(files)
     pickled = _files_of(folder, PICKLE)

@@ -18,7 +18,7 @@ INDEX = ".index.json"
 _SAFE_TORCH = (2, 6)
 
 
-class Weights(ABC):
+class Checkpoint(ABC):
     """Tensors by name, from one or more files.
 
     Attributes:
@@ -54,7 +54,7 @@ class Weights(ABC):
         )
 
 
-class SafetensorsWeights(Weights):
+class SafetensorsWeights(Checkpoint):
     """The tensors of one or more safetensors files, each read when it is asked for.
 
     Args:
@@ -89,7 +89,7 @@ class SafetensorsWeights(Weights):
         return self._opened[name]
 
 
-class PickledWeights(Weights):
+class PickledWeights(Checkpoint):
     """The tensors of ``pytorch_model.bin`` files; whatever else a pickle holds is refused.
 
     Args:
