@@ -15,9 +15,9 @@ from oml_mlflow.weights import (
     INDEX,
     PICKLE,
     SAFETENSORS,
+    Checkpoint,
     PickledWeights,
     SafetensorsWeights,
-    Weights,
 )
 
 TOKENIZER_FILES = (
