@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from oml_mlflow import __version__, console
+from oml_mlflow.profiles import DEFAULT_PROFILE
 
 _DEFAULT_TARGET = "embedded:///database"
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -55,8 +56,19 @@ def cli() -> None:
 @click.argument("model")
 @click.argument("export_name")
 @click.option("--output-dir", type=click.Path(file_okay=False), help="Folder; here by default.")
+@click.option(
+    "--profile", default=DEFAULT_PROFILE, show_default=True, help="What the target takes."
+)
+@click.option("--decode-op", help="The target's decode operator, domain:Name, or raw.")
 @click.option("--no-validate", is_flag=True, help="Don't compare with the model's Python code.")
-def export(model: str, export_name: str, output_dir: str | None, no_validate: bool) -> None:
+def export(
+    model: str,
+    export_name: str,
+    output_dir: str | None,
+    profile: str,
+    decode_op: str | None,
+    no_validate: bool,
+) -> None:
     """Write EXPORT_NAME_img.onnx and EXPORT_NAME_txt.onnx.
 
     MODEL is a hub id such as openai/clip-vit-base-patch32, or a folder in the Hugging Face layout.
@@ -65,7 +77,12 @@ def export(model: str, export_name: str, output_dir: str | None, no_validate: bo
 
     with console.progress() as listener:
         pair = ONNXPipeline(model).export2file(
-            export_name, output_dir, validate=not no_validate, on_event=listener
+            export_name,
+            output_dir,
+            profile=profile,
+            decode_op=decode_op,
+            validate=not no_validate,
+            on_event=listener,
         )
     rows = [(pair.path(s), f"{pair.path(s).stat().st_size:,}", f) for s, f in _sides(pair)]
     console.show_table(f"Pair of {model}, {pair.dims} dims", ("file", "bytes", "sha256"), rows)
@@ -77,6 +94,7 @@ def export(model: str, export_name: str, output_dir: str | None, no_validate: bo
 @click.option("--register", "registered", help="Name of the registered model.")
 @click.option("--alias", help="Alias to point to the new version.")
 @click.option("--source", help="Hub id or folder of the model, to compare the pair with.")
+@click.option("--profile", "profiles", multiple=True, help="Store a pair for it; repeatable.")
 @click.option("--experiment", help="MLflow experiment.")
 def log(
     img: str,
@@ -84,6 +102,7 @@ def log(
     registered: str | None,
     alias: str | None,
     source: str | None,
+    profiles: tuple[str, ...],
     experiment: str | None,
 ) -> None:
     """Log the pair in files IMG and TXT to MLflow, and register it."""
@@ -101,7 +120,11 @@ def log(
         mlflow.set_experiment(experiment)
     with console.progress() as listener, mlflow.start_run(run_name=f"log {exported_name(pair)}"):
         info = log_model(
-            pair, name=exported_name(pair), registered_model_name=registered, on_event=listener
+            pair,
+            name=exported_name(pair),
+            registered_model_name=registered,
+            profiles=profiles or None,
+            on_event=listener,
         )
     console.out.print(f"logged {info.model_uri}", markup=False)
     if registered:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from oml_mlflow.errors import SourceError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.package import MODEL_REFERENCES, PAIR_REFERENCES
+from oml_mlflow.package import MODEL_REFERENCES, pair_references
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.probes import (
     ParityReport,
@@ -27,14 +28,14 @@ class Evidence:
 
     Attributes:
         probes: The probes.
-        pair: Vectors of these exact bytes, one input at a time.
+        pairs: Vectors of the exact bytes of each profile's pair, one input at a time.
         model: Vectors of the model's own Python code, or None where they could not be made.
-        exactness: `pair` against `model`, or None.
+        exactness: The first profile's pair against `model`, or None.
         not_run: Why there is no `model`.
     """
 
     probes: tuple[Probe, ...]
-    pair: References
+    pairs: dict[str, References]
     model: References | None
     exactness: ParityReport | None
     not_run: str = ""
@@ -43,7 +44,8 @@ class Evidence:
         """Write probes, vectors and the exactness report into a folder."""
         folder.mkdir(parents=True)
         save_probes(folder, self.probes)
-        self.pair.save(folder, PAIR_REFERENCES)
+        for profile, references in self.pairs.items():
+            references.save(folder, pair_references(profile))
         if self.model is not None and self.exactness is not None:
             self.model.save(folder, MODEL_REFERENCES)
             (folder / "exactness.md").write_text(self.exactness.to_markdown(), encoding="utf-8")
@@ -51,19 +53,25 @@ class Evidence:
             (folder / "exactness.json").write_text(rows + "\n", encoding="utf-8")
 
 
-def gather_evidence(pair: PipelinePair, on_event: Listener = silent) -> Evidence:
-    """Return the evidence for a pair; runs both graphs, and torch where the model is at hand.
+def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) -> Evidence:
+    """Return the evidence for a pair; runs its graphs, and torch where the model is at hand.
 
     Args:
-        pair: The pair. Vectors of its model are taken from the export if it made them, else
-            computed from ``pair.source``.
+        pairs: The pair, made for one or more profiles. Vectors of its model are taken from the
+            export if it made them, else computed from ``source``.
         on_event: Told of progress.
     """
-    probes = golden_probes()
-    ours = References(embed_probes(pair.embedder(), probes, on_event, "pair"), runtime_versions())
+    probes, first = golden_probes(), pairs[0]
+    ours = {
+        pair.profile: References(
+            embed_probes(pair.embedder(), probes, on_event, f"pair for {pair.profile}"),
+            runtime_versions(),
+        )
+        for pair in pairs
+    }
     evidence = Evidence(probes, ours, None, None)
-    model = pair.model_references
-    if model is None and pair.source is None:
+    model = first.model_references
+    if model is None and first.source is None:
         return replace(evidence, not_run="the pair's model is not known")
     # imported here: a pair can be logged without torch, and then says so
     from oml_mlflow.reference import ReferenceModel, exactness
@@ -71,7 +79,8 @@ def gather_evidence(pair: PipelinePair, on_event: Listener = silent) -> Evidence
 
     if model is None:
         try:
-            model = ReferenceModel(open_source(str(pair.source))).references(probes, on_event)
+            model = ReferenceModel(open_source(str(first.source))).references(probes, on_event)
         except (ImportError, SourceError) as error:
             return replace(evidence, not_run=str(error))
-    return replace(evidence, model=model, exactness=exactness(probes, ours, model))
+    report = exactness(probes, ours[first.profile], model)
+    return replace(evidence, model=model, exactness=report)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import shutil
@@ -15,9 +14,9 @@ from typing import Any
 
 from oml_mlflow.errors import ConfigError, ExportError, NameTaken, ParityError
 from oml_mlflow.events import Event, Listener, silent
-from oml_mlflow.graph.image import image_pipeline
-from oml_mlflow.graph.retarget import PROPERTY
-from oml_mlflow.graph.text import text_pipeline
+from oml_mlflow.graph.image import PIXEL_VALUES, image_pipeline
+from oml_mlflow.graph.retarget import PROPERTY, side_metadata
+from oml_mlflow.graph.text import INPUT_IDS, text_pipeline
 from oml_mlflow.graph.wire import write_model
 from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, pipeline_file
 from oml_mlflow.pair import PipelinePair
@@ -86,7 +85,7 @@ def export_pair(
     refuse_smaller(config)
     folder = check_destination(export_name, output_dir)
     source = _with_max_length(source, config.max_seq_length)
-    metadata = pair_metadata(source, config, profile)
+    metadata = pair_metadata(source, config)
     with _aside(folder, export_name) as aside:
         try:
             fingerprints = _write(source, metadata, profile, export_name, aside, on_event)
@@ -102,6 +101,7 @@ def export_pair(
             fingerprints=fingerprints,
             dims=source.dims,
             metadata=metadata,
+            profile=profile.name,
             companions=tuple(source.companion_files),
             source=source.name if source.revision else str(source.folder),
         )
@@ -115,7 +115,7 @@ def export_pair(
     )
 
 
-def pair_metadata(source: Source, config: ONNXPipelineConfig, profile: Profile) -> dict[str, Any]:
+def pair_metadata(source: Source, config: ONNXPipelineConfig) -> dict[str, Any]:
     """Return the template metadata of a pair; it depends on nothing but the arguments."""
     return {
         "template": config.template,
@@ -127,7 +127,6 @@ def pair_metadata(source: Source, config: ONNXPipelineConfig, profile: Profile) 
         "distance_metrics": config.distance_metrics,
         "languages": config.languages,
         "image_preparation": source.preparation.to_metadata(),
-        "profile": profile.name,
     }
 
 
@@ -158,7 +157,8 @@ def _write(
     aside: Path,
     on_event: Listener,
 ) -> dict[str, str]:
-    properties = {PROPERTY: json.dumps(metadata, sort_keys=True)}
+    cuts = {IMG: PIXEL_VALUES, TXT: INPUT_IDS}
+    properties = {side: {PROPERTY: side_metadata(metadata, cuts[side], profile)} for side in SIDES}
     graphs = {
         IMG: image_pipeline(
             source.weights,
@@ -166,7 +166,7 @@ def _write(
             source.preparation,
             source.patch_px,
             profile.decoder,
-            properties,
+            properties[IMG],
         ),
         TXT: text_pipeline(
             source.weights,
@@ -174,7 +174,7 @@ def _write(
             source.vocabulary,
             source.eos_token_id,
             profile.tokenizer,
-            properties,
+            properties[TXT],
         ),
     }
     fingerprints = {}
@@ -261,21 +261,31 @@ def _clear_abandoned(folder: Path, export_name: str) -> None:
         owner = aside.name.removeprefix(_staging_prefix(export_name)).split("-")[0]
         if not owner.isdigit() or _is_running(int(owner)):
             continue
-        _take_back(aside, folder, export_name)
+        if len(_published(aside, folder, export_name)) < len(SIDES):
+            _take_back(aside, folder, export_name)
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def _take_back(aside: Path, folder: Path, export_name: str) -> None:
     """Remove files that got their names from `aside`; one that somebody else made stays."""
-    names = [pipeline_file(export_name, side) for side in SIDES]
-    staged = [name for name in names if (aside / name).exists()]
-    for name in names:
-        published = folder / name
-        # without hard links a file leaves `aside` with its new name, and the other one waits there
-        if published.exists() and (
-            published.samefile(aside / name) if name in staged else bool(staged)
-        ):
-            published.unlink()
+    for path in _published(aside, folder, export_name):
+        path.unlink()
+
+
+def _published(aside: Path, folder: Path, export_name: str) -> list[Path]:
+    """Return the files that got their names from `aside`."""
+    first, second = (pipeline_file(export_name, side) for side in SIDES)
+    linked = [
+        folder / name
+        for name in (first, second)
+        if (aside / name).exists()
+        and (folder / name).exists()
+        and (folder / name).samefile(aside / name)
+    ]
+    # without hard links the first file leaves `aside` with its name, and the second waits there
+    if not linked and (aside / second).exists() and not (aside / first).exists():
+        linked = [folder / first]
+    return [path for path in linked if path.exists()]
 
 
 def _is_running(pid: int) -> bool:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -50,7 +51,6 @@ from oml_mlflow.errors import ConfigError, InputError, PackageError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.package import (
-    DEFAULT_PROFILE,
     FLAVOR_NAME,
     FORMAT_VERSION,
     GOLDEN_FOLDER,
@@ -62,6 +62,7 @@ from oml_mlflow.package import (
 if TYPE_CHECKING:
     from oml_mlflow.evidence import Evidence
     from oml_mlflow.pair import PipelinePair
+    from oml_mlflow.profiles import Profile
 
 SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -105,7 +106,9 @@ def save_model(
     metadata: dict[str, Any] | None = None,
     extra_files: list[str] | None = None,
     *,
+    profiles: Sequence[str | Profile] | None = None,
     package_index: str | None = None,
+    pairs: Sequence[PipelinePair] | None = None,
     evidence: Evidence | None = None,
     on_event: Listener = silent,
 ) -> None:
@@ -129,9 +132,12 @@ def save_model(
         extra_pip_requirements: Added to the default; replaces a default of the same package.
         metadata: As in every flavor.
         extra_files: As in every flavor.
+        profiles: Profiles to store a pair for, the first of which is what the exactness report is
+            about; by default the one that `pair` was made for. The others are made from its files.
         package_index: URL of the package index that holds oml-mlflow. Then it is named in the
             requirements, with that index, instead of travelling as code. Without credentials.
-        evidence: What `gather_evidence` returned; gathered by default.
+        pairs: What `for_profiles` returned for `pair` and `profiles`; made by default.
+        evidence: What `gather_evidence` returned for `pairs`; gathered by default.
         on_event: Told of progress.
 
     Raises:
@@ -153,8 +159,10 @@ def save_model(
     if metadata is not None:
         model.metadata = metadata
 
-    (evidence or gather_evidence(pair, on_event)).save(root / GOLDEN_FOLDER)
-    profile = _copy_profile(pair, root)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = pairs or for_profiles(pair, profiles, Path(scratch), on_event)
+        (evidence or gather_evidence(made, on_event)).save(root / GOLDEN_FOLDER)
+        entries = _copy_profiles(made, root)
     _copy_companions(pair, root)
     pyfunc.add_to_model(
         model,
@@ -169,7 +177,7 @@ def save_model(
         oml_mlflow_version=oml_mlflow.__version__,
         dims=pair.dims,
         metadata=pair.metadata,
-        profiles={DEFAULT_PROFILE: profile},
+        profiles=entries,
         code=code,
         **_copy_extra_files(extra_files, str(root)),
     )
@@ -198,6 +206,7 @@ def log_model(
     step: int = 0,
     model_id: str | None = None,
     *,
+    profiles: Sequence[str | Profile] | None = None,
     package_index: str | None = None,
     on_event: Listener = silent,
 ) -> ModelInfo:
@@ -213,31 +222,34 @@ def log_model(
     from oml_mlflow.evidence import gather_evidence
     from oml_mlflow.model_card import model_card
 
-    evidence = gather_evidence(pair, on_event)
-    info = Model.log(
-        artifact_path=artifact_path,
-        name=name,
-        flavor=sys.modules[__name__],
-        registered_model_name=registered_model_name,
-        await_registration_for=await_registration_for,
-        metadata=metadata,
-        params={**_facts(pair), **(params or {})},
-        tags={**_tags(pair, evidence), **(tags or {})},
-        model_type=model_type,
-        step=step,
-        model_id=model_id,
-        pair=pair,
-        conda_env=conda_env,
-        code_paths=code_paths,
-        signature=signature,
-        input_example=input_example,
-        pip_requirements=pip_requirements,
-        extra_pip_requirements=extra_pip_requirements,
-        extra_files=extra_files,
-        package_index=package_index,
-        evidence=evidence,
-        on_event=on_event,
-    )
+    with tempfile.TemporaryDirectory() as scratch:
+        pairs = for_profiles(pair, profiles, Path(scratch), on_event)
+        evidence = gather_evidence(pairs, on_event)
+        info = Model.log(
+            artifact_path=artifact_path,
+            name=name,
+            flavor=sys.modules[__name__],
+            registered_model_name=registered_model_name,
+            await_registration_for=await_registration_for,
+            metadata=metadata,
+            params={**_facts(pair), **(params or {})},
+            tags={**_tags(pair, evidence), **(tags or {})},
+            model_type=model_type,
+            step=step,
+            model_id=model_id,
+            pair=pair,
+            conda_env=conda_env,
+            code_paths=code_paths,
+            signature=signature,
+            input_example=input_example,
+            pip_requirements=pip_requirements,
+            extra_pip_requirements=extra_pip_requirements,
+            extra_files=extra_files,
+            package_index=package_index,
+            pairs=pairs,
+            evidence=evidence,
+            on_event=on_event,
+        )
     if evidence.exactness is not None and mlflow.active_run():
         figures = {f"exactness/{side}_max_abs": evidence.exactness.max_abs(side) for side in SIDES}
         mlflow.log_metrics(figures, model_id=info.model_id)
@@ -246,6 +258,25 @@ def log_model(
             registered_model_name, info.registered_model_version, model_card(pair, evidence)
         )
     return info
+
+
+def for_profiles(
+    pair: PipelinePair,
+    profiles: Sequence[str | Profile] | None,
+    folder: Path,
+    on_event: Listener = silent,
+) -> list[PipelinePair]:
+    """Return a pair for every profile; those it was not made for are written into `folder`."""
+    from oml_mlflow.profiles import get_profile
+
+    made = []
+    for wanted in profiles or [pair.profile]:
+        if wanted == pair.profile:
+            made.append(pair)
+            continue
+        profile = get_profile(wanted) if isinstance(wanted, str) else wanted
+        made.append(pair.for_profile(profile, folder / profile.name, on_event))
+    return made
 
 
 def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
@@ -389,20 +420,27 @@ def _index_requirements(package_index: str | None) -> list[str]:
     return [f"--extra-index-url {package_index}", f"oml-mlflow=={oml_mlflow.__version__}"]
 
 
-def _copy_profile(pair: PipelinePair, root: Path) -> dict[str, Any]:
-    folder = root / PROFILES_FOLDER / DEFAULT_PROFILE
-    folder.mkdir(parents=True)
-    entry: dict[str, Any] = {}
-    for side in SIDES:
-        source = pair.path(side)
-        name = source.name if pair.img.name != pair.txt.name else f"{side}_{source.name}"
-        shutil.copyfile(source, folder / name)
-        entry[side] = {
-            "path": (folder / name).relative_to(root).as_posix(),
-            "sha256": pair.fingerprints[side],
-            "size_bytes": source.stat().st_size,
-        }
-    return entry
+def _copy_profiles(pairs: Sequence[PipelinePair], root: Path) -> dict[str, Any]:
+    """Copy the files of every profile and return their entries; equal files are stored once."""
+    stored: dict[str, str] = {}
+    entries: dict[str, Any] = {}
+    for pair in pairs:
+        folder = root / PROFILES_FOLDER / pair.profile
+        entry: dict[str, Any] = {}
+        for side in SIDES:
+            source, fingerprint = pair.path(side), pair.fingerprints[side]
+            if fingerprint not in stored:
+                name = source.name if pair.img.name != pair.txt.name else f"{side}_{source.name}"
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, folder / name)
+                stored[fingerprint] = (folder / name).relative_to(root).as_posix()
+            entry[side] = {
+                "path": stored[fingerprint],
+                "sha256": fingerprint,
+                "size_bytes": source.stat().st_size,
+            }
+        entries[pair.profile] = entry
+    return entries
 
 
 def _copy_companions(pair: PipelinePair, root: Path) -> None:

@@ -35,12 +35,10 @@ def model_card(pair: PipelinePair, evidence: Evidence) -> str:
 
 def exactness_sentence(evidence: Evidence) -> str:
     """Return one sentence on how far the pair is from the model's own Python code."""
-    report = evidence.exactness
-    if report is None:
+    report, model = evidence.exactness, evidence.model
+    if report is None or model is None:
         return f"Exactness: not run ({evidence.not_run})."
-    made_by = ", ".join(
-        f"{k} {v}" for k, v in sorted((evidence.model or evidence.pair).runtime.items())
-    )
+    made_by = ", ".join(f"{name} {version}" for name, version in sorted(model.runtime.items()))
     return (
         f"Exactness: {'within' if report.ok else 'NOT within'} limits on {len(report.rows)} golden "
         f"probes; largest difference from the model's own Python code {report.max_abs(IMG):.1e} "

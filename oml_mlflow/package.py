@@ -17,9 +17,10 @@ from oml_mlflow.probes import Probe, References, read_probes
 
 FLAVOR_NAME = "oml_mlflow"
 FORMAT_VERSION = 1
-DEFAULT_PROFILE = "onnxruntime"
+# what is run in this process, by serving or the embedded target, where a package holds several
+PREFERRED_PROFILE = "onnxruntime"
 PROFILES_FOLDER, GOLDEN_FOLDER, SOURCE_FOLDER = "profiles", "golden", "source"
-PAIR_REFERENCES, MODEL_REFERENCES = "pair", "model"
+MODEL_REFERENCES = "model"
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ class PackagedPair:
         """Return the golden probes that were stored with the pair."""
         return read_probes(self.folder / GOLDEN_FOLDER)
 
-    def references(self, kind: str = PAIR_REFERENCES) -> References:
-        """Return stored reference vectors: those of the ``pair``, or of the ``model``."""
+    def references(self, *, of_model: bool = False) -> References:
+        """Return stored reference vectors: those of this profile's pair, or of the model."""
+        kind = MODEL_REFERENCES if of_model else pair_references(self.profile)
         found = References.read(self.folder / GOLDEN_FOLDER, kind)
         if found is None:
             raise PackageError(
@@ -72,12 +74,17 @@ class PackagedPair:
         return found
 
 
+def pair_references(profile: str) -> str:
+    """Return the name under which the reference vectors of a profile's pair are stored."""
+    return f"pair-{profile}"
+
+
 def read_package(folder: str | Path, profile: str | None = None) -> PackagedPair:
     """Return a profile's pair in a model folder. Read-only; fingerprints are not yet compared.
 
     Args:
         folder: Folder that holds the MLmodel file.
-        profile: Name of the profile; the first one by default.
+        profile: Name of the profile; by default ``onnxruntime`` if there, else the first one.
 
     Raises:
         PackageError: If it is no model of this flavor, or a file is missing.
@@ -99,7 +106,8 @@ def read_package(folder: str | Path, profile: str | None = None) -> PackagedPair
             hint="install the release of oml_mlflow that wrote it, or a newer one.",
         )
     profiles: Mapping[str, Any] = section["profiles"]
-    chosen = profile or next(iter(profiles))
+    first = PREFERRED_PROFILE if PREFERRED_PROFILE in profiles else next(iter(profiles))
+    chosen = profile or first
     if chosen not in profiles:
         raise PackageError(
             f"the model has no profile {chosen!r}.", hint=f"it has {', '.join(profiles)}."

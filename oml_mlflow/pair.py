@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,12 @@ import onnx
 
 from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import PackageError
+from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.fingerprint import fingerprint_file
-from oml_mlflow.graph.retarget import PROPERTY
+from oml_mlflow.graph.retarget import PROPERTY, retarget_pipeline
 from oml_mlflow.graph.wire import read_header
 from oml_mlflow.names import IMG, SIDES, TXT
+from oml_mlflow.profiles import DEFAULT_PROFILE, PROFILES, Profile
 
 if TYPE_CHECKING:
     from oml_mlflow.probes import References
@@ -33,6 +35,7 @@ class PipelinePair:
         fingerprints: sha256 of each file, by side (``img``, ``txt``).
         dims: Length of the embeddings.
         metadata: Template metadata: template, model, preparation, limits, metrics.
+        profile: Name of the profile it was made for.
         companions: Tokenizer and image-processor files that travel with the pair.
         source: Hub id or folder of the model it was made from, where known.
         model_references: Vectors of the model's own Python code for the golden probes, where
@@ -44,6 +47,7 @@ class PipelinePair:
     fingerprints: dict[str, str]
     dims: int
     metadata: dict[str, Any]
+    profile: str = DEFAULT_PROFILE
     companions: tuple[Path, ...] = ()
     source: str | None = None
     model_references: References | None = field(default=None, repr=False)
@@ -84,9 +88,41 @@ class PipelinePair:
             txt=paths[TXT],
             fingerprints={side: fingerprint_file(paths[side]) for side in SIDES},
             dims=dims[IMG],
-            metadata=_read_metadata(headers[IMG]),
+            metadata=_shared_metadata(headers[IMG]),
+            profile=_fitting_profile(headers[TXT]),
             companions=tuple(Path(path) for path in companions),
             source=source,
+        )
+
+    def for_profile(
+        self, profile: Profile, folder: str | Path, on_event: Listener = silent
+    ) -> PipelinePair:
+        """Write this pair for another profile, from its files alone, and return it.
+
+        Args:
+            profile: Profile to write it for.
+            folder: Folder for the two files, which keep their names; created if missing.
+            on_event: Told of progress.
+
+        Raises:
+            GraphError: If the pair was not written by this package.
+        """
+        out = Path(folder)
+        out.mkdir(parents=True, exist_ok=True)
+        paths = {side: out / self.path(side).name for side in SIDES}
+        fingerprints = {}
+        for side, path in paths.items():
+
+            def report(done: int, total: int, item: str = path.name) -> None:
+                on_event(Event("export", item, done, total))
+
+            fingerprints[side] = retarget_pipeline(self.path(side), path, profile, report)
+        return replace(
+            self,
+            img=paths[IMG],
+            txt=paths[TXT],
+            fingerprints=fingerprints,
+            profile=profile.name,
         )
 
     def path(self, side: str) -> Path:
@@ -130,6 +166,18 @@ def _check_ends(path: Path, header: onnx.ModelProto, side: str) -> int:
             hint="export the pair with ONNXPipeline(...).export2file.",
         )
     return int(shape[1].dim_value)
+
+
+def _shared_metadata(header: onnx.ModelProto) -> dict[str, Any]:
+    """Return what both pipelines' metadata say."""
+    metadata = _read_metadata(header)
+    return {k: v for k, v in metadata.items() if k not in ("decoder", "tokenizer")}
+
+
+def _fitting_profile(txt: onnx.ModelProto) -> str:
+    """Return the name of the first profile that takes the text pipeline's tokenizer."""
+    kinds = {node.op_type for node in txt.graph.node}
+    return next((p.name for p in PROFILES.values() if p.tokenizer in kinds), DEFAULT_PROFILE)
 
 
 def _read_metadata(header: onnx.ModelProto) -> dict[str, Any]:

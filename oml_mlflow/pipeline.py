@@ -16,6 +16,7 @@ from oml_mlflow.export import check_destination, export_pair
 from oml_mlflow.names import check_export_name
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.presets import PRESETS, check_download, check_expectations
+from oml_mlflow.profiles import DEFAULT_PROFILE, Profile, get_profile
 from oml_mlflow.source import Source, open_source
 from oml_mlflow.template import MULTIMODAL_CLIP, ONNXPipelineConfig, warn_deprecated
 
@@ -91,6 +92,8 @@ class ONNXPipeline:
         export_name: str,
         output_dir: str | Path | None = None,
         *,
+        profile: str | Profile = DEFAULT_PROFILE,
+        decode_op: str | None = None,
         validate: bool = True,
         on_event: Listener = silent,
     ) -> PipelinePair:
@@ -101,6 +104,9 @@ class ONNXPipeline:
         Args:
             export_name: Base of both names; it must do as the name of an in-database model too.
             output_dir: Folder; the current one by default.
+            profile: What the target takes; a name of `oml_mlflow.profiles`, or a profile.
+            decode_op: The target's own decode operator, ``domain:Name``, or ``raw`` for a pair
+                that takes undecoded RGB pixels.
             validate: Compare the pair with the model's own Python code first.
             on_event: Told of progress.
 
@@ -115,13 +121,25 @@ class ONNXPipeline:
             UnsupportedSource: If it is no CLIP model, or does what no graph here can.
             ParityError: If the pair differs from the model's own Python code.
         """
+        chosen = get_profile(profile, decode_op=decode_op) if isinstance(profile, str) else profile
         check_destination(export_name, output_dir)
         return export_pair(
-            self._open(), self.config, export_name, output_dir, validate=validate, on_event=on_event
+            self._open(),
+            self.config,
+            export_name,
+            output_dir,
+            profile=chosen,
+            validate=validate,
+            on_event=on_event,
         )
 
     def export2db(
-        self, export_name: str, *, validate: bool = True, on_event: Listener = silent
+        self,
+        export_name: str,
+        *,
+        profile: str | Profile = DEFAULT_PROFILE,
+        validate: bool = True,
+        on_event: Listener = silent,
     ) -> Promotion:
         """Make the model the live pair ``<export_name>_IMG``, ``<export_name>_TXT`` of a database.
 
@@ -132,6 +150,7 @@ class ONNXPipeline:
 
         Args:
             export_name: Base of both in-database names.
+            profile: See `export2file`.
             validate: Compare the pair with the model's own Python code first.
             on_event: Told of progress.
 
@@ -147,6 +166,7 @@ class ONNXPipeline:
 
         Side effects: Writes models and a ledger row to the target; commits.
         """
+        chosen = get_profile(profile) if isinstance(profile, str) else profile
         check_export_name(export_name)
         target = connected_target()
         # imported here: needs MLflow, whose import takes seconds
@@ -154,7 +174,13 @@ class ONNXPipeline:
 
         with tempfile.TemporaryDirectory(prefix="oml_mlflow-") as folder:
             pair = export_pair(
-                self._open(), self.config, export_name, folder, validate=validate, on_event=on_event
+                self._open(),
+                self.config,
+                export_name,
+                folder,
+                profile=chosen,
+                validate=validate,
+                on_event=on_event,
             )
             candidate = unregistered(pair, self.model_name, on_event)
             return make_live(candidate, target, export_name, on_event=on_event)

@@ -100,6 +100,11 @@ PROFILES: dict[str, Profile] = {
 DEFAULT_PROFILE = "oracle-23.7"
 
 
+def decoder_name(profile: Profile) -> str:
+    """Return a profile's decode operator as ``domain:Name``, or ``raw``."""
+    return ":".join(profile.decoder) if profile.decoder else RAW
+
+
 def get_profile(name: str, *, decode_op: str | None = None) -> Profile:
     """Return a profile, its decode operator changed if one is given.
 

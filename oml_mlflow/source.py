@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,7 @@ from oml_mlflow.errors import SourceError, UnsupportedSource
 from oml_mlflow.graph.encoder import ACTIVATIONS, Tower
 from oml_mlflow.graph.image import BICUBIC, RESAMPLING, ImagePreparation
 from oml_mlflow.graph.text import END_TOKEN, START_TOKEN, Vocabulary
-from oml_mlflow.weights import (
-    INDEX,
-    PICKLE,
-    SAFETENSORS,
-    Checkpoint,
-    PickledWeights,
-    SafetensorsWeights,
-)
+from oml_mlflow.weights import INDEX, PICKLE, SAFETENSORS, Checkpoint, open_weights, weight_files
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -108,20 +103,26 @@ def open_source(
             hint="give a model saved by transformers' CLIPModel, such as "
             "openai/clip-vit-base-patch32.",
         )
-    dims = int(config.get("projection_dim", 512))
     text_config, vision_config = _section(config, "text"), _section(config, "vision")
-    image_px = int(vision_config.get("image_size", 224))
-    weights = _open_weights(folder, model_name, pickles)
+    with _values_of(folder / "config.json"):
+        dims = int(config.get("projection_dim", 512))
+        image_px = int(vision_config.get("image_size", 224))
+        patch_px = int(vision_config.get("patch_size", 32))
+        positions = int(text_config.get("max_position_embeddings", 77))
+        eos_token_id = int(text_config.get("eos_token_id", 49407))
+        vision = _tower("vision_model", "visual_projection", vision_config, dims, 768, 12)
+        text = _tower("text_model", "text_projection", text_config, dims, 512, 8)
+    weights = open_weights(folder, model_name, pickles=pickles)
     source = Source(
         name=model_name if revision else folder.name,
         folder=folder,
         revision=revision,
         preparation=_preparation(folder, image_px),
-        vocabulary=_vocabulary(folder, int(text_config.get("max_position_embeddings", 77))),
-        vision=_tower("vision_model", "visual_projection", vision_config, dims, 768, 12),
-        text=_tower("text_model", "text_projection", text_config, dims, 512, 8),
-        patch_px=int(vision_config.get("patch_size", 32)),
-        eos_token_id=int(text_config.get("eos_token_id", 49407)),
+        vocabulary=_vocabulary(folder, positions),
+        vision=vision,
+        text=text,
+        patch_px=patch_px,
+        eos_token_id=eos_token_id,
         weights=weights,
     )
     _check_weights(source, image_px)
@@ -156,7 +157,7 @@ def _resolve(
         path = snapshot_download(
             model_name, allow_patterns=patterns, cache_dir=cache_dir, force_download=force
         )
-        if pickles and not _files_of(Path(path), SAFETENSORS):
+        if pickles and not weight_files(Path(path), SAFETENSORS):
             snapshot_download(
                 model_name,
                 revision=Path(path).name,
@@ -193,6 +194,19 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
             hint="fetch or save the model again.",
         )
     return loaded
+
+
+@contextlib.contextmanager
+def _values_of(path: Path) -> Iterator[None]:
+    """Turn what a value of the wrong kind raises into a SourceError that names the file."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"{path} holds a value of the wrong kind ({type(error).__name__}: {error}). "
+            "Nothing was written.",
+            hint=f"correct {path.name}, or fetch or save the model again.",
+        ) from error
 
 
 def _dict(config: dict[str, Any], key: str) -> dict[str, Any]:
@@ -234,6 +248,18 @@ def _preparation(folder: Path, image_px: int) -> ImagePreparation:
     if not config:
         path = folder / "preprocessor_config.json"
         config = _read_json(path, "the image processor")
+    with _values_of(path):
+        preparation = _read_preparation(path, config)
+    if preparation.output_px != (image_px, image_px):
+        raise UnsupportedSource(
+            f"{path}: prepared pictures are {preparation.output_px or 'of no fixed size'}, and "
+            f"the encoder takes {(image_px, image_px)} pixels. Nothing was written.",
+            hint="set size and crop_size to the model's image_size.",
+        )
+    return preparation
+
+
+def _read_preparation(path: Path, config: dict[str, Any]) -> ImagePreparation:
     kind = config.get("image_processor_type") or config.get("feature_extractor_type")
     kind = str(kind or "CLIPImageProcessor").removesuffix("Fast").removesuffix("Pil")
     if kind not in _PROCESSORS:
@@ -269,7 +295,7 @@ def _preparation(folder: Path, image_px: int) -> ImagePreparation:
             hint="supported are 0 (nearest), 2 (bilinear) and 3 (bicubic).",
         )
     normalise = bool(config.get("do_normalize", True))
-    preparation = ImagePreparation(
+    return ImagePreparation(
         shortest_edge_px=shortest,
         resize_px=exact,
         resample=int(resample) if resize else BICUBIC,
@@ -280,13 +306,6 @@ def _preparation(folder: Path, image_px: int) -> ImagePreparation:
         mean=_channels(config.get("image_mean", _OPENAI_MEAN)) if normalise else None,
         std=_channels(config.get("image_std", _OPENAI_STD)) if normalise else None,
     )
-    if preparation.output_px != (image_px, image_px):
-        raise UnsupportedSource(
-            f"{path}: prepared pictures are {preparation.output_px or 'of no fixed size'}, and "
-            f"the encoder takes {(image_px, image_px)} pixels. Nothing was written.",
-            hint="set size and crop_size to the model's image_size.",
-        )
-    return preparation
 
 
 def _channels(values: Any) -> tuple[float, ...]:
@@ -299,14 +318,16 @@ def _vocabulary(folder: Path, positions: int) -> Vocabulary:
     whole, pieces = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
     if all(path.is_file() for path in pieces):
         ids = _read_json(pieces[0], "the tokenizer's vocabulary")
-        lines = pieces[1].read_text(encoding="utf-8").split("\n")
+        with _values_of(pieces[1]):
+            lines = pieces[1].read_text(encoding="utf-8").split("\n")
         merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     elif whole.is_file():
         tokenizer = _read_json(whole, "the tokenizer")
         model = _dict(tokenizer, "model")
         ids = {**_dict(model, "vocab")}
-        ids |= {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
-        merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
+        with _values_of(whole):
+            ids |= {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
+            merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
     else:
         raise SourceError(
             f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt. "
@@ -322,42 +343,8 @@ def _vocabulary(folder: Path, positions: int) -> Vocabulary:
     config_file = folder / "tokenizer_config.json"
     config = _read_json(config_file, "the tokenizer") if config_file.is_file() else {}
     longest = config.get("model_max_length")
-    max_length = min(positions, int(longest)) if isinstance(longest, int | float) else positions
+    max_length = int(min(positions, longest)) if isinstance(longest, int | float) else positions
     return Vocabulary(ids, tuple((pair[0], pair[1]) for pair in merges), max_length)
-
-
-def _open_weights(folder: Path, model_name: str, pickles: bool) -> Checkpoint:
-    if files := _files_of(folder, SAFETENSORS):
-        return SafetensorsWeights(files)
-    pickled = _files_of(folder, PICKLE)
-    if pickled and pickles:
-        return PickledWeights(pickled)
-    if pickled or not Path(model_name).expanduser().is_dir():
-        raise SourceError(
-            f"Provided model {model_name} does not have a safetensors version. Nothing was "
-            "written.",
-            hint="If you want to forcefully use a model without safetensors, set "
-            "ignore_safetensors_error to True in the settings: pytorch_model.bin is then read, "
-            "tensors only.",
-        )
-    raise SourceError(
-        f"{folder} holds no weights: {SAFETENSORS} is missing. Nothing was written.",
-        hint="save the model with transformers: CLIPModel.from_pretrained(...)"
-        ".save_pretrained(folder).",
-    )
-
-
-def _files_of(folder: Path, name: str) -> list[Path]:
-    """Return the file or the shards of one form of the weights; none if it is not there."""
-    index = folder / (name + INDEX)
-    if (folder / name).is_file():
-        return [folder / name]
-    if not index.is_file():
-        return []
-    names = set(_dict(_read_json(index, "the index of the weights"), "weight_map").values())
-    if any(Path(shard).name != shard for shard in names):
-        raise SourceError(f"{index} names files outside its folder.", hint="don't trust it.")
-    return [folder / shard for shard in sorted(names)]
 
 
 def _check_weights(source: Source, image_px: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from abc import ABC, abstractmethod
@@ -140,6 +141,59 @@ class PickledWeights(Checkpoint):
         if name not in self._tensors:
             raise self._missing(name)
         return self._tensors[name].detach()
+
+
+def open_weights(folder: Path, model_name: str, *, pickles: bool = False) -> Checkpoint:
+    """Return the weights in a model folder.
+
+    Args:
+        folder: The folder.
+        model_name: What the user called it: a hub id, or the folder.
+        pickles: Take ``pytorch_model.bin``, tensors only, where there are no safetensors.
+
+    Raises:
+        SourceError: If there are none, or not in a form that is taken.
+    """
+    if files := weight_files(folder, SAFETENSORS):
+        return SafetensorsWeights(files)
+    pickled = weight_files(folder, PICKLE)
+    if pickled and pickles:
+        return PickledWeights(pickled)
+    if pickled or not Path(model_name).expanduser().is_dir():
+        # the wording is OML4Py's
+        raise SourceError(
+            f"Provided model {model_name} does not have a safetensors version. Nothing was "
+            "written.",
+            hint="If you want to forcefully use a model without safetensors, set "
+            "ignore_safetensors_error to True in the settings: pytorch_model.bin is then read, "
+            "tensors only.",
+        )
+    raise SourceError(
+        f"{folder} holds no weights: {SAFETENSORS} is missing. Nothing was written.",
+        hint="save the model with transformers: CLIPModel.from_pretrained(...)"
+        ".save_pretrained(folder).",
+    )
+
+
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """Return the file or the shards of one form of the weights; none if it is not there."""
+    index = folder / (name + INDEX)
+    if (folder / name).is_file():
+        return [folder / name]
+    if not index.is_file():
+        return []
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        inside = all(Path(shard).name == shard for shard in names)
+    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"{index} (the index of the weights) can't be read: {type(error).__name__}. Nothing "
+            "was written.",
+            hint="fetch or save the model again.",
+        ) from error
+    if not inside:
+        raise SourceError(f"{index} names files outside its folder.", hint="don't trust it.")
+    return [folder / shard for shard in names]
 
 
 def _damaged(path: Path, error: Exception) -> SourceError:

@@ -114,7 +114,7 @@ def test_reference_vectors_are_stored_with_what_made_them(
 
     package = read_package(saved)
     assert package.probes() == golden_probes()
-    pair, model = package.references("pair"), package.references("model")
+    pair, model = package.references(), package.references(of_model=True)
     assert set(pair.vectors) == set(model.vectors) == {p.id for p in golden_probes()}
     assert {"onnxruntime", "onnxruntime-extensions"} <= pair.runtime.keys()
     assert {"transformers", "torch", "pillow"} <= model.runtime.keys()
@@ -130,11 +130,11 @@ def test_a_pair_without_source_says_why_exactness_was_not_run(
     from oml_mlflow.package import read_package
 
     pair = PipelinePair.from_files(tiny_pair.img, tiny_pair.txt)
-    evidence = gather_evidence(pair)
+    evidence = gather_evidence([pair])
     assert "not run (the pair's model is not known)" in model_card(pair, evidence)
     oml_mlflow.save_model(pair, tmp_path / "model", evidence=evidence)
     with pytest.raises(PackageError, match="no model reference vectors"):
-        read_package(tmp_path / "model").references("model")
+        read_package(tmp_path / "model").references(of_model=True)
 
 
 def test_pyfunc_takes_every_form_of_a_picture(saved: Path, tiny_pair: PipelinePair) -> None:

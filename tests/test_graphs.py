@@ -26,7 +26,7 @@ from oml_mlflow.runtime import open_session, run
 from oml_mlflow.source import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 
-LIMIT = 1e-4
+ENCODER_LIMIT = 1e-5
 PX = clip_folders.TINY_PX
 TEXTS = [
     "a photo of a cat",
@@ -61,12 +61,15 @@ def pictures() -> list[bytes]:
     return [clip_folders.as_png(picture.crop(box)) for box in boxes]
 
 
-def difference(pair: PipelinePair, model: ReferenceModel) -> tuple[float, float]:
-    """Return the largest differences of a pair's image and text vectors from transformers'."""
-    embedder = pair.embedder()
-    image = np.abs(embedder.embed_image(pictures()) - model.embed_image(pictures())).max()
-    text = np.abs(embedder.embed_text(TEXTS) - model.embed_text(TEXTS)).max()
-    return float(image), float(text)
+def agree(pair: PipelinePair, model: ReferenceModel) -> None:
+    """Check both encoders on what transformers prepares, and texts from the start."""
+    session = cut(pair.img, "pixel_values", "embedding", pair.img.with_name("encoder.onnx"))
+    for picture in pictures():
+        values = model.prepare(picture)
+        ours = session.run(["embedding"], {"pixel_values": values})[0]
+        assert np.abs(ours - model.embed_pixels(values)).max() <= ENCODER_LIMIT
+    ours = pair.embedder().embed_text(TEXTS)
+    assert np.abs(ours - model.embed_text(TEXTS)).max() <= ENCODER_LIMIT
 
 
 @pytest.mark.parametrize(("side", "kind"), [("img", "UINT8"), ("txt", "STRING")])
@@ -159,28 +162,39 @@ PROCESSORS: dict[str, dict[str, Any]] = {
 }
 
 
+# The share of values that are rounded to another level. Pillow 13 resizes vertically first where
+# that is less work, earlier releases and ORT never do; linear weights meet halves more often.
+ROUNDED = {
+    "height and width": 0.25,
+    "height and width, crop": 0.25,
+    "bilinear": 0.005,
+    "bilinear, size below crop": 0.03,
+}
+
+
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_preparation_comes_from_the_model(name: str, tmp_path: Path) -> None:
     processor = PROCESSORS[name]
     folder = clip_folders.write_tiny(tmp_path / "tiny", processor=processor)
     pair, model = export(folder, tmp_path / "out"), reference(folder)
     prepared = cut(pair.img, "input", "pixel_values", tmp_path / "cut.onnx")
-    std = 1.0 if processor.get("do_normalize") is False else min(
-        processor.get("image_std", clip_folders.PROCESSOR["image_std"])
+    std = (
+        1.0
+        if processor.get("do_normalize") is False
+        else min(processor.get("image_std", clip_folders.PROCESSOR["image_std"]))
     )
-    factor = 1.0 if processor.get("do_rescale") is False else processor.get("rescale_factor", 1 / 255)
+    factor = (
+        1.0 if processor.get("do_rescale") is False else processor.get("rescale_factor", 1 / 255)
+    )
     level = factor / std
     for picture in pictures():
         values = prepared.run(["pixel_values"], {"input": np.frombuffer(picture, np.uint8)})[0]
         wanted = model.prepare(picture)
         assert values.shape == wanted.shape
-        # Pillow's integer coefficients and ORT's floats may round a value to the next level
         off = np.abs(values - wanted)
-        assert off.max() <= 1.001 * level
-        assert (off > 0.5 * level).mean() <= 0.002
-    image, text = difference(pair, model)
-    assert image <= 1e-3
-    assert text <= 1e-5
+        assert off.max() <= (2.1 if name in ROUNDED else 1.1) * level
+        assert (off > 0.3 * level).mean() <= ROUNDED.get(name, 0.0005)
+    agree(pair, model)
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
@@ -191,17 +205,13 @@ def test_activation_and_end_token_come_from_the_model(
     folder = clip_folders.write_tiny(
         tmp_path / "tiny", activation=activation, eos_token_id=eos_token_id
     )
-    image, text = difference(export(folder, tmp_path / "out"), reference(folder))
-    assert image <= LIMIT
-    assert text <= 1e-5
+    agree(export(folder, tmp_path / "out"), reference(folder))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 def test_half_precision_weights(dtype: torch.dtype, tmp_path: Path) -> None:
     folder = clip_folders.write_tiny(tmp_path / "tiny", dtype=dtype)
-    image, text = difference(export(folder, tmp_path / "out"), reference(folder))
-    assert image <= LIMIT
-    assert text <= 1e-5
+    agree(export(folder, tmp_path / "out"), reference(folder))
 
 
 def test_sharded_weights(tiny_pair: PipelinePair, tmp_path: Path) -> None:
@@ -219,7 +229,7 @@ def test_old_section_of_the_configuration_counts_as_in_transformers(tmp_path: Pa
         text_config_dict=text,
         text_config=text | {"hidden_act": "quick_gelu"},
     )
-    assert difference(export(folder, tmp_path / "out"), reference(folder))[1] <= 1e-5
+    agree(export(folder, tmp_path / "out"), reference(folder))
 
 
 @pytest.mark.parametrize("length", [3, 16, 77])
@@ -230,7 +240,7 @@ def test_texts_are_cut_at_max_seq_length(tiny_folder: Path, tmp_path: Path, leng
     for text in TEXTS:
         ids = session.run(["input_ids"], {"input": np.array([text], dtype=object)})[0]
         assert ids[0].tolist() == model.token_ids(text)
-    assert difference(pair, model)[1] <= 1e-5
+    agree(pair, model)
 
 
 def test_more_than_the_models_length_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
@@ -245,7 +255,7 @@ def test_length_of_the_tokenizer_counts(tmp_path: Path) -> None:
     folder = clip_folders.write_tiny(tmp_path / "tiny", max_length=20)
     pair = export(folder, tmp_path / "out")
     assert pair.metadata["max_seq_length"] == 20
-    assert difference(pair, reference(folder))[1] <= 1e-5
+    agree(pair, reference(folder))
 
 
 def test_text_batch_is_the_same_as_each_text_alone(tiny_pair: PipelinePair) -> None:
@@ -266,7 +276,8 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
     shape = draw(st.lists(st.integers(0, 4), max_size=3))
     seed = draw(st.integers(0, 2**32 - 1))
     values = np.random.default_rng(seed).integers(0, 2**31, shape)
-    return np.asarray(values).astype(draw(st.sampled_from(DTYPES)))
+    with np.errstate(over="ignore"):
+        return np.asarray(values).astype(draw(st.sampled_from(DTYPES)))
 
 
 @st.composite

@@ -23,9 +23,8 @@ from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import InputError
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.pictures import prepare_picture
-from oml_mlflow.probes import DEFAULT_LIMIT, golden_probes
+from oml_mlflow.probes import DEFAULT_LIMIT, References, embed_probes, golden_probes
 from oml_mlflow.reference import ReferenceModel, exactness
-from oml_mlflow.probes import References, embed_probes
 from oml_mlflow.texts import prepare_text
 
 # one value of 32 x 32 that is rounded to the next level moves a vector by up to 3e-4
@@ -47,7 +46,9 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(depth: int, colour: int, rows: list[bytes], *, interlaced: int = 0, extra: bytes = b"") -> bytes:
+def png(
+    depth: int, colour: int, rows: list[bytes], *, interlaced: int = 0, extra: bytes = b""
+) -> bytes:
     """Return a PNG picture put together by hand: Pillow writes only some kinds."""
     head = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, interlaced)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
@@ -191,7 +192,9 @@ BAD_PICTURES: dict[str, tuple[Any, str]] = {
     "string": ("picture.jpg", "got str, wanted the bytes"),
     "nothing": (None, "got NoneType, wanted the bytes"),
     "400 megapixels": (
-        PNG[:16] + struct.pack(">II", 20000, 20000) + PNG[24:29]
+        PNG[:16]
+        + struct.pack(">II", 20000, 20000)
+        + PNG[24:29]
         + struct.pack(">I", zlib.crc32(PNG[12:16] + struct.pack(">II", 20000, 20000) + PNG[24:29]))
         + PNG[33:],
         "more than 89,478,485 pixels",
@@ -214,7 +217,7 @@ def test_golden_probes_embed_within_the_limit(
     probes = golden_probes()
     ours = References(embed_probes(tiny_pair.embedder(), probes), {})
     report = exactness(probes, ours, tiny_reference.references(probes))
-    print(f"\n{report.to_markdown()}")
+    print(f"\n{report.to_markdown()}")  # noqa: T201
     assert report.max_abs() <= TINY_LIMIT
     assert report.max_abs("txt") <= DEFAULT_LIMIT
 
@@ -257,9 +260,7 @@ def test_prepared_texts(text: str, prepared: str, tokenizer: Any) -> None:
         (None, "got NoneType, wanted a string"),
     ],
 )
-def test_bad_texts_are_refused_by_number(
-    text: Any, message: str, embedder: PairEmbedder
-) -> None:
+def test_bad_texts_are_refused_by_number(text: Any, message: str, embedder: PairEmbedder) -> None:
     with pytest.raises(InputError, match=f"text 2: {message}") as err:
         embedder.embed_text(["cat", "dog", text])
     assert err.value.code == "input-invalid"
@@ -267,7 +268,21 @@ def test_bad_texts_are_refused_by_number(
 
 
 SPECIALS = ["<|startoftext|>", "<|endoftext|>", "<|STARTOFTEXT|>", "<|EndOfText|>"]
-PIECES = [*SPECIALS, "<|", "|>", " ", "\n", "\u2009", "\x1f", "\u0338", "'s", "'S", "!", "_", "2019"]
+PIECES = [
+    *SPECIALS,
+    "<|",
+    "|>",
+    " ",
+    "\n",
+    "\u2009",
+    "\x1f",
+    "\u0338",
+    "'s",
+    "'S",
+    "!",
+    "_",
+    "2019",
+]
 TEXTS = st.one_of(
     st.text(max_size=60),
     st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=8).map("".join),

@@ -101,7 +101,7 @@ def test_a_failed_comparison_leaves_the_old_pair_live(
 ) -> None:
     promote("models:/clip/1", target)
     before = live(target)
-    golden = fetch_version(get_version("models:/clip/2")) / "golden" / "pair.npz"
+    golden = fetch_version(get_version("models:/clip/2")) / "golden" / "pair-oracle-23.7.npz"
     vectors = dict(np.load(golden))
     vectors["png-portrait"] = vectors["png-portrait"] + np.float32(2e-4)
     np.savez(golden, **vectors)

@@ -62,35 +62,6 @@ class GraphBuilder:
         )
         return self.op("Constant", value=tensor)
 
-    def branch(self, condition: str, then: Callable[[GraphBuilder], str], otherwise: str) -> str:
-        """Append nodes that run only if a condition holds; return their result or `otherwise`.
-
-        Args:
-            condition: A boolean scalar.
-            then: Appends the nodes to the builder it is given and returns their result.
-            otherwise: Tensor to take if the condition does not hold.
-        """
-        inner = GraphBuilder(self._fresh("then"))
-        chosen = then(inner)
-        constants = [
-            helper.make_tensor(
-                item.name,
-                helper.np_dtype_to_tensor_dtype(item.dtype),
-                item.shape,
-                item.load().tobytes(),
-                raw=True,
-            )
-            for item in inner.initializers
-        ]
-        kept = helper.make_node("Identity", [otherwise], [self._fresh("else")])
-        graphs = [
-            helper.make_graph(
-                inner.nodes, "then", [], [onnx.ValueInfoProto(name=chosen)], initializer=constants
-            ),
-            helper.make_graph([kept], "else", [], [onnx.ValueInfoProto(name=kept.output[0])]),
-        ]
-        return self.op("If", condition, then_branch=graphs[0], else_branch=graphs[1])
-
     def weight(self, name: str, shape: Sequence[int], load: Callable[[], np.ndarray]) -> str:
         """Return the name of a float32 initializer that is loaded when it is written."""
         self.initializers.append(Initializer(name, tuple(shape), np.dtype(np.float32), load))

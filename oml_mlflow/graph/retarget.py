@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -18,7 +19,7 @@ from oml_mlflow.graph.image import PIXEL_VALUES, ImagePreparation, image_head
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model
 from oml_mlflow.graph.text import INPUT_IDS, read_vocabulary, text_head
 from oml_mlflow.graph.wire import read_model, write_model
-from oml_mlflow.profiles import STANDARD_DOMAINS, Profile
+from oml_mlflow.profiles import STANDARD_DOMAINS, Profile, decoder_name
 
 PROPERTY = "oml_mlflow"
 
@@ -68,10 +69,24 @@ def retarget_pipeline(
         graph_input,
         header.graph.output[0],
         list(header.graph.value_info),
-        {**properties, PROPERTY: json.dumps({**metadata, "profile": profile.name}, sort_keys=True)},
+        {**properties, PROPERTY: side_metadata(metadata, cut, profile)},
     )
     initializers = [*head.initializers, *(item for item in stored if item.name in needed)]
     return write_model(out, model, initializers, on_bytes)
+
+
+def side_metadata(metadata: dict[str, Any], cut: str, profile: Profile) -> str:
+    """Return a pipeline's metadata as JSON, with what its profile decided.
+
+    The profile's name is not in it, so that profiles which decide the same share one file.
+    """
+    own = {key: value for key, value in metadata.items() if key not in ("decoder", "tokenizer")}
+    own |= (
+        {"decoder": decoder_name(profile)}
+        if cut == PIXEL_VALUES
+        else {"tokenizer": profile.tokenizer}
+    )
+    return json.dumps(own, sort_keys=True)
 
 
 def _behind(model: onnx.ModelProto, cut: str) -> list[onnx.NodeProto]:
