@@ -161,8 +161,9 @@ def open_weights(folder: Path, model_name: str, *, pickles: bool = False) -> Che
         return PickledWeights(pickled)
     if pickled or not Path(model_name).expanduser().is_dir():
         # the wording is OML4Py's
+        found = f" (there is {pickled[0].name}, which is not read)" if pickled else ""
         raise SourceError(
-            f"Provided model {model_name} does not have a safetensors version. Nothing was "
+            f"Provided model {model_name} does not have a safetensors version{found}. Nothing was "
             "written.",
             hint="If you want to forcefully use a model without safetensors, set "
             "ignore_safetensors_error to True in the settings: pytorch_model.bin is then read, "

@@ -544,12 +544,19 @@ def test_the_first_download_is_recorded_and_a_later_one_compared(
         export(B32, hub, tmp_path / "fifth")
 
 
-def as_pickle(folder: Path, shards: int = 1) -> None:
-    """Replace a folder's safetensors by pytorch_model.bin, as old releases saved it."""
+def as_pickle(folder: Path, shards: int = 1, *, legacy: bool = False) -> None:
+    """Replace a folder's safetensors by pytorch_model.bin, as old releases saved it.
+
+    Args:
+        folder: The folder.
+        shards: Number of files.
+        legacy: Write the format of torch before 1.6, which can't be mapped into memory.
+    """
     tensors = CLIPModel.from_pretrained(folder).state_dict()
     (folder / "model.safetensors").unlink()
     if shards == 1:
-        torch.save(tensors, folder / "pytorch_model.bin")
+        path = folder / "pytorch_model.bin"
+        torch.save(tensors, path, _use_new_zipfile_serialization=not legacy)
         return
     names = [f"pytorch_model-{k + 1:05}-of-{shards:05}.bin" for k in range(shards)]
     where = {key: names[i % shards] for i, key in enumerate(tensors)}
@@ -560,12 +567,12 @@ def as_pickle(folder: Path, shards: int = 1) -> None:
     )
 
 
-@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize(("shards", "legacy"), [(1, False), (2, False), (1, True)])
 def test_pickled_weights_only_when_asked_for(
-    shards: int, tiny_folder: Path, tiny_pair: PipelinePair, tmp_path: Path
+    shards: int, legacy: bool, tiny_folder: Path, tiny_pair: PipelinePair, tmp_path: Path
 ) -> None:
     folder = clip_folders.copy_folder(tiny_folder, tmp_path / "model")
-    as_pickle(folder, shards)
+    as_pickle(folder, shards, legacy=legacy)
     with pytest.raises(SourceError, match="does not have a safetensors version") as err:
         ONNXPipeline(str(folder)).export2file("tiny", tmp_path / "out")
     assert "ignore_safetensors_error to True in the settings" in err.value.hint
