@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from oml_mlflow.connection import connect, disconnect, isconnected
     from oml_mlflow.errors import OmlMlflowError
     from oml_mlflow.flavor import (
         _load_pyfunc,
@@ -16,22 +17,27 @@ if TYPE_CHECKING:
         save_model,
     )
     from oml_mlflow.pair import PipelinePair
-    from oml_mlflow.pipeline import MiningFunction, ONNXPipeline
+    from oml_mlflow.pipeline import EmbeddingModel, MiningFunction, ONNXPipeline
     from oml_mlflow.promotion import promote
     from oml_mlflow.targets import open_target
-    from oml_mlflow.template import ONNXPipelineConfig
+    from oml_mlflow.template import EmbeddingModelConfig, ONNXPipelineConfig
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "EmbeddingModel",
+    "EmbeddingModelConfig",
     "MiningFunction",
     "ONNXPipeline",
     "ONNXPipelineConfig",
     "OmlMlflowError",
     "PipelinePair",
     "_load_pyfunc",
+    "connect",
+    "disconnect",
     "get_default_conda_env",
     "get_default_pip_requirements",
+    "isconnected",
     "load_model",
     "log_model",
     "open_target",
@@ -40,6 +46,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "connection": ("connect", "disconnect", "isconnected"),
     "errors": ("OmlMlflowError",),
     "flavor": (
         "_load_pyfunc",
@@ -50,10 +57,10 @@ _HOMES = {
         "save_model",
     ),
     "pair": ("PipelinePair",),
-    "pipeline": ("MiningFunction", "ONNXPipeline"),
+    "pipeline": ("EmbeddingModel", "MiningFunction", "ONNXPipeline"),
     "promotion": ("promote",),
     "targets": ("open_target",),
-    "template": ("ONNXPipelineConfig",),
+    "template": ("EmbeddingModelConfig", "ONNXPipelineConfig"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

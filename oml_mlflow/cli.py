@@ -227,7 +227,7 @@ def status(target: str, timeout: float, as_json: bool) -> None:
             (
                 e.name,
                 e.generation,
-                f"{e.registered_model} {e.version}",
+                _origin(vars(e)),
                 f"{e.parity.get('max_abs', float('nan')):.1e}",
                 f"{e.promoted_at:%Y-%m-%d %H:%M:%S}",
             )
@@ -294,8 +294,10 @@ def _sides(pair: Any) -> list[tuple[str, str]]:
     return list(pair.fingerprints.items())
 
 
-def _origin(metadata: dict[str, Any]) -> str:
-    return f"{metadata.get('registered_model', '?')} {metadata.get('version', '?')}"
+def _origin(facts: dict[str, Any]) -> str:
+    if facts.get("registered_model") == "":
+        return "export2db"
+    return f"{facts.get('registered_model', '?')} {facts.get('version', '?')}"
 
 
 if __name__ == "__main__":

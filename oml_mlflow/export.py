@@ -82,6 +82,7 @@ def export_pair(
         ParityError: If a vector differs from the model's own by more than the limit.
     """
     config.check()
+    refuse_smaller(config)
     folder = check_destination(export_name, output_dir)
     source = _with_max_length(source, config.max_seq_length)
     metadata = pair_metadata(source, config)
@@ -127,6 +128,12 @@ def pair_metadata(source: Source, config: ONNXPipelineConfig) -> dict[str, Any]:
         "languages": config.languages,
         "image_preparation": source.preparation.to_metadata(),
     }
+
+
+def refuse_smaller(config: ONNXPipelineConfig) -> None:
+    """Raise ConfigError if weights are to be made smaller, which is not there yet."""
+    if config.quantize_model or config.use_float16:
+        raise ConfigError("quantize_model, use_float16: not yet.", hint="leave both at False.")
 
 
 def _with_max_length(source: Source, length: int | None) -> Source:

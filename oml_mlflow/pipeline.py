@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from oml_mlflow.connection import connected_target
 from oml_mlflow.errors import ConfigError, UnsupportedSource
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.export import check_destination, export_pair
+from oml_mlflow.names import check_export_name
 from oml_mlflow.pair import PipelinePair
+from oml_mlflow.presets import PRESETS, check_download, check_expectations
 from oml_mlflow.profiles import DEFAULT_PROFILE, Profile, get_profile
-from oml_mlflow.source import open_source
-from oml_mlflow.template import MULTIMODAL_CLIP, ONNXPipelineConfig
+from oml_mlflow.source import Source, open_source
+from oml_mlflow.template import MULTIMODAL_CLIP, ONNXPipelineConfig, warn_deprecated
 
-_SETTINGS = ("cache_dir", "force_download")
+if TYPE_CHECKING:
+    from oml_mlflow.promotion import Promotion
+
+# names of Python's levels, and the severities of onnxruntime
+_LEVELS = {"DEBUG": 0, "INFO": 1, "WARNING": 2, "ERROR": 3, "CRITICAL": 4}
+_FLAGS = ("force_download", "ignore_checksum_error", "ignore_safetensors_error")
+_SETTINGS = ("cache_dir", "logging_level", *_FLAGS)
 
 
 class MiningFunction(Enum):
-    """What a model does. Spelling as in OML4Py's documentation."""
+    """What a model does. OML4Py's class has the first spelling, its examples have the second."""
 
     EMBEDDING = 1
     CLASSIFCATION = 2
+    CLASSIFICATION = 2  # noqa: PIE796
     REGRESSION = 3
 
 
@@ -31,13 +43,18 @@ class ONNXPipeline:
 
     Args:
         model_name: Hub id, or a local folder in the Hugging Face layout.
-        config: Properties; the template ``multimodal_clip`` by default.
-        settings: ``cache_dir`` (folder of hub downloads) and ``force_download``.
+        config: Properties. By default those of the preset, if the model is preconfigured, and its
+            files are held to what is published about it; else the template ``multimodal_clip``.
+        settings: ``cache_dir`` (folder of hub downloads; the Hugging Face cache by default),
+            ``logging_level`` (of this package's logger, and of onnxruntime),
+            ``force_download``, ``ignore_checksum_error`` (take weights that are others than at the
+            first download of a preconfigured model) and ``ignore_safetensors_error`` (take
+            ``pytorch_model.bin``, tensors only, where there are no safetensors).
         function: ``MiningFunction.EMBEDDING`` or its name.
 
     Raises:
         UnsupportedSource: If the function is another one.
-        ConfigError: If a setting is unknown.
+        ConfigError: If a setting is unknown or can't have that value.
     """
 
     def __init__(
@@ -47,19 +64,24 @@ class ONNXPipeline:
         settings: Mapping[str, Any] = {},
         function: MiningFunction | str = MiningFunction.EMBEDDING,
     ) -> None:
-        if function not in (MiningFunction.EMBEDDING, MiningFunction.EMBEDDING.name):
-            raise UnsupportedSource(
-                f"function {function} is not supported.", hint="use MiningFunction.EMBEDDING."
-            )
-        unknown = sorted(set(settings) - set(_SETTINGS))
-        if unknown:
+        _check_function(function)
+        if config is not None and not isinstance(config, ONNXPipelineConfig):
             raise ConfigError(
-                f"settings {', '.join(unknown)}: unknown.",
-                hint=f"known are {', '.join(_SETTINGS)}.",
+                f"config is a {type(config).__name__}, not an ONNXPipelineConfig.",
+                hint=f"make it with ONNXPipelineConfig.from_template({MULTIMODAL_CLIP!r}).",
             )
+        _check_settings(settings)
         self.model_name = str(model_name)
-        self.config = config or ONNXPipelineConfig.from_template(MULTIMODAL_CLIP)
+        self._preset = PRESETS.get(self.model_name) if config is None else None
+        if config is not None:
+            self.config = config
+        elif self._preset is not None:
+            self.config = ONNXPipelineConfig.from_preset(self.model_name)
+        else:
+            self.config = ONNXPipelineConfig.from_template(MULTIMODAL_CLIP)
         self.settings = dict(settings)
+        if "logging_level" in settings:
+            _set_logging_level(settings["logging_level"])
 
     def __repr__(self) -> str:
         """Return the model's name and template."""
@@ -94,19 +116,15 @@ class ONNXPipeline:
         Raises:
             InvalidName: If the name can't be that of an in-database model.
             NameTaken: If one of the files is already there.
-            SourceError: If the model can't be read in full.
+            SourceError: If the model can't be read in full, or a preconfigured one is not what is
+                published, or not what it was at its first download.
             UnsupportedSource: If it is no CLIP model, or does what no graph here can.
             ParityError: If the pair differs from the model's own Python code.
         """
         chosen = get_profile(profile, decode_op=decode_op) if isinstance(profile, str) else profile
         check_destination(export_name, output_dir)
-        source = open_source(
-            self.model_name,
-            cache_dir=self.settings.get("cache_dir"),
-            force=bool(self.settings.get("force_download")),
-        )
         return export_pair(
-            source,
+            self._open(),
             self.config,
             export_name,
             output_dir,
@@ -114,3 +132,139 @@ class ONNXPipeline:
             validate=validate,
             on_event=on_event,
         )
+
+    def export2db(
+        self,
+        export_name: str,
+        *,
+        profile: str | Profile = DEFAULT_PROFILE,
+        validate: bool = True,
+        on_event: Listener = silent,
+    ) -> Promotion:
+        """Make the model the live pair ``<export_name>_IMG``, ``<export_name>_TXT`` of a database.
+
+        The database is that of ``oml_mlflow.connect``. As in a promotion, the pair is loaded into
+        slots, embeds the golden probes there, and must give this process's vectors before it gets
+        the live names; a pair that was live stays loaded in its slots. Local files are made in a
+        temporary folder (``TMPDIR``) and removed, also on an error.
+
+        Args:
+            export_name: Base of both in-database names.
+            profile: See `export2file`.
+            validate: Compare the pair with the model's own Python code first.
+            on_event: Told of progress.
+
+        Returns:
+            The ledger entry, with empty registered model and version, and the comparison.
+
+        Raises:
+            ConfigError: If nothing is connected.
+            InvalidName: If the name can't be that of an in-database model.
+            SourceError: See `export2file`.
+            ParityError: If a vector is not what it should be; the live pair is as it was.
+            ApplyError: If a step fails; the live pair is as it was.
+
+        Side effects: Writes models and a ledger row to the target; commits.
+        """
+        chosen = get_profile(profile) if isinstance(profile, str) else profile
+        check_export_name(export_name)
+        target = connected_target()
+        # imported here: needs MLflow, whose import takes seconds
+        from oml_mlflow.promotion import make_live, unregistered
+
+        with tempfile.TemporaryDirectory(prefix="oml_mlflow-") as folder:
+            pair = export_pair(
+                self._open(),
+                self.config,
+                export_name,
+                folder,
+                profile=chosen,
+                validate=validate,
+                on_event=on_event,
+            )
+            candidate = unregistered(pair, self.model_name, on_event)
+            return make_live(candidate, target, export_name, on_event=on_event)
+
+    def _open(self) -> Source:
+        settings = self.settings
+        source = open_source(
+            self.model_name,
+            cache_dir=settings.get("cache_dir"),
+            force=settings.get("force_download", False),
+            pickles=settings.get("ignore_safetensors_error", False),
+        )
+        if source.revision and self.model_name in PRESETS:
+            if self._preset is not None:
+                check_expectations(source, self._preset)
+            check_download(source, ignore_mismatch=settings.get("ignore_checksum_error", False))
+        return source
+
+
+class EmbeddingModel(ONNXPipeline):
+    """`ONNXPipeline` by the name it had before 23.7; warns.
+
+    Args:
+        model_name: See `ONNXPipeline`.
+        configuration: Properties.
+        settings: See `ONNXPipeline`.
+        config: The same as `configuration`: OML4Py's examples name it so.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        configuration: ONNXPipelineConfig | None = None,
+        settings: Mapping[str, Any] = {},
+        *,
+        config: ONNXPipelineConfig | None = None,
+    ) -> None:
+        warn_deprecated("EmbeddingModel", "ONNXPipeline")
+        if configuration is not None and config is not None:
+            raise ConfigError(
+                "configuration and config are the same, and both were given.",
+                hint="give one of them.",
+            )
+        super().__init__(model_name, configuration or config, settings)
+
+
+def _check_function(function: MiningFunction | str) -> None:
+    name = function.name if isinstance(function, MiningFunction) else function
+    if name == MiningFunction.EMBEDDING.name:
+        return
+    if name in MiningFunction.__members__:
+        raise UnsupportedSource(
+            f"function {name} is OML4Py's, and not supported here.",
+            hint="use MiningFunction.EMBEDDING: CLIP models embed, there is nothing else here.",
+        )
+    raise ConfigError(f"there is no function {name!r}.", hint="use MiningFunction.EMBEDDING.")
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    unknown = sorted(map(str, set(settings) - set(_SETTINGS)))
+    if unknown:
+        raise ConfigError(
+            f"settings {', '.join(unknown)}: unknown.", hint=f"known are {', '.join(_SETTINGS)}."
+        )
+    for name in _FLAGS:
+        if not isinstance(settings.get(name, False), bool):
+            raise ConfigError(
+                f"settings: {name} {settings[name]!r} is neither True nor False.",
+                hint="give one of them.",
+            )
+    if not isinstance(settings.get("cache_dir"), str | Path | None):
+        raise ConfigError(
+            f"settings: cache_dir {settings['cache_dir']!r} is no path.", hint="give a folder."
+        )
+    level = settings.get("logging_level", "ERROR")
+    if level not in tuple(_LEVELS):
+        raise ConfigError(
+            f"settings: logging_level {level!r} is unknown.",
+            hint=f"known are {', '.join(_LEVELS)}.",
+        )
+
+
+def _set_logging_level(level: str) -> None:
+    import onnxruntime
+
+    logging.getLogger("oml_mlflow").setLevel(level)
+    onnxruntime.set_default_logger_severity(_LEVELS[level])

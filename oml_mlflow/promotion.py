@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +15,51 @@ from oml_mlflow.errors import ApplyError, OmlMlflowError, ParityError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, model_name, slot_name
 from oml_mlflow.package import PackagedPair, read_package
-from oml_mlflow.probes import ParityReport, Probe, by_side, compare
+from oml_mlflow.pair import PipelinePair
+from oml_mlflow.probes import (
+    ParityReport,
+    Probe,
+    References,
+    by_side,
+    compare,
+    embed_probes,
+    golden_probes,
+)
 from oml_mlflow.registry import ModelVersion, fetch_version, get_version
+from oml_mlflow.runtime import runtime_versions
 from oml_mlflow.targets import Target, open_target
 from oml_mlflow.targets.base import LedgerEntry, LoadedModel, Session
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pair that is to become live, what it is measured by, and where it comes from.
+
+    Attributes:
+        title: What an error calls it.
+        paths: ONNX files by side.
+        fingerprints: Their sha256 by side.
+        dims: Length of the embeddings.
+        metadata: Template metadata.
+        probes: Golden probes.
+        references: Vectors that the database must give for them.
+        registered_model: Name in the registry; empty if it was never registered.
+        version: Version in the registry; empty likewise.
+        run_id: MLflow run that logged it, if any.
+    """
+
+    title: str
+    paths: dict[str, Path]
+    fingerprints: dict[str, str]
+    dims: int
+    metadata: dict[str, Any]
+    probes: tuple[Probe, ...]
+    references: References
+    registered_model: str = ""
+    version: str = ""
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,22 +111,45 @@ def promote(
     Side effects: Writes models and a ledger row to the target; commits.
     """
     version = get_version(model_uri)
-    export_name = check_export_name(name or version.name).upper()
+    export_name = check_export_name(name or version.name)
     package = read_package(fetch_version(version))
     package.check_fingerprints()
     database = open_target(target) if isinstance(target, str) else target
-    with database.session(f"the promotion of {version.uri}") as session:
+    return make_live(_registered(package, version), database, export_name, on_event=on_event)
+
+
+def make_live(
+    candidate: Candidate, database: Target, export_name: str, *, on_event: Listener = silent
+) -> Promotion:
+    """Make a pair the live one of an export name, if it proves right in the database.
+
+    Args:
+        candidate: The pair.
+        database: Where to.
+        export_name: Name there.
+        on_event: Told of progress.
+
+    Returns:
+        What is live now. If the candidate was live already, nothing is written.
+
+    Raises:
+        InvalidName, TargetLocked, ParityError, ApplyError: See `promote`.
+
+    Side effects: Writes models and a ledger row to the target; commits.
+    """
+    export_name = check_export_name(export_name).upper()
+    with database.session(f"the promotion of {candidate.title}") as session:
         live = _live(session, export_name)
-        if live is not None and _is_live(session, live, version, package):
-            report = _verify(session, package, live_names(export_name), on_event)
-            _raise_if_wrong(report, f"{version.uri}, which is live as {export_name}")
+        if live is not None and _is_live(session, live, candidate):
+            report = _verify(session, candidate, live_names(export_name), on_event)
+            _raise_if_wrong(report, candidate, f"which is live as {export_name}")
             return Promotion(live, report, changed=False)
-        entry = _next_entry(export_name, live, version, package)
+        entry = _next_entry(export_name, live, candidate)
         slots = {side: slot_name(export_name, side, entry.generation) for side in SIDES}
         try:
-            _load(session, package, version, slots, on_event)
-            report = _verify(session, package, slots, on_event)
-            _raise_if_wrong(report, f"{version.uri} in {database.uri}")
+            _load(session, candidate, slots, on_event)
+            report = _verify(session, candidate, slots, on_event)
+            _raise_if_wrong(report, candidate, f"in {database.uri}")
             entry = _with_parity(entry, report)
             session.swap(entry)
         except BaseException as error:
@@ -93,7 +157,7 @@ def promote(
             if isinstance(error, OmlMlflowError) or not isinstance(error, Exception):
                 raise
             raise ApplyError(
-                f"{version.uri} could not be promoted into {database.uri}: {error}. "
+                f"{candidate.title} could not be promoted into {database.uri}: {error}. "
                 "The live pair is as it was.",
                 hint="promote again; `oml-mlflow status` shows what is live.",
             ) from error
@@ -121,7 +185,22 @@ def verify(
     package = read_package(fetch_version(version))
     database = open_target(target) if isinstance(target, str) else target
     with database.session(f"the verification of {export_name}", create=False) as session:
-        return _verify(session, package, live_names(export_name), on_event)
+        return _verify(session, _registered(package, version), live_names(export_name), on_event)
+
+
+def unregistered(pair: PipelinePair, model_name: str, on_event: Listener = silent) -> Candidate:
+    """Return a pair that is in no registry; its vectors in this process are the references."""
+    probes = golden_probes()
+    vectors = embed_probes(pair.embedder(), probes, on_event, "pair")
+    return Candidate(
+        title=f"the pair of {model_name}",
+        paths={side: pair.path(side) for side in SIDES},
+        fingerprints=pair.fingerprints,
+        dims=pair.dims,
+        metadata=pair.metadata,
+        probes=probes,
+        references=References(vectors, runtime_versions()),
+    )
 
 
 def live_names(export_name: str) -> dict[str, str]:
@@ -129,31 +208,42 @@ def live_names(export_name: str) -> dict[str, str]:
     return {side: model_name(export_name, side) for side in SIDES}
 
 
+def _registered(package: PackagedPair, version: ModelVersion) -> Candidate:
+    return Candidate(
+        title=version.uri,
+        paths=package.paths,
+        fingerprints=package.fingerprints,
+        dims=package.dims,
+        metadata=package.metadata,
+        probes=package.probes(),
+        references=package.references(),
+        registered_model=version.name,
+        version=version.version,
+        run_id=version.run_id,
+    )
+
+
 def _live(session: Session, export_name: str) -> LedgerEntry | None:
     entries = session.ledger(export_name)
     return entries[-1] if entries else None
 
 
-def _is_live(
-    session: Session, live: LedgerEntry, version: ModelVersion, package: PackagedPair
-) -> bool:
+def _is_live(session: Session, live: LedgerEntry, candidate: Candidate) -> bool:
     loaded = {model.name: model.fingerprint for model in session.list_models()}
-    wanted = {name: package.fingerprints[side] for side, name in live_names(live.name).items()}
-    same_version = (live.registered_model, live.version) == (version.name, version.version)
-    return same_version and wanted.items() <= loaded.items()
+    wanted = {name: candidate.fingerprints[side] for side, name in live_names(live.name).items()}
+    origin = (candidate.registered_model, candidate.version)
+    return (live.registered_model, live.version) == origin and wanted.items() <= loaded.items()
 
 
-def _next_entry(
-    export_name: str, live: LedgerEntry | None, version: ModelVersion, package: PackagedPair
-) -> LedgerEntry:
+def _next_entry(export_name: str, live: LedgerEntry | None, candidate: Candidate) -> LedgerEntry:
     return LedgerEntry(
         name=export_name,
         generation=live.generation + 1 if live else 1,
-        registered_model=version.name,
-        version=version.version,
-        run_id=version.run_id,
-        fingerprints=package.fingerprints,
-        dims=package.dims,
+        registered_model=candidate.registered_model,
+        version=candidate.version,
+        run_id=candidate.run_id,
+        fingerprints=candidate.fingerprints,
+        dims=candidate.dims,
     )
 
 
@@ -163,24 +253,24 @@ def _with_parity(entry: LedgerEntry, report: ParityReport) -> LedgerEntry:
 
 
 def _load(
-    session: Session,
-    package: PackagedPair,
-    version: ModelVersion,
-    slots: dict[str, str],
-    on_event: Listener,
+    session: Session, candidate: Candidate, slots: dict[str, str], on_event: Listener
 ) -> None:
-    origin = {"registered_model": version.name, "version": version.version}
+    origin = {
+        "registered_model": candidate.registered_model,
+        "version": candidate.version,
+        "run_id": candidate.run_id,
+    }
     for side, slot in slots.items():
         model = LoadedModel(
             name=slot,
             side=side,
-            fingerprint=package.fingerprints[side],
-            dims=package.dims,
-            size_bytes=package.paths[side].stat().st_size,
-            metadata={**package.metadata, **origin, "run_id": version.run_id},
+            fingerprint=candidate.fingerprints[side],
+            dims=candidate.dims,
+            size_bytes=candidate.paths[side].stat().st_size,
+            metadata={**candidate.metadata, **origin},
             loaded_at=datetime.now(timezone.utc),
         )
-        session.load(model, package.paths[side], on_event)
+        session.load(model, candidate.paths[side], on_event)
 
 
 class _InDatabase:
@@ -197,10 +287,10 @@ class _InDatabase:
 
 
 def _verify(
-    session: Session, package: PackagedPair, names: dict[str, str], on_event: Listener
+    session: Session, candidate: Candidate, names: dict[str, str], on_event: Listener
 ) -> ParityReport:
     """Embed the golden probes in the database, one at a time; one that raises has no vector."""
-    probes, references = package.probes(), package.references()
+    probes, references = candidate.probes, candidate.references
     embedder = _InDatabase(session, names)
     vectors: dict[str, np.ndarray] = {}
     failures: list[tuple[Probe, OmlMlflowError]] = []
@@ -214,7 +304,7 @@ def _verify(
             on_event(Event("verify", names[side], done, len(side_probes), "probes"))
     if failures and not vectors:
         raise failures[0][1]
-    return compare("Database against the version's references", probes, vectors, references.vectors)
+    return compare("Database against the pair's references", probes, vectors, references.vectors)
 
 
 def _embed_one(embedder: _InDatabase, probe: Probe) -> np.ndarray:
@@ -226,16 +316,19 @@ def _embed_one(embedder: _InDatabase, probe: Probe) -> np.ndarray:
     return vector
 
 
-def _raise_if_wrong(report: ParityReport, what: str) -> None:
+def _raise_if_wrong(report: ParityReport, candidate: Candidate, where: str) -> None:
     if report.ok:
         return
     worst = report.worst
     wrong = sum(not row.ok for row in report.rows)
     raise ParityError(
-        f"{what}: {wrong} of {len(report.rows)} probes differ from the version's references, worst "
+        f"{candidate.title}, {where}: {wrong} of {len(report.rows)} probes differ from its "
+        "references, worst "
         f"{worst.probe.id} ({worst.probe.category}) with max abs {worst.max_abs:.1e} "
         f"{worst.error}, limit {worst.limit:.0e}. The live pair is as it was.",
-        hint="run `oml-mlflow verify` for the whole table.",
+        hint="run `oml-mlflow verify` for the whole table."
+        if candidate.registered_model
+        else "the error's details hold the whole table.",
         details={"rows": report.to_rows()},
     )
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from oml_mlflow.errors import SourceError, UnsupportedSource
 from oml_mlflow.graph.encoder import ACTIVATIONS, Tower
 from oml_mlflow.graph.image import BICUBIC, RESAMPLING, ImagePreparation
 from oml_mlflow.graph.text import END_TOKEN, START_TOKEN, Vocabulary
+from oml_mlflow.weights import INDEX, PICKLE, SAFETENSORS, Checkpoint, open_weights, weight_files
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -25,62 +24,13 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-_WEIGHTS, _WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-_HUB_PATTERNS = ["config.json", "*.safetensors", _WEIGHTS_INDEX]
-_HUB_PATTERNS += [*TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES]
+_HUB_PATTERNS = ["config.json", *TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES]
+# not every *.safetensors: LAION's repositories hold OpenCLIP's own copy of the weights as well
+_HUB_SAFETENSORS = ["model*.safetensors", SAFETENSORS + INDEX]
+_HUB_PICKLES = ["pytorch_model*.bin", PICKLE + INDEX]
 _PROCESSORS = ("CLIPImageProcessor", "CLIPFeatureExtractor", "CLIPProcessor")
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-class SafetensorsWeights:
-    """The tensors of one or more safetensors files, each read when it is asked for.
-
-    Args:
-        files: Files of one checkpoint.
-
-    Raises:
-        SourceError: If a file is damaged or cut short.
-    """
-
-    def __init__(self, files: list[Path]) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        self._files: dict[str, Any] = {}
-        for path in files:
-            try:
-                opened: Any = safe_open(path, framework="pt")
-                self._files |= dict.fromkeys(opened.keys(), opened)
-            except (SafetensorError, OSError) as error:
-                raise SourceError(
-                    f"{path} is cut short or damaged ({error}). Nothing was written.",
-                    hint="fetch or save the model again.",
-                ) from error
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape."""
-        return tuple(self._file(name).get_slice(name).get_shape())
-
-    def load(self, name: str) -> np.ndarray:
-        """Return a tensor as float32."""
-        tensor = self._file(name).get_tensor(name)
-        if not tensor.is_floating_point():
-            raise UnsupportedSource(
-                f"tensor {name} is stored as {tensor.dtype}, not as a float.",
-                hint="use a checkpoint that is not quantised.",
-            )
-        values: np.ndarray = tensor.float().numpy()
-        return values
-
-    def _file(self, name: str) -> Any:
-        try:
-            return self._files[name]
-        except KeyError:
-            raise SourceError(
-                f"the weights hold no tensor {name!r}, which CLIPModel needs. Nothing was written.",
-                hint="save the whole CLIPModel (model.save_pretrained), both towers and "
-                "projections.",
-            ) from None
 
 
 @dataclass(frozen=True)
@@ -109,7 +59,7 @@ class Source:
     text: Tower
     patch_px: int
     eos_token_id: int
-    weights: SafetensorsWeights = field(repr=False)
+    weights: Checkpoint = field(repr=False)
 
     @property
     def dims(self) -> int:
@@ -123,7 +73,13 @@ class Source:
         return [self.folder / name for name in names if (self.folder / name).is_file()]
 
 
-def open_source(model_name: str, *, cache_dir: str | None = None, force: bool = False) -> Source:
+def open_source(
+    model_name: str,
+    *,
+    cache_dir: str | Path | None = None,
+    force: bool = False,
+    pickles: bool = False,
+) -> Source:
     """Return the CLIP model in a local folder or hub repository, checked.
 
     Args:
@@ -131,12 +87,14 @@ def open_source(model_name: str, *, cache_dir: str | None = None, force: bool = 
             Face layout, as transformers 4 or 5 writes it.
         cache_dir: Where hub downloads are kept; the Hugging Face cache by default.
         force: Download again what is in the cache.
+        pickles: Take ``pytorch_model.bin``, tensors only, where there are no safetensors.
 
     Raises:
-        SourceError: If files are missing, cut short or can't be fetched.
+        SourceError: If files are missing, cut short or can't be fetched, or a pickle holds more
+            than tensors.
         UnsupportedSource: If it is no CLIP model, or does what no graph here can.
     """
-    folder, revision = _resolve(model_name, cache_dir, force)
+    folder, revision = _resolve(model_name, cache_dir, force, pickles)
     config = _read_json(folder / "config.json", "the model's configuration")
     if config.get("model_type") != "clip":
         raise UnsupportedSource(
@@ -154,7 +112,7 @@ def open_source(model_name: str, *, cache_dir: str | None = None, force: bool = 
         eos_token_id = int(text_config.get("eos_token_id", 49407))
         vision = _tower("vision_model", "visual_projection", vision_config, dims, 768, 12)
         text = _tower("text_model", "text_projection", text_config, dims, 512, 8)
-    weights = SafetensorsWeights(_weight_files(folder))
+    weights = open_weights(folder, model_name, pickles=pickles)
     source = Source(
         name=model_name if revision else folder.name,
         folder=folder,
@@ -171,7 +129,9 @@ def open_source(model_name: str, *, cache_dir: str | None = None, force: bool = 
     return source
 
 
-def _resolve(model_name: str, cache_dir: str | None, force: bool) -> tuple[Path, str | None]:
+def _resolve(
+    model_name: str, cache_dir: str | Path | None, force: bool, pickles: bool
+) -> tuple[Path, str | None]:
     folder = Path(model_name).expanduser()
     if folder.is_dir():
         return folder.resolve(), None
@@ -192,10 +152,19 @@ def _resolve(model_name: str, cache_dir: str | None, force: bool) -> tuple[Path,
             f"{model_name} has to be fetched from the hub, and huggingface_hub is not installed.",
             hint="pip install 'oml-mlflow[build]', or give a local folder.",
         ) from error
+    patterns = [*_HUB_PATTERNS, *_HUB_SAFETENSORS]
     try:
         path = snapshot_download(
-            model_name, allow_patterns=_HUB_PATTERNS, cache_dir=cache_dir, force_download=force
+            model_name, allow_patterns=patterns, cache_dir=cache_dir, force_download=force
         )
+        if pickles and not weight_files(Path(path), SAFETENSORS):
+            snapshot_download(
+                model_name,
+                revision=Path(path).name,
+                allow_patterns=_HUB_PICKLES,
+                cache_dir=cache_dir,
+                force_download=force,
+            )
     except Exception as error:  # huggingface_hub's errors share no base class
         raise SourceError(
             f"{model_name} could not be fetched from the hub ({type(error).__name__}), and there "
@@ -376,24 +345,6 @@ def _vocabulary(folder: Path, positions: int) -> Vocabulary:
     longest = config.get("model_max_length")
     max_length = int(min(positions, longest)) if isinstance(longest, int | float) else positions
     return Vocabulary(ids, tuple((pair[0], pair[1]) for pair in merges), max_length)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / _WEIGHTS_INDEX
-    if index.is_file() and not (folder / _WEIGHTS).is_file():
-        names = set(_dict(_read_json(index, "the index of the weights"), "weight_map").values())
-        if any(Path(name).name != name for name in names):
-            raise SourceError(f"{index} names files outside its folder.", hint="don't trust it.")
-        return [folder / name for name in sorted(names)]
-    if not (folder / _WEIGHTS).is_file():
-        others = sorted(path.name for path in folder.glob("*.bin"))
-        found = f" (there is {', '.join(others)}, which is not read)" if others else ""
-        raise SourceError(
-            f"{folder} holds no weights: model.safetensors is missing{found}. Nothing was written.",
-            hint="save the model with transformers: CLIPModel.from_pretrained(...)"
-            ".save_pretrained(folder).",
-        )
-    return [folder / _WEIGHTS]
 
 
 def _check_weights(source: Source, image_px: int) -> None:

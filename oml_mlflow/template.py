@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from oml_mlflow.errors import ConfigError, UnsupportedSource
+from oml_mlflow.presets import PRESETS
 
 MULTIMODAL_CLIP = "multimodal_clip"
 DISTANCE_METRICS = (
@@ -17,90 +21,244 @@ DISTANCE_METRICS = (
     "EUCLIDEAN_SQUARED",
     "JACCARD",
 )
-
-
-def _normalize() -> list[dict[str, Any]]:
-    return [{"name": "Normalize"}]
+_NORMALIZE = {"name": "Normalize"}
+_FEWEST_IDS = 3
+# OML4Py has these for other models than CLIP
+_OTHER_TEMPLATES = ("text", "Image_ViT", "Image_ConvNext")
+_OTHER_STEPS = ("Pooling", "Dense")
+_Config = TypeVar("_Config", bound="ONNXPipelineConfig")
 
 
 @dataclass
 class ONNXPipelineConfig:
     """Properties of a pipeline pair; read and set them with the dot operator.
 
-    Names and meanings: OML4Py, "Python Classes to Convert Pretrained Models to ONNX Models".
-    Sizes, resampling, mean and standard deviation are no properties: they come from the model's
-    own image processor.
+    A name or a value that can't be honoured is refused when it is set, and again at export. Sizes,
+    resampling, mean and standard deviation are no properties: they come from the model's own image
+    processor.
 
     Attributes:
         template: Name of the template it was made from.
-        post_processors: Only ``[{"name": "Normalize"}]``.
+        post_processors: Only ``[{"name": "Normalize"}]``, which both CLIP pipelines end in.
         max_seq_length: Ids a text may have; by default, and at most, what the model has.
         do_lower_case: Only True: CLIP's tokenizer lower-cases.
+        quantize_model: Store weights as INT8; changes the vectors.
         distance_metrics: Metrics that suit the vectors; stored with the pair.
         languages: Database language abbreviations; stored with the pair.
+        use_float16: Store weights as float16; changes the vectors.
+        use_external_data: Only None or False: weights always stay in the ONNX file.
+
+    Source: "Python Classes to Convert Pretrained Models to ONNX Models", Oracle AI Vector Search
+    User's Guide, for names, meanings and defaults. ``max_seq_length`` has none there.
     """
 
     template: str = MULTIMODAL_CLIP
-    post_processors: list[dict[str, Any]] = field(default_factory=_normalize)
+    post_processors: list[dict[str, Any]] = field(default_factory=lambda: [dict(_NORMALIZE)])
     max_seq_length: int | None = None
     do_lower_case: bool = True
-    distance_metrics: list[str] = field(default_factory=lambda: ["COSINE"])
+    quantize_model: bool = False
+    distance_metrics: list[str] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
+    use_float16: bool = False
+    use_external_data: bool | None = None
 
-    @staticmethod
-    def from_template(name: str, **overrides: Any) -> ONNXPipelineConfig:
+    def __setattr__(self, name: str, value: Any) -> None:
+        _check(name, value)
+        super().__setattr__(name, value)
+
+    @classmethod
+    def from_template(cls: type[_Config], name: str, **kwargs: Any) -> _Config:
         """Return a configuration for any model that a template fits.
 
         Args:
             name: ``multimodal_clip``.
-            **overrides: Properties to set.
+            **kwargs: Properties to set.
 
         Raises:
             UnsupportedSource: If there is no such template here.
             ConfigError: If a property is unknown or can't have that value.
         """
         if name != MULTIMODAL_CLIP:
+            known = name in _OTHER_TEMPLATES
             raise UnsupportedSource(
-                f"there is no template {name!r} here.", hint=f"use {MULTIMODAL_CLIP!r}."
+                f"template {name!r} is OML4Py's, and not supported here."
+                if known
+                else f"there is no template {name!r}.",
+                hint=f"use {MULTIMODAL_CLIP!r}, which is for CLIP models: there is no other here.",
             )
-        known = sorted({f.name for f in fields(ONNXPipelineConfig)} - {"template"})
-        unknown = sorted(set(overrides) - set(known))
-        if unknown:
-            raise ConfigError(
-                f"{', '.join(unknown)}: no such property of template {name!r}.",
-                hint=f"it has {', '.join(known)}.",
-            )
-        config = ONNXPipelineConfig(template=name, **overrides)
-        config.check()
-        return config
+        if "template" in kwargs:
+            raise ConfigError("the template is named once.", hint="leave template= out.")
+        for key, value in kwargs.items():
+            _check(key, value)
+        return cls(template=name, **kwargs)
+
+    @classmethod
+    def from_preset(cls: type[_Config], model_name: str) -> _Config:
+        """Return the configuration of a preconfigured model."""
+        preset = PRESETS[model_name]
+        return cls(
+            max_seq_length=preset.max_seq_length, distance_metrics=list(preset.distance_metrics)
+        )
 
     @staticmethod
     def show_templates() -> list[str]:
         """Return the names of the templates."""
         return [MULTIMODAL_CLIP]
 
+    @staticmethod
+    def show_preconfigured(
+        include_properties: bool = False, model_name: str | None = None
+    ) -> list[Any]:
+        """Return the preconfigured models.
+
+        Args:
+            include_properties: Give their properties too.
+            model_name: Only this one's; ignored unless `include_properties`.
+
+        Returns:
+            A list of names; with `include_properties` a list of one dict, properties by name. What
+            is no property (dims, image_size, …) is checked against the model's own files.
+
+        Raises:
+            ConfigError: If `model_name` is not preconfigured.
+        """
+        if not include_properties:
+            return list(PRESETS)
+        if model_name is not None and model_name not in PRESETS:
+            raise ConfigError(
+                f"{model_name!r} is not preconfigured.",
+                hint=f"preconfigured are {', '.join(PRESETS)}; other CLIP models need no preset: "
+                f"from_template({MULTIMODAL_CLIP!r}).",
+            )
+        names = list(PRESETS) if model_name is None else [model_name]
+        return [{name: PRESETS[name].properties() for name in names}]
+
     def check(self) -> None:
         """Raise ConfigError if a property can't be honoured."""
-        if self.post_processors != _normalize():
-            raise ConfigError(
-                f"post_processors {self.post_processors} can't be honoured: both CLIP pipelines "
-                "end in Normalize.",
-                hint="leave it at [{'name': 'Normalize'}].",
-            )
-        if self.do_lower_case is not True:
-            raise ConfigError(
-                "do_lower_case=False can't be honoured: CLIP's tokenizer lower-cases.",
-                hint="leave it at True.",
-            )
-        length = self.max_seq_length
-        if length is not None and (not isinstance(length, int) or length < 3):
-            raise ConfigError(
-                f"max_seq_length {length!r} is no whole number of 3 or more.",
-                hint="leave it out to use the model's own.",
-            )
-        wrong = [m for m in self.distance_metrics if m not in DISTANCE_METRICS]
-        if wrong:
-            raise ConfigError(
-                f"distance_metrics: {', '.join(map(str, wrong))} is unknown.",
-                hint=f"known are {', '.join(DISTANCE_METRICS)}.",
-            )
+        for name in _CHECKS:
+            _check(name, getattr(self, name))
+
+
+class EmbeddingModelConfig(ONNXPipelineConfig):
+    """`ONNXPipelineConfig` by the name it had before 23.7; every use warns."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warn_deprecated("EmbeddingModelConfig", "ONNXPipelineConfig")
+        super().__init__(*args, **kwargs)
+
+    @staticmethod
+    def show_templates() -> list[str]:
+        """Return the names of the templates."""
+        warn_deprecated("EmbeddingModelConfig", "ONNXPipelineConfig")
+        return ONNXPipelineConfig.show_templates()
+
+    @staticmethod
+    def show_preconfigured(
+        include_properties: bool = False, model_name: str | None = None
+    ) -> list[Any]:
+        """Return the preconfigured models; see `ONNXPipelineConfig.show_preconfigured`."""
+        warn_deprecated("EmbeddingModelConfig", "ONNXPipelineConfig")
+        return ONNXPipelineConfig.show_preconfigured(include_properties, model_name)
+
+
+def warn_deprecated(old: str, new: str) -> None:
+    """Warn, at the line outside this package that uses it, that a class has a new name."""
+    level, frame = 0, sys._getframe().f_back
+    while frame is not None and frame.f_globals["__name__"].startswith("oml_mlflow."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"{old} is deprecated and will be removed; use {new}.",
+        DeprecationWarning,
+        stacklevel=level + 2,
+    )
+
+
+def _check(name: str, value: Any) -> None:
+    """Raise ConfigError unless there is a property of that name and it can have that value."""
+    if name in _CHECKS:
+        _CHECKS[name](name, value)
+        return
+    raise ConfigError(
+        "labels belong to classification and do not apply to CLIP."
+        if name == "labels"
+        else f"{name}: no such property of template {MULTIMODAL_CLIP!r}.",
+        hint=f"it has {', '.join(sorted(_CHECKS.keys() - {'template'}))}.",
+    )
+
+
+def _check_template(name: str, value: Any) -> None:
+    if value != MULTIMODAL_CLIP:
+        raise ConfigError(
+            f"{name} {value!r} can't be set.", hint=f"the only one is {MULTIMODAL_CLIP!r}."
+        )
+
+
+def _check_post_processors(name: str, value: Any) -> None:
+    if value == [_NORMALIZE]:
+        return
+    steps = value if isinstance(value, list) else []
+    others = [s["name"] for s in steps if isinstance(s, dict) and s.get("name") in _OTHER_STEPS]
+    raise ConfigError(
+        f"{name}: {', '.join(others)} belongs to text models and does not apply to CLIP."
+        if others
+        else f"{name} {value!r} can't be honoured: both CLIP pipelines end in Normalize.",
+        hint=f"leave it at {[_NORMALIZE]}.",
+    )
+
+
+def _check_max_seq_length(name: str, value: Any) -> None:
+    if value is not None and (type(value) is not int or value < _FEWEST_IDS):
+        raise ConfigError(
+            f"{name} {value!r} is no whole number of {_FEWEST_IDS} or more.",
+            hint="leave it out to use the model's own.",
+        )
+
+
+def _check_do_lower_case(name: str, value: Any) -> None:
+    if value is not True:
+        raise ConfigError(
+            f"{name}={value!r} can't be honoured: CLIP's tokenizer lower-cases.",
+            hint="leave it at True.",
+        )
+
+
+def _check_bool(name: str, value: Any) -> None:
+    if type(value) is not bool:
+        raise ConfigError(f"{name} {value!r} is neither True nor False.", hint="give one of them.")
+
+
+def _check_use_external_data(name: str, value: Any) -> None:
+    if value is not None and value is not False:
+        raise ConfigError(
+            f"{name}={value!r} can't be honoured: weights always stay in the ONNX file, which "
+            "holds less than 2 GB.",
+            hint="leave it out; where a file is too large, use quantize_model or use_float16.",
+        )
+
+
+def _check_distance_metrics(name: str, value: Any) -> None:
+    _check_names(name, value)
+    wrong = [metric for metric in value if metric not in DISTANCE_METRICS]
+    if wrong:
+        raise ConfigError(
+            f"{name}: {', '.join(wrong)} is unknown.",
+            hint=f"known are {', '.join(DISTANCE_METRICS)}.",
+        )
+
+
+def _check_names(name: str, value: Any) -> None:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"{name} {value!r} is no list of strings.", hint="give a list.")
+
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "template": _check_template,
+    "post_processors": _check_post_processors,
+    "max_seq_length": _check_max_seq_length,
+    "do_lower_case": _check_do_lower_case,
+    "quantize_model": _check_bool,
+    "distance_metrics": _check_distance_metrics,
+    "languages": _check_names,
+    "use_float16": _check_bool,
+    "use_external_data": _check_use_external_data,
+}

@@ -1,0 +1,204 @@
+"""A checkpoint's tensors, read one by one: safetensors, or on demand pickles without any code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oml_mlflow.errors import SourceError, UnsupportedSource
+
+SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
+INDEX = ".index.json"
+# torch.load(weights_only=True) could still be made to run code: CVE-2025-32434
+_SAFE_TORCH = (2, 6)
+
+
+class Checkpoint(ABC):
+    """Tensors by name, from one or more files.
+
+    Attributes:
+        files: The files.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+
+    def load(self, name: str) -> np.ndarray:
+        """Return a tensor as float32."""
+        tensor = self._tensor(name)
+        if not tensor.is_floating_point():
+            raise UnsupportedSource(
+                f"tensor {name} is stored as {tensor.dtype}, not as a float.",
+                hint="use a checkpoint that is not quantised.",
+            )
+        values: np.ndarray = tensor.float().numpy()
+        return values
+
+    @abstractmethod
+    def _tensor(self, name: str) -> Any:
+        """Return a tensor of torch."""
+
+    def _missing(self, name: str) -> SourceError:
+        return SourceError(
+            f"the weights hold no tensor {name!r}, which CLIPModel needs. Nothing was written.",
+            hint="save the whole CLIPModel (model.save_pretrained), both towers and projections.",
+        )
+
+
+class SafetensorsWeights(Checkpoint):
+    """The tensors of one or more safetensors files, each read when it is asked for.
+
+    Args:
+        files: Files of one checkpoint.
+
+    Raises:
+        SourceError: If a file is damaged or cut short.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        super().__init__(files)
+        self._opened: dict[str, Any] = {}
+        for path in files:
+            try:
+                opened: Any = safe_open(path, framework="pt")
+                self._opened |= dict.fromkeys(opened.keys(), opened)
+            except (SafetensorError, OSError) as error:
+                raise _damaged(path, error) from error
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        return tuple(self._file(name).get_slice(name).get_shape())
+
+    def _tensor(self, name: str) -> Any:
+        return self._file(name).get_tensor(name)
+
+    def _file(self, name: str) -> Any:
+        if name not in self._opened:
+            raise self._missing(name)
+        return self._opened[name]
+
+
+class PickledWeights(Checkpoint):
+    """The tensors of ``pytorch_model.bin`` files; whatever else a pickle holds is refused.
+
+    Args:
+        files: Files of one checkpoint, mapped into memory rather than read where their format
+            (torch 1.6 and newer) allows it.
+
+    Raises:
+        SourceError: If a file is damaged, holds anything but tensors, or the installed torch
+            can't read it without risk. No code in it is run.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        import torch
+
+        super().__init__(files)
+        if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _SAFE_TORCH:
+            raise SourceError(
+                f"torch {torch.__version__} can't read {files[0].name} safely: before 2.6 a file "
+                "could run code in spite of weights_only (CVE-2025-32434). Nothing was read.",
+                hint="install torch 2.6 or newer, or use a model with safetensors.",
+            )
+        self._tensors: dict[str, Any] = {}
+        for path in files:
+            try:
+                loaded = torch.load(
+                    path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+                )
+            except pickle.UnpicklingError as error:
+                raise SourceError(
+                    f"{path} holds more than tensors, or is no checkpoint of torch: it was refused "
+                    "without running anything in it. Nothing was written.",
+                    hint="don't trust it; use a model with safetensors.",
+                ) from error
+            except Exception as error:  # torch raises nearly anything on a damaged file
+                raise _damaged(path, error) from error
+            if not isinstance(loaded, dict) or not all(map(torch.is_tensor, loaded.values())):
+                raise SourceError(
+                    f"{path} is no state dict of named tensors. Nothing was written.",
+                    hint="save it with model.save_pretrained(folder).",
+                )
+            self._tensors |= loaded
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        return tuple(self._tensor(name).shape)
+
+    def _tensor(self, name: str) -> Any:
+        if name not in self._tensors:
+            raise self._missing(name)
+        return self._tensors[name].detach()
+
+
+def open_weights(folder: Path, model_name: str, *, pickles: bool = False) -> Checkpoint:
+    """Return the weights in a model folder.
+
+    Args:
+        folder: The folder.
+        model_name: What the user called it: a hub id, or the folder.
+        pickles: Take ``pytorch_model.bin``, tensors only, where there are no safetensors.
+
+    Raises:
+        SourceError: If there are none, or not in a form that is taken.
+    """
+    if files := weight_files(folder, SAFETENSORS):
+        return SafetensorsWeights(files)
+    pickled = weight_files(folder, PICKLE)
+    if pickled and pickles:
+        return PickledWeights(pickled)
+    if pickled or not Path(model_name).expanduser().is_dir():
+        # the wording is OML4Py's
+        found = f" (there is {pickled[0].name}, which is not read)" if pickled else ""
+        raise SourceError(
+            f"Provided model {model_name} does not have a safetensors version{found}. Nothing was "
+            "written.",
+            hint="If you want to forcefully use a model without safetensors, set "
+            "ignore_safetensors_error to True in the settings: pytorch_model.bin is then read, "
+            "tensors only.",
+        )
+    raise SourceError(
+        f"{folder} holds no weights: {SAFETENSORS} is missing. Nothing was written.",
+        hint="save the model with transformers: CLIPModel.from_pretrained(...)"
+        ".save_pretrained(folder).",
+    )
+
+
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """Return the file or the shards of one form of the weights; none if it is not there."""
+    index = folder / (name + INDEX)
+    if (folder / name).is_file():
+        return [folder / name]
+    if not index.is_file():
+        return []
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        inside = all(Path(shard).name == shard for shard in names)
+    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise SourceError(
+            f"{index} (the index of the weights) can't be read: {type(error).__name__}. Nothing "
+            "was written.",
+            hint="fetch or save the model again.",
+        ) from error
+    if not inside:
+        raise SourceError(f"{index} names files outside its folder.", hint="don't trust it.")
+    return [folder / shard for shard in names]
+
+
+def _damaged(path: Path, error: Exception) -> SourceError:
+    return SourceError(
+        f"{path} is cut short or damaged ({error}). Nothing was written.",
+        hint="fetch or save the model again.",
+    )
