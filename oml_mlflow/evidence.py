@@ -18,7 +18,7 @@ from oml_mlflow.probes import (
     golden_probes,
     save_probes,
 )
-from oml_mlflow.runtime import runtime_versions
+from oml_mlflow.runtime import not_run_reason, runtime_versions
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,15 @@ class Evidence:
 
     Attributes:
         probes: The probes.
-        pair: Vectors of these exact bytes, one input at a time.
+        pair: Vectors of these exact bytes, one input at a time; None if this runtime lacks one of
+            their operators.
         model: Vectors of the model's own Python code, or None where they could not be made.
         exactness: `pair` against `model`, or None.
-        not_run: Why there is no `model`.
+        not_run: Why there is no `exactness`.
     """
 
     probes: tuple[Probe, ...]
-    pair: References
+    pair: References | None
     model: References | None
     exactness: ParityReport | None
     not_run: str = ""
@@ -43,9 +44,11 @@ class Evidence:
         """Write probes, vectors and the exactness report into a folder."""
         folder.mkdir(parents=True)
         save_probes(folder, self.probes)
-        self.pair.save(folder, PAIR_REFERENCES)
-        if self.model is not None and self.exactness is not None:
+        if self.pair is not None:
+            self.pair.save(folder, PAIR_REFERENCES)
+        if self.model is not None:
             self.model.save(folder, MODEL_REFERENCES)
+        if self.exactness is not None:
             (folder / "exactness.md").write_text(self.exactness.to_markdown(), encoding="utf-8")
             rows = json.dumps(self.exactness.to_rows(), indent=1)
             (folder / "exactness.json").write_text(rows + "\n", encoding="utf-8")
@@ -60,11 +63,13 @@ def gather_evidence(pair: PipelinePair, on_event: Listener = silent) -> Evidence
         on_event: Told of progress.
     """
     probes = golden_probes()
-    ours = References(embed_probes(pair.embedder(), probes, on_event, "pair"), runtime_versions())
-    evidence = Evidence(probes, ours, None, None)
+    evidence = Evidence(probes, None, None, None, not_run_reason(pair.unknown_operators))
+    if not evidence.not_run:
+        vectors = embed_probes(pair.embedder(), probes, on_event, "pair")
+        evidence = replace(evidence, pair=References(vectors, runtime_versions()))
     model = pair.model_references
     if model is None and pair.source is None:
-        return replace(evidence, not_run="the pair's model is not known")
+        return replace(evidence, not_run=evidence.not_run or "the pair's model is not known")
     # imported here: a pair can be logged without torch, and then says so
     from oml_mlflow.reference import ReferenceModel, exactness
     from oml_mlflow.source import open_source
@@ -73,5 +78,7 @@ def gather_evidence(pair: PipelinePair, on_event: Listener = silent) -> Evidence
         try:
             model = ReferenceModel(open_source(str(pair.source))).references(probes, on_event)
         except (ImportError, SourceError) as error:
-            return replace(evidence, not_run=str(error))
-    return replace(evidence, model=model, exactness=exactness(probes, ours, model))
+            return replace(evidence, not_run=evidence.not_run or str(error))
+    if evidence.pair is None:
+        return replace(evidence, model=model)
+    return replace(evidence, model=model, exactness=exactness(probes, evidence.pair, model))

@@ -401,7 +401,11 @@ def _copy_profile(pair: PipelinePair, root: Path) -> dict[str, Any]:
             "path": (folder / name).relative_to(root).as_posix(),
             "sha256": pair.fingerprints[side],
             "size_bytes": source.stat().st_size,
+            "input": pair.ends[side].input,
+            "output": pair.ends[side].output,
         }
+        if side in pair.unknown_operators:
+            entry[side]["unknown_operators"] = list(pair.unknown_operators[side])
     return entry
 
 

@@ -38,9 +38,8 @@ def exactness_sentence(evidence: Evidence) -> str:
     report = evidence.exactness
     if report is None:
         return f"Exactness: not run ({evidence.not_run})."
-    made_by = ", ".join(
-        f"{k} {v}" for k, v in sorted((evidence.model or evidence.pair).runtime.items())
-    )
+    maker = evidence.model or evidence.pair
+    made_by = ", ".join(f"{k} {v}" for k, v in sorted((maker.runtime if maker else {}).items()))
     return (
         f"Exactness: {'within' if report.ok else 'NOT within'} limits on {len(report.rows)} golden "
         f"probes; largest difference from the model's own Python code {report.max_abs(IMG):.1e} "

@@ -14,9 +14,11 @@ from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, model_name, slot_name
 from oml_mlflow.package import PackagedPair, read_package
 from oml_mlflow.probes import ParityReport, Probe, by_side, compare
-from oml_mlflow.registry import ModelVersion, fetch_version, get_version
+from oml_mlflow.registry import ModelVersion, fetch_version, get_version, tag_version
 from oml_mlflow.targets import Target, open_target
-from oml_mlflow.targets.base import LedgerEntry, LoadedModel, Session
+from oml_mlflow.targets.base import UNVERIFIED, VERIFIED, LedgerEntry, LoadedModel, Session
+
+VERIFICATION_TAG = "oml.verification"
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ class Promotion:
 
     Attributes:
         entry: The ledger entry that is live now.
-        report: Vectors of the database against the version's references.
+        report: Vectors of the database against the version's references; no rows if unverified.
         changed: False if that version was live already; then nothing was written.
     """
 
@@ -41,6 +43,7 @@ def promote(
     target: Target | str,
     name: str | None = None,
     *,
+    unverified: bool = False,
     on_event: Listener = silent,
 ) -> Promotion:
     """Make a version the live pair of an export name in a database, if it proves right there.
@@ -53,6 +56,8 @@ def promote(
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
         target: A target or its URI.
         name: Export name in the database; the registered model's name by default.
+        unverified: Promote a pair too that no runtime here could run, so that nothing can be
+            compared; ledger and version then say ``unverified``. Others are compared all the same.
         on_event: Told of progress.
 
     Returns:
@@ -65,27 +70,30 @@ def promote(
         InvalidName: If the name can't be that of an in-database model.
         TargetLocked: If another process holds the database for too long.
         ParityError: If a vector is not what it should be; the live pair is as it was.
-        ApplyError: If a step fails; the live pair is as it was.
+        ApplyError: If a step fails, or the pair can't be compared and `unverified` is not given;
+            the live pair is as it was.
 
-    Side effects: Writes models and a ledger row to the target; commits.
+    Side effects: Writes models and a ledger row to the target; commits. Tags the version if it is
+    unverified.
     """
     version = get_version(model_uri)
     export_name = check_export_name(name or version.name).upper()
     package = read_package(fetch_version(version))
     package.check_fingerprints()
+    _refuse_unverifiable(package, version, unverified)
     database = open_target(target) if isinstance(target, str) else target
     with database.session(f"the promotion of {version.uri}") as session:
         live = _live(session, export_name)
         if live is not None and _is_live(session, live, version, package):
-            report = _verify(session, package, live_names(export_name), on_event)
-            _raise_if_wrong(report, f"{version.uri}, which is live as {export_name}")
+            what = f"{version.uri}, which is live as {export_name}"
+            report = _demand(session, package, live_names(export_name), what, on_event)
             return Promotion(live, report, changed=False)
         entry = _next_entry(export_name, live, version, package)
         slots = {side: slot_name(export_name, side, entry.generation) for side in SIDES}
         try:
             _load(session, package, version, slots, on_event)
-            report = _verify(session, package, slots, on_event)
-            _raise_if_wrong(report, f"{version.uri} in {database.uri}")
+            what = f"{version.uri} in {database.uri}"
+            report = _demand(session, package, slots, what, on_event)
             entry = _with_parity(entry, report)
             session.swap(entry)
         except BaseException as error:
@@ -99,6 +107,8 @@ def promote(
             ) from error
         _clean(session, export_name, entry.generation)
         recorded = session.ledger(export_name)[-1]
+    if recorded.verification == UNVERIFIED:
+        tag_version(version, VERIFICATION_TAG, UNVERIFIED)
     return Promotion(recorded, report, changed=True)
 
 
@@ -154,10 +164,23 @@ def _next_entry(
         run_id=version.run_id,
         fingerprints=package.fingerprints,
         dims=package.dims,
+        verification=UNVERIFIED if package.unverifiable else VERIFIED,
     )
 
 
+def _refuse_unverifiable(package: PackagedPair, version: ModelVersion, unverified: bool) -> None:
+    if package.unverifiable and not unverified:
+        raise ApplyError(
+            f"{version.uri} can't be compared with anything: {package.unverifiable}. Nothing was "
+            "loaded; the live pair is as it was.",
+            hint="promote it with --unverified (unverified=True) if you trust the files.",
+            details={"unknown_operators": package.unknown_operators},
+        )
+
+
 def _with_parity(entry: LedgerEntry, report: ParityReport) -> LedgerEntry:
+    if entry.verification == UNVERIFIED:
+        return entry
     parity = {"max_abs": report.max_abs(), "min_cosine": report.min_cosine()}
     return replace(entry, parity=parity)
 
@@ -171,13 +194,17 @@ def _load(
 ) -> None:
     origin = {"registered_model": version.name, "version": version.version}
     for side, slot in slots.items():
+        outside = {
+            "ends": vars(package.ends[side]),
+            "unknown_operators": list(package.unknown_operators.get(side, ())),
+        }
         model = LoadedModel(
             name=slot,
             side=side,
             fingerprint=package.fingerprints[side],
             dims=package.dims,
             size_bytes=package.paths[side].stat().st_size,
-            metadata={**package.metadata, **origin, "run_id": version.run_id},
+            metadata={**package.metadata, **origin, "run_id": version.run_id, **outside},
             loaded_at=datetime.now(timezone.utc),
         )
         session.load(model, package.paths[side], on_event)
@@ -194,6 +221,17 @@ class _InDatabase:
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         return self._session.embed(self._names[TXT], TXT, texts)
+
+
+def _demand(
+    session: Session, package: PackagedPair, names: dict[str, str], what: str, on_event: Listener
+) -> ParityReport:
+    """Return the comparison, or raise ParityError if it is not within limits."""
+    if package.unverifiable:
+        return ParityReport(f"Not compared: {package.unverifiable}")
+    report = _verify(session, package, names, on_event)
+    _raise_if_wrong(report, what)
+    return report
 
 
 def _verify(

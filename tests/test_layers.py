@@ -13,10 +13,11 @@ PACKAGE = Path(oml_mlflow.__file__).parent
 # each module may import from its own line and those above
 LAYERS = [
     {"errors", "events"},
-    {"fingerprint", "names"},
-    {"graph.encoder", "graph.image", "graph.ops", "graph.text", "graph.wire"},
+    {"fingerprint", "names", "profiles"},
+    {"graph.encoder", "graph.image", "graph.ops", "graph.retarget", "graph.text", "graph.wire"},
+    {"graph.external", "graph.finding", "graph.metadata", "graph.rules", "graph.walk"},
     {"pictures", "runtime", "source", "template", "texts"},
-    {"embedder", "probes"},
+    {"embedder", "graph.interface", "probes"},
     {"package", "pair", "reference"},
     {"evidence", "export"},
     {"flavor", "model_card", "registry"},
