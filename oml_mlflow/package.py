@@ -98,8 +98,8 @@ def read_package(folder: str | Path, profile: str | None = None) -> PackagedPair
     root = Path(folder)
     try:
         mlmodel = yaml.safe_load((root / "MLmodel").read_text(encoding="utf-8"))
-        section = mlmodel["flavors"][FLAVOR_NAME]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        section = dict(mlmodel["flavors"][FLAVOR_NAME])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise PackageError(
             f"{root.name}: no model of flavor {FLAVOR_NAME} ({type(error).__name__}).",
             hint="log one with oml_mlflow.log_model.",

@@ -33,7 +33,7 @@ def external_tensors(path: Path) -> list[tuple[str, str]]:
     Looks into subgraphs, functions and attributes too; weights are passed over.
 
     Raises:
-        PackageError: If the file's bytes are no protobuf message.
+        PackageError: If the file can't be read, or its bytes are no protobuf message.
     """
     try:
         with (
@@ -41,9 +41,9 @@ def external_tensors(path: Path) -> list[tuple[str, str]]:
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
             return list(_search(data, 0, len(data), "model", 0))
-    except (ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise PackageError(
-            f"{path.name} can't be loaded: it is no ONNX model ({error}).",
+            f"{path.name} can't be loaded: it is no readable ONNX model ({error}).",
             hint="export the pair again, or name the right file.",
         ) from error
 

@@ -42,7 +42,7 @@ class Place:
     @property
     def operator(self) -> Operator:
         """Return the node's operator."""
-        return Operator(self.node.domain, self.node.op_type)
+        return _operator(self.node.domain, self.node.op_type)
 
 
 def places(model: onnx.ModelProto) -> Iterator[Place]:
@@ -54,7 +54,7 @@ def places(model: onnx.ModelProto) -> Iterator[Place]:
 
 def custom_operators(model: onnx.ModelProto) -> dict[Operator, list[str]]:
     """Return where operators outside the standard domains stand; the model's functions are none."""
-    defined = {Operator(function.domain, function.name) for function in model.functions}
+    defined = {_operator(function.domain, function.name) for function in model.functions}
     found: dict[Operator, list[str]] = {}
     for place in places(model):
         if place.node.domain not in STANDARD_DOMAINS and place.operator not in defined:
@@ -72,6 +72,11 @@ def held_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto
             for graph in _graphs(attribute):
                 for tensor in graph.initializer:
                     yield f"{where}/{tensor.name}", tensor
+
+
+def _operator(*parts: str | bytes) -> Operator:
+    """Return an operator; protobuf gives bytes for what is not UTF-8."""
+    return Operator(*(p.decode("utf-8", "replace") if isinstance(p, bytes) else p for p in parts))
 
 
 def _in_nodes(nodes: Iterable[onnx.NodeProto], prefix: str) -> Iterator[Place]:
