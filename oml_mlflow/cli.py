@@ -8,12 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from oml_mlflow import __version__, console
-from oml_mlflow.profiles import DEFAULT_PROFILE
+from oml_mlflow.profiles import DEFAULT_PROFILE, get_profile
+
+if TYPE_CHECKING:
+    from oml_mlflow.graph.finding import Finding
 
 _DEFAULT_TARGET = "embedded:///database"
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -114,8 +117,11 @@ def log(
     from oml_mlflow.model_card import exported_name
     from oml_mlflow.pair import PipelinePair
     from oml_mlflow.registry import get_version, register_alias
+    from oml_mlflow.runtime import not_run_reason
 
     pair = PipelinePair.from_files(img, txt, source=source)
+    if reason := not_run_reason(pair.unknown_operators):
+        console.err.print(f"not run: {reason}; no vectors are kept to compare with.", markup=False)
     if experiment:
         mlflow.set_experiment(experiment)
     with console.progress() as listener, mlflow.start_run(run_name=f"log {exported_name(pair)}"):
@@ -136,27 +142,97 @@ def log(
 
 
 @cli.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--profile", default=DEFAULT_PROFILE, show_default=True, help="What is to take the file."
+)
+@click.option("--decode-op", help="The target's own decode operator as domain:Name, or raw.")
+@click.option("--metadata", help="JSON metadata to load it with, or a file that holds it.")
+@click.option("--name", help="Name of the in-database model, to be judged too.")
+@_json_option
+def check(
+    file: str,
+    profile: str,
+    decode_op: str | None,
+    metadata: str | None,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Judge any ONNX FILE by a profile's rules, without a database; exit 1 if it would be refused.
+
+    The file is only read, nothing in it is run.
+    """
+    from oml_mlflow.graph.metadata import parse_metadata
+    from oml_mlflow.graph.rules import check_file
+
+    target = get_profile(profile, decode_op=decode_op)
+    given = parse_metadata(metadata) if metadata is not None else None
+    findings = check_file(file, target, metadata=given, name=name)
+    is_taken = not any(finding.is_error for finding in findings)
+    if as_json:
+        rows = [finding.to_row() for finding in findings]
+        console.show_json(
+            {"file": file, "profile": profile, "decode_op": decode_op, "ok": is_taken}
+            | {"findings": rows}
+        )
+    else:
+        _show_findings(file, profile, findings)
+    sys.exit(0 if is_taken else 1)
+
+
+def _show_findings(file: str, profile: str, findings: list[Finding]) -> None:
+    if findings:
+        console.show_table(
+            f"{file} against {profile}",
+            ("severity", "rule", "code", "where", "what", "what to do"),
+            [(f.severity, f.rule, f.shown_code, f.where, f.message, f.hint) for f in findings],
+        )
+    errors = sum(finding.is_error for finding in findings)
+    console.out.print(
+        f"{file}: {errors} errors, {len(findings) - errors} warnings for {profile}. Rules "
+        "that only a database can judge were not run.",
+        markup=False,
+    )
+
+
+@cli.command()
 @click.argument("model_uri")
 @_target_option
 @_name_option
+@click.option(
+    "--unverified",
+    is_flag=True,
+    help="Promote a pair too that nothing here can run, so that nothing is compared.",
+)
 @_json_option
-def promote(model_uri: str, target: str, timeout: float, name: str | None, as_json: bool) -> None:
+def promote(
+    model_uri: str,
+    target: str,
+    timeout: float,
+    name: str | None,
+    unverified: bool,
+    as_json: bool,
+) -> None:
     """Load, verify and make live the version MODEL_URI, such as models:/clip@prod."""
     from oml_mlflow.promotion import promote as run
     from oml_mlflow.targets import open_target
 
     database = open_target(target, timeout_s=timeout)
     with console.progress() as listener:
-        done = run(model_uri, database, name, on_event=listener)
+        done = run(model_uri, database, name, unverified=unverified, on_event=listener)
     entry = done.entry
     if as_json:
         console.show_json({"changed": done.changed, **vars(entry), "target": database.uri})
         return
     verb = "is now" if done.changed else "was already"
+    compared = (
+        f"{len(done.report.rows)} probes, largest difference {done.report.max_abs():.1e}"
+        if done.report.rows
+        else f"{entry.verification}. {done.report.title}"
+    )
     console.out.print(
         f"{entry.name} in {database.uri} {verb} {entry.registered_model} version {entry.version} "
-        f"(generation {entry.generation}); {len(done.report.rows)} probes, largest difference "
-        f"{done.report.max_abs():.1e}.",
+        f"(generation {entry.generation}); {compared}.",
         markup=False,
     )
 
@@ -222,12 +298,13 @@ def status(target: str, timeout: float, as_json: bool) -> None:
     )
     console.show_table(
         "Ledger",
-        ("name", "generation", "version", "largest difference", "promoted (UTC)"),
+        ("name", "generation", "version", "", "largest difference", "promoted (UTC)"),
         [
             (
                 e.name,
                 e.generation,
                 _origin(vars(e)),
+                e.verification,
                 f"{e.parity.get('max_abs', float('nan')):.1e}",
                 f"{e.promoted_at:%Y-%m-%d %H:%M:%S}",
             )

@@ -19,7 +19,7 @@ from oml_mlflow.probes import (
     golden_probes,
     save_probes,
 )
-from oml_mlflow.runtime import runtime_versions
+from oml_mlflow.runtime import not_run_reason, runtime_versions
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,11 @@ class Evidence:
 
     Attributes:
         probes: The probes.
-        pairs: Vectors of the exact bytes of each profile's pair, one input at a time.
+        pairs: Vectors of the exact bytes of each profile's pair, one input at a time; a pair is
+            missing if this runtime lacks one of its operators.
         model: Vectors of the model's own Python code, or None where they could not be made.
         exactness: The first profile's pair against `model`, or None.
-        not_run: Why there is no `model`.
+        not_run: Why there is no `exactness`.
     """
 
     probes: tuple[Probe, ...]
@@ -46,8 +47,9 @@ class Evidence:
         save_probes(folder, self.probes)
         for profile, references in self.pairs.items():
             references.save(folder, pair_references(profile))
-        if self.model is not None and self.exactness is not None:
+        if self.model is not None:
             self.model.save(folder, MODEL_REFERENCES)
+        if self.exactness is not None:
             (folder / "exactness.md").write_text(self.exactness.to_markdown(), encoding="utf-8")
             rows = json.dumps(self.exactness.to_rows(), indent=1)
             (folder / "exactness.json").write_text(rows + "\n", encoding="utf-8")
@@ -68,11 +70,12 @@ def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) 
             runtime_versions(),
         )
         for pair in pairs
+        if not pair.unknown_operators
     }
-    evidence = Evidence(probes, ours, None, None)
+    evidence = Evidence(probes, ours, None, None, not_run_reason(first.unknown_operators))
     model = first.model_references
     if model is None and first.source is None:
-        return replace(evidence, not_run="the pair's model is not known")
+        return replace(evidence, not_run=evidence.not_run or "the pair's model is not known")
     # imported here: a pair can be logged without torch, and then says so
     from oml_mlflow.reference import ReferenceModel, exactness
     from oml_mlflow.source import open_source
@@ -81,6 +84,8 @@ def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) 
         try:
             model = ReferenceModel(open_source(str(first.source))).references(probes, on_event)
         except (ImportError, SourceError) as error:
-            return replace(evidence, not_run=str(error))
+            return replace(evidence, not_run=evidence.not_run or str(error))
+    if first.profile not in ours:
+        return replace(evidence, model=model)
     report = exactness(probes, ours[first.profile], model)
     return replace(evidence, model=model, exactness=report)

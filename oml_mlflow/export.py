@@ -7,18 +7,21 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from oml_mlflow.errors import ConfigError, ExportError, NameTaken, ParityError
+import onnx
+
+from oml_mlflow.errors import ConfigError, ExportError, GraphError, NameTaken, ParityError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.graph.image import PIXEL_VALUES, image_pipeline
 from oml_mlflow.graph.retarget import PROPERTY, side_metadata
+from oml_mlflow.graph.rules import check_file
 from oml_mlflow.graph.text import INPUT_IDS, text_pipeline
-from oml_mlflow.graph.wire import write_model
-from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, pipeline_file
+from oml_mlflow.graph.wire import Initializer, write_model
+from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, model_name, pipeline_file
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.probes import References, embed_probes, golden_probes
 from oml_mlflow.profiles import DEFAULT_PROFILE, PROFILES, Profile
@@ -79,6 +82,7 @@ def export_pair(
 
     Raises:
         InvalidName, NameTaken, ExportError: See `check_destination`.
+        GraphError: If the profile does not take one of the files.
         ParityError: If a vector differs from the model's own by more than the limit.
     """
     config.check()
@@ -105,6 +109,8 @@ def export_pair(
             companions=tuple(source.companion_files),
             source=source.name if source.revision else str(source.folder),
         )
+        for side in SIDES:
+            _refuse_findings(pair.path(side), profile, model_name(export_name, side))
         if validate:
             pair = replace(pair, model_references=_validate(pair, source, on_event))
         _publish(aside, folder, export_name)
@@ -177,6 +183,8 @@ def _write(
             properties[TXT],
         ),
     }
+    for side, (header, initializers) in graphs.items():
+        _refuse_oversize(pipeline_file(export_name, side), header, initializers, profile)
     fingerprints = {}
     for side, (header, initializers) in graphs.items():
         name = pipeline_file(export_name, side)
@@ -186,6 +194,34 @@ def _write(
 
         fingerprints[side] = write_model(aside / name, header, initializers, report)
     return fingerprints
+
+
+def _refuse_oversize(
+    name: str, header: onnx.ModelProto, initializers: Sequence[Initializer], profile: Profile
+) -> None:
+    """Raise GraphError if a file would be too large; nothing is written yet."""
+    size = header.ByteSize() + sum(item.size_bytes for item in initializers)
+    if size > profile.size_limit_bytes:
+        raise GraphError(
+            f"{name} would have {size:,} bytes; {profile.name} takes at most "
+            f"{profile.size_limit_bytes:,}. Nothing was written.",
+            hint="make it smaller with quantize_model=True or use_float16=True, or export for a "
+            "profile with a higher limit.",
+        )
+
+
+def _refuse_findings(path: Path, profile: Profile, name: str) -> None:
+    """Raise GraphError if a file breaks a rule of its profile."""
+    errors = [f for f in check_file(path, profile, name=name) if f.is_error]
+    if errors:
+        first, more = errors[0], len(errors) - 1
+        raise GraphError(
+            f"{path.name} is not what {profile.name} takes: {first.where}: {first.message} "
+            f"({first.shown_code})" + (f"; {more} more findings" if more else "") + ". "
+            "No file was left.",
+            hint=first.hint,
+            details={"findings": [finding.to_row() for finding in errors]},
+        )
 
 
 def _validate(pair: PipelinePair, source: Source, on_event: Listener) -> References:

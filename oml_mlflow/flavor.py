@@ -333,7 +333,11 @@ def _copy_profiles(pairs: Sequence[PipelinePair], root: Path) -> dict[str, Any]:
                 "path": stored[fingerprint],
                 "sha256": fingerprint,
                 "size_bytes": source.stat().st_size,
+                "input": pair.ends[side].input,
+                "output": pair.ends[side].output,
             }
+            if side in pair.unknown_operators:
+                entry[side]["unknown_operators"] = list(pair.unknown_operators[side])
         entries[pair.profile] = entry
     return entries
 

@@ -14,6 +14,7 @@ from oml_mlflow.errors import IncompatiblePackage, PackageError
 from oml_mlflow.fingerprint import fingerprint_file
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.probes import Probe, References, read_probes
+from oml_mlflow.runtime import Ends, not_run_reason
 
 FLAVOR_NAME = "oml_mlflow"
 FORMAT_VERSION = 1
@@ -34,6 +35,8 @@ class PackagedPair:
         fingerprints: Their sha256 by side, as the MLmodel file has them.
         dims: Length of the embeddings.
         metadata: Template metadata.
+        ends: Names of input and output by side.
+        unknown_operators: Operators that the process which logged the pair could not run, by side.
     """
 
     folder: Path
@@ -42,6 +45,8 @@ class PackagedPair:
     fingerprints: dict[str, str]
     dims: int
     metadata: dict[str, Any]
+    ends: dict[str, Ends]
+    unknown_operators: dict[str, tuple[str, ...]]
 
     def check_fingerprints(self) -> None:
         """Raise PackageError if a file's bytes are not those that were logged."""
@@ -57,7 +62,12 @@ class PackagedPair:
 
     def embedder(self) -> PairEmbedder:
         """Return the pair ready to run in this process."""
-        return PairEmbedder(self.paths[IMG], self.paths[TXT], self.dims)
+        return PairEmbedder(self.paths[IMG], self.paths[TXT], self.dims, self.ends)
+
+    @property
+    def unverifiable(self) -> str:
+        """Why the pair has no reference vectors of its own, or nothing."""
+        return not_run_reason(self.unknown_operators)
 
     def probes(self) -> tuple[Probe, ...]:
         """Return the golden probes that were stored with the pair."""
@@ -69,7 +79,9 @@ class PackagedPair:
         found = References.read(self.folder / GOLDEN_FOLDER, kind)
         if found is None:
             raise PackageError(
-                f"the package holds no {kind} reference vectors.", hint="log the pair again."
+                f"the package holds no {kind} reference vectors: "
+                f"{self.unverifiable or 'they were not made when it was logged'}.",
+                hint="log the pair again where it can be run.",
             )
         return found
 
@@ -93,18 +105,30 @@ def read_package(folder: str | Path, profile: str | None = None) -> PackagedPair
     root = Path(folder)
     try:
         mlmodel = yaml.safe_load((root / "MLmodel").read_text(encoding="utf-8"))
-        section = mlmodel["flavors"][FLAVOR_NAME]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        section = dict(mlmodel["flavors"][FLAVOR_NAME])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise PackageError(
             f"{root.name}: no model of flavor {FLAVOR_NAME} ({type(error).__name__}).",
             hint="log one with oml_mlflow.log_model.",
         ) from error
-    if int(section.get("format_version", 0)) != FORMAT_VERSION:
+    _refuse_links(root)
+    if section.get("format_version") != FORMAT_VERSION:
         raise IncompatiblePackage(
             f"the model has format_version {section.get('format_version')}, this release reads "
             f"{FORMAT_VERSION}.",
             hint="install the release of oml_mlflow that wrote it, or a newer one.",
         )
+    try:
+        return _packaged(root, section, profile)
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise PackageError(
+            f"{root.name}: the MLmodel file's section {FLAVOR_NAME} is damaged "
+            f"({type(error).__name__}: {error}).",
+            hint="log the pair again.",
+        ) from error
+
+
+def _packaged(root: Path, section: Mapping[str, Any], profile: str | None) -> PackagedPair:
     profiles: Mapping[str, Any] = section["profiles"]
     first = PREFERRED_PROFILE if PREFERRED_PROFILE in profiles else next(iter(profiles))
     chosen = profile or first
@@ -121,7 +145,27 @@ def read_package(folder: str | Path, profile: str | None = None) -> PackagedPair
         fingerprints={side: entry[side]["sha256"] for side in SIDES},
         dims=int(section["dims"]),
         metadata=dict(section.get("metadata") or {}),
+        ends={
+            side: Ends(entry[side].get("input", "input"), entry[side].get("output", "embedding"))
+            for side in SIDES
+        },
+        unknown_operators={
+            side: tuple(entry[side]["unknown_operators"])
+            for side in SIDES
+            if entry[side].get("unknown_operators")
+        },
     )
+
+
+def _refuse_links(root: Path) -> None:
+    """Raise PackageError if a link in the package leads out of it."""
+    inside = root.resolve()
+    for path in root.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise PackageError(
+                f"link {path.relative_to(root)} leaves the package. Nothing was loaded.",
+                hint="don't trust it.",
+            )
 
 
 def _inside(root: Path, relative: str) -> Path:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import onnx
 
 from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.fingerprint import fingerprint_file
-from oml_mlflow.graph.retarget import PROPERTY, retarget_pipeline
-from oml_mlflow.graph.wire import read_header
+from oml_mlflow.graph.interface import read_interface
+from oml_mlflow.graph.retarget import retarget_pipeline, shared_metadata
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.profiles import DEFAULT_PROFILE, PROFILES, Profile
+from oml_mlflow.runtime import Ends
 
 if TYPE_CHECKING:
     from oml_mlflow.probes import References
-
-INPUT, OUTPUT = "input", "embedding"
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,9 @@ class PipelinePair:
         source: Hub id or folder of the model it was made from, where known.
         model_references: Vectors of the model's own Python code for the golden probes, where
             they were computed at export.
+        ends: Names of input and output by side.
+        unknown_operators: Operators, as ``domain:Name``, that this process can't run, by side;
+            a side without any is not listed. Such a pair can be logged, but not compared.
     """
 
     img: Path
@@ -51,6 +50,8 @@ class PipelinePair:
     companions: tuple[Path, ...] = ()
     source: str | None = None
     model_references: References | None = field(default=None, repr=False)
+    ends: dict[str, Ends] = field(default_factory=lambda: {side: Ends() for side in SIDES})
+    unknown_operators: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_files(
@@ -61,7 +62,7 @@ class PipelinePair:
         source: str | None = None,
         companions: Sequence[str | Path] = (),
     ) -> PipelinePair:
-        """Return the pair in two files. Read-only.
+        """Return the pair in two files, whoever made them. Read-only; nothing in them is run.
 
         Args:
             img: File of the image pipeline.
@@ -71,12 +72,13 @@ class PipelinePair:
             companions: Tokenizer and image-processor files to keep with the pair.
 
         Raises:
-            PackageError: If a file is missing or no ONNX model, the files are swapped, an input
-                or output has another name, or their dims differ.
+            PackageError: If a file is missing or no ONNX model, it keeps tensors in other files,
+                the files are swapped, one does not take pictures or texts or give embeddings, or
+                their dims differ.
         """
         paths = {IMG: Path(img), TXT: Path(txt)}
-        headers = {side: _open_header(paths[side]) for side in SIDES}
-        dims = {side: _check_ends(paths[side], headers[side], side) for side in SIDES}
+        found = {side: read_interface(paths[side], side) for side in SIDES}
+        dims = {side: found[side].dims for side in SIDES}
         if dims[IMG] != dims[TXT]:
             raise PackageError(
                 f"{paths[IMG].name} gives {dims[IMG]} dims and {paths[TXT].name} {dims[TXT]}: they "
@@ -88,10 +90,16 @@ class PipelinePair:
             txt=paths[TXT],
             fingerprints={side: fingerprint_file(paths[side]) for side in SIDES},
             dims=dims[IMG],
-            metadata=_shared_metadata(headers[IMG]),
-            profile=_fitting_profile(headers[TXT]),
+            metadata=shared_metadata(found[IMG].metadata),
+            profile=_fitting_profile(found[TXT].metadata),
             companions=tuple(Path(path) for path in companions),
             source=source,
+            ends={side: found[side].ends for side in SIDES},
+            unknown_operators={
+                side: found[side].unknown_operators
+                for side in SIDES
+                if found[side].unknown_operators
+            },
         )
 
     def for_profile(
@@ -131,61 +139,10 @@ class PipelinePair:
 
     def embedder(self) -> PairEmbedder:
         """Return the pair ready to run in this process."""
-        return PairEmbedder(self.img, self.txt, self.dims)
+        return PairEmbedder(self.img, self.txt, self.dims, self.ends)
 
 
-def _open_header(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise PackageError(f"there is no file {path}.", hint="export the pair first.")
-    return read_header(path)
-
-
-def _check_ends(path: Path, header: onnx.ModelProto, side: str) -> int:
-    """Return the dims of a pipeline whose input and output are as `side` wants them."""
-    inputs, outputs = list(header.graph.input), list(header.graph.output)
-    wanted = onnx.TensorProto.UINT8 if side == IMG else onnx.TensorProto.STRING
-    other = onnx.TensorProto.STRING if side == IMG else onnx.TensorProto.UINT8
-    if [i.name for i in inputs] != [INPUT] or [o.name for o in outputs] != [OUTPUT]:
-        raise PackageError(
-            f"{path.name} has inputs {[i.name for i in inputs]} and outputs "
-            f"{[o.name for o in outputs]}, wanted ['{INPUT}'] and ['{OUTPUT}'].",
-            hint="export the pair with ONNXPipeline(...).export2file.",
-        )
-    kind = inputs[0].type.tensor_type.elem_type
-    if kind != wanted:
-        swapped = " The two files may be swapped." if kind == other else ""
-        raise PackageError(
-            f"{path.name} takes {onnx.TensorProto.DataType.Name(kind)}, wanted "
-            f"{onnx.TensorProto.DataType.Name(wanted)} for the {side} side.{swapped}",
-            hint="give the image pipeline first, then the text pipeline.",
-        )
-    shape = outputs[0].type.tensor_type.shape.dim
-    if len(shape) != 2 or shape[1].dim_value <= 0:
-        raise PackageError(
-            f"{path.name}: output {OUTPUT} is not of shape (batch, dims) with fixed dims.",
-            hint="export the pair with ONNXPipeline(...).export2file.",
-        )
-    return int(shape[1].dim_value)
-
-
-def _shared_metadata(header: onnx.ModelProto) -> dict[str, Any]:
-    """Return what both pipelines' metadata say."""
-    metadata = _read_metadata(header)
-    return {k: v for k, v in metadata.items() if k not in ("decoder", "tokenizer")}
-
-
-def _fitting_profile(txt: onnx.ModelProto) -> str:
-    """Return the name of the first profile that takes the text pipeline's tokenizer."""
-    kinds = {node.op_type for node in txt.graph.node}
-    return next((p.name for p in PROFILES.values() if p.tokenizer in kinds), DEFAULT_PROFILE)
-
-
-def _read_metadata(header: onnx.ModelProto) -> dict[str, Any]:
-    for entry in header.metadata_props:
-        if entry.key == PROPERTY:
-            try:
-                loaded = json.loads(entry.value)
-            except ValueError:
-                break
-            return loaded if isinstance(loaded, dict) else {}
-    return {}
+def _fitting_profile(metadata: Mapping[str, Any]) -> str:
+    """Return the name of the first profile that takes a text pipeline's tokenizer."""
+    kind = metadata.get("tokenizer")
+    return next((p.name for p in PROFILES.values() if p.tokenizer == kind), DEFAULT_PROFILE)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import warnings
 
+import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from oml_mlflow.errors import InputError
@@ -30,6 +31,29 @@ def prepare_picture(data: bytes, label: str = "picture") -> bytes:
     Raises:
         InputError: If Pillow can't decode it in full.
     """
+    picture, data = _decode(data, label)
+    if _can_pass(picture, data):
+        return data
+    out = io.BytesIO()
+    _as_rgb(picture).save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def picture_pixels(data: bytes, label: str = "picture") -> np.ndarray:
+    """Return a picture's pixels, uint8 ``(height, width, 3)``, RGB, as Pillow decodes it.
+
+    Args:
+        data: One encoded picture, in any format that Pillow knows.
+        label: How to name it in an error.
+
+    Raises:
+        InputError: If Pillow can't decode it in full.
+    """
+    return np.asarray(_as_rgb(_decode(data, label)[0]))
+
+
+def _decode(data: bytes, label: str) -> tuple[ImageFile.ImageFile, bytes]:
+    """Return a picture, decoded in full, and its bytes."""
     if not isinstance(data, bytes | bytearray | memoryview):
         raise InputError(
             f"{label}: got {type(data).__name__}, wanted the bytes of an encoded picture.",
@@ -52,9 +76,7 @@ def prepare_picture(data: bytes, label: str = "picture") -> bytes:
             f"{label}: {len(data):,} bytes can't be decoded ({reason}).",
             hint="pass the contents of a JPEG or PNG file, whole.",
         ) from error
-    if _can_pass(picture, data):
-        return data
-    return _as_png(picture)
+    return picture, data
 
 
 def _can_pass(picture: ImageFile.ImageFile, data: bytes) -> bool:
@@ -70,11 +92,9 @@ def _can_pass(picture: ImageFile.ImageFile, data: bytes) -> bool:
     return data.endswith(b"\xff\xd9") and data.count(b"\xff\xd8\xff") == 1
 
 
-def _as_png(picture: Image.Image) -> bytes:
+def _as_rgb(picture: Image.Image) -> Image.Image:
     if "A" in picture.getbands() or picture.info.get("transparency") is not None:
         layer = picture.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, layer)
-    out = io.BytesIO()
-    picture.convert("RGB").save(out, "PNG", compress_level=1)
-    return out.getvalue()
+    return picture.convert("RGB")

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class References:
             with np.load(path, allow_pickle=False) as stored:
                 vectors = {key: stored[key] for key in stored.files}
             runtime = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, BadZipFile) as error:
             raise PackageError(
                 f"{path} can't be read ({error}).", hint="log the pair again."
             ) from error

@@ -25,10 +25,12 @@ from oml_mlflow.probes import (
     embed_probes,
     golden_probes,
 )
-from oml_mlflow.registry import ModelVersion, fetch_version, get_version
-from oml_mlflow.runtime import runtime_versions
+from oml_mlflow.registry import ModelVersion, fetch_version, get_version, tag_version
+from oml_mlflow.runtime import Ends, not_run_reason, runtime_versions
 from oml_mlflow.targets import Target, open_target
-from oml_mlflow.targets.base import LedgerEntry, LoadedModel, Session
+from oml_mlflow.targets.base import UNVERIFIED, VERIFIED, LedgerEntry, LoadedModel, Session
+
+VERIFICATION_TAG = "oml.verification"
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +46,10 @@ class Candidate:
         dims: Length of the embeddings.
         metadata: Template metadata.
         probes: Golden probes.
-        references: Vectors that the database must give for them.
+        references: Vectors that the database must give for them; None if no runtime here could
+            run the pair.
+        ends: Names of input and output by side.
+        unknown_operators: Operators that no runtime here has, by side.
         registered_model: Name in the registry; empty if it was never registered.
         version: Version in the registry; empty likewise.
         run_id: MLflow run that logged it, if any.
@@ -56,7 +61,9 @@ class Candidate:
     dims: int
     metadata: dict[str, Any]
     probes: tuple[Probe, ...]
-    references: References
+    references: References | None
+    ends: dict[str, Ends]
+    unknown_operators: dict[str, tuple[str, ...]]
     registered_model: str = ""
     version: str = ""
     run_id: str = ""
@@ -68,7 +75,7 @@ class Promotion:
 
     Attributes:
         entry: The ledger entry that is live now.
-        report: Vectors of the database against the version's references.
+        report: Vectors of the database against the version's references; no rows if unverified.
         changed: False if that version was live already; then nothing was written.
     """
 
@@ -82,6 +89,7 @@ def promote(
     target: Target | str,
     name: str | None = None,
     *,
+    unverified: bool = False,
     on_event: Listener = silent,
 ) -> Promotion:
     """Make a version the live pair of an export name in a database, if it proves right there.
@@ -94,6 +102,8 @@ def promote(
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
         target: A target or its URI.
         name: Export name in the database; the registered model's name by default.
+        unverified: Promote a pair too that no runtime here could run, so that nothing can be
+            compared; ledger and version then say ``unverified``. Others are compared all the same.
         on_event: Told of progress.
 
     Returns:
@@ -106,16 +116,22 @@ def promote(
         InvalidName: If the name can't be that of an in-database model.
         TargetLocked: If another process holds the database for too long.
         ParityError: If a vector is not what it should be; the live pair is as it was.
-        ApplyError: If a step fails; the live pair is as it was.
+        ApplyError: If a step fails, or the pair can't be compared and `unverified` is not given;
+            the live pair is as it was.
 
-    Side effects: Writes models and a ledger row to the target; commits.
+    Side effects: Writes models and a ledger row to the target; commits. Tags the version if it is
+    unverified.
     """
     version = get_version(model_uri)
     export_name = check_export_name(name or version.name)
     package = read_package(fetch_version(version))
     package.check_fingerprints()
+    _refuse_unverifiable(package, version, unverified)
     database = open_target(target) if isinstance(target, str) else target
-    return make_live(_registered(package, version), database, export_name, on_event=on_event)
+    done = make_live(_registered(package, version), database, export_name, on_event=on_event)
+    if done.entry.verification == UNVERIFIED:
+        tag_version(version, VERIFICATION_TAG, UNVERIFIED)
+    return done
 
 
 def make_live(
@@ -141,15 +157,14 @@ def make_live(
     with database.session(f"the promotion of {candidate.title}") as session:
         live = _live(session, export_name)
         if live is not None and _is_live(session, live, candidate):
-            report = _verify(session, candidate, live_names(export_name), on_event)
-            _raise_if_wrong(report, candidate, f"which is live as {export_name}")
+            where = f"which is live as {export_name}"
+            report = _demand(session, candidate, live_names(export_name), where, on_event)
             return Promotion(live, report, changed=False)
         entry = _next_entry(export_name, live, candidate)
         slots = {side: slot_name(export_name, side, entry.generation) for side in SIDES}
         try:
             _load(session, candidate, slots, on_event)
-            report = _verify(session, candidate, slots, on_event)
-            _raise_if_wrong(report, candidate, f"in {database.uri}")
+            report = _demand(session, candidate, slots, f"in {database.uri}", on_event)
             entry = _with_parity(entry, report)
             session.swap(entry)
         except BaseException as error:
@@ -185,7 +200,8 @@ def verify(
     package = read_package(fetch_version(version))
     database = open_target(target) if isinstance(target, str) else target
     with database.session(f"the verification of {export_name}", create=False) as session:
-        return _verify(session, _registered(package, version), live_names(export_name), on_event)
+        candidate, names = _registered(package, version), live_names(export_name)
+        return _verify(session, candidate, package.references(), names, on_event)
 
 
 def unregistered(pair: PipelinePair, model_name: str, on_event: Listener = silent) -> Candidate:
@@ -200,6 +216,8 @@ def unregistered(pair: PipelinePair, model_name: str, on_event: Listener = silen
         metadata=pair.metadata,
         probes=probes,
         references=References(vectors, runtime_versions()),
+        ends=pair.ends,
+        unknown_operators=pair.unknown_operators,
     )
 
 
@@ -216,7 +234,9 @@ def _registered(package: PackagedPair, version: ModelVersion) -> Candidate:
         dims=package.dims,
         metadata=package.metadata,
         probes=package.probes(),
-        references=package.references(),
+        references=None if package.unverifiable else package.references(),
+        ends=package.ends,
+        unknown_operators=package.unknown_operators,
         registered_model=version.name,
         version=version.version,
         run_id=version.run_id,
@@ -244,10 +264,23 @@ def _next_entry(export_name: str, live: LedgerEntry | None, candidate: Candidate
         run_id=candidate.run_id,
         fingerprints=candidate.fingerprints,
         dims=candidate.dims,
+        verification=VERIFIED if candidate.references else UNVERIFIED,
     )
 
 
+def _refuse_unverifiable(package: PackagedPair, version: ModelVersion, unverified: bool) -> None:
+    if package.unverifiable and not unverified:
+        raise ApplyError(
+            f"{version.uri} can't be compared with anything: {package.unverifiable}. Nothing was "
+            "loaded; the live pair is as it was.",
+            hint="promote it with --unverified (unverified=True) if you trust the files.",
+            details={"unknown_operators": package.unknown_operators},
+        )
+
+
 def _with_parity(entry: LedgerEntry, report: ParityReport) -> LedgerEntry:
+    if entry.verification == UNVERIFIED:
+        return entry
     parity = {"max_abs": report.max_abs(), "min_cosine": report.min_cosine()}
     return replace(entry, parity=parity)
 
@@ -261,13 +294,17 @@ def _load(
         "run_id": candidate.run_id,
     }
     for side, slot in slots.items():
+        outside = {
+            "ends": vars(candidate.ends[side]),
+            "unknown_operators": list(candidate.unknown_operators.get(side, ())),
+        }
         model = LoadedModel(
             name=slot,
             side=side,
             fingerprint=candidate.fingerprints[side],
             dims=candidate.dims,
             size_bytes=candidate.paths[side].stat().st_size,
-            metadata={**candidate.metadata, **origin},
+            metadata={**candidate.metadata, **origin, **outside},
             loaded_at=datetime.now(timezone.utc),
         )
         session.load(model, candidate.paths[side], on_event)
@@ -286,11 +323,26 @@ class _InDatabase:
         return self._session.embed(self._names[TXT], TXT, texts)
 
 
+def _demand(
+    session: Session, candidate: Candidate, names: dict[str, str], where: str, on_event: Listener
+) -> ParityReport:
+    """Return the comparison, or raise ParityError if it is not within limits."""
+    if candidate.references is None:
+        return ParityReport(f"Not compared: {not_run_reason(candidate.unknown_operators)}")
+    report = _verify(session, candidate, candidate.references, names, on_event)
+    _raise_if_wrong(report, candidate, where)
+    return report
+
+
 def _verify(
-    session: Session, candidate: Candidate, names: dict[str, str], on_event: Listener
+    session: Session,
+    candidate: Candidate,
+    references: References,
+    names: dict[str, str],
+    on_event: Listener,
 ) -> ParityReport:
     """Embed the golden probes in the database, one at a time; one that raises has no vector."""
-    probes, references = candidate.probes, candidate.references
+    probes = candidate.probes
     embedder = _InDatabase(session, names)
     vectors: dict[str, np.ndarray] = {}
     failures: list[tuple[Probe, OmlMlflowError]] = []

@@ -74,6 +74,11 @@ def register_alias(version: ModelVersion, alias: str) -> None:
     mlflow.MlflowClient().set_registered_model_alias(version.name, alias, version.version)
 
 
+def tag_version(version: ModelVersion, key: str, value: str) -> None:
+    """Set a tag of a version. Writes to the registry."""
+    mlflow.MlflowClient().set_model_version_tag(version.name, version.version, key, value)
+
+
 def fetch_version(version: ModelVersion, folder: str | Path | None = None) -> Path:
     """Return a local folder with a version's files, downloaded if they are remote.
 

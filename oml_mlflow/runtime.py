@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from oml_mlflow.errors import PackageError
+from oml_mlflow.graph.external import external_tensors
+
+if TYPE_CHECKING:
+    from oml_mlflow.graph.walk import Operator
+
+# stands behind the operator that is asked about: no kernel is ever made from a stranger's node
+_NO_OPERATOR = ("oml_mlflow.none", "Nothing")
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Names of a pipeline's two ends.
+
+    Attributes:
+        input: The input tensor.
+        output: The output tensor that holds the embeddings.
+    """
+
+    input: str = "input"
+    output: str = "embedding"
 
 
 def open_session(path: Path, *, threads: int | None = None) -> Any:
@@ -20,16 +42,14 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
         threads: Threads within an operator; ONNX Runtime's own choice by default.
 
     Raises:
-        PackageError: If this runtime can't load the graph.
+        PackageError: If this runtime can't load the graph, or it would read other files.
     """
     import onnxruntime
-    import onnxruntime_extensions
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    refuse_external(path)
+    options = _session_options(log_level=3)
     if threads:
         options.intra_op_num_threads = threads
-    options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class
@@ -40,10 +60,83 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
         ) from error
 
 
-def run(session: Any, values: np.ndarray) -> np.ndarray:
+def refuse_external(path: Path) -> None:
+    """Raise PackageError if a file keeps tensors in other files, wherever those are."""
+    outside = external_tensors(path)
+    if outside:
+        name, location = outside[0]
+        raise PackageError(
+            f"{path.name} keeps {len(outside)} tensors in other files, such as {name!r} in "
+            f"{location!r}. Nothing was loaded.",
+            hint="save the model as one file; where it is too large, with quantize_model or "
+            "use_float16.",
+        )
+
+
+def run(session: Any, values: np.ndarray, ends: Ends = Ends()) -> np.ndarray:
     """Return a pipeline's embeddings, ``(n, dims)`` float32."""
-    embeddings: np.ndarray = session.run(["embedding"], {"input": values})[0]
-    return embeddings
+    embeddings: np.ndarray = session.run([ends.output], {ends.input: values})[0]
+    return np.atleast_2d(embeddings)
+
+
+def unknown_operators(operators: Iterable[Operator]) -> tuple[str, ...]:
+    """Return those, as ``domain:Name``, that neither onnxruntime nor its extensions have here."""
+    import onnxruntime
+
+    options = _session_options(log_level=4)
+    unknown = []
+    for operator in sorted(operators):
+        try:
+            onnxruntime.InferenceSession(
+                _question(operator), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors share no base class
+            text = str(error)
+            if "is not a registered function/op" in text and f" {operator}(" in text:
+                unknown.append(str(operator))
+    return tuple(unknown)
+
+
+def not_run_reason(unknown: Mapping[str, Sequence[str]]) -> str:
+    """Return why a pair was not run, or nothing if all its operators are in this runtime.
+
+    Args:
+        unknown: ``domain:Name`` of unknown operators by side.
+    """
+    names = sorted({name for side in unknown.values() for name in side})
+    told = [f"{n.rpartition(':')[2]} of domain {n.rpartition(':')[0]}" for n in names]
+    if not told:
+        return ""
+    if len(told) == 1:
+        return f"operator {told[0]} is not in this runtime"
+    return f"operators {', '.join(told)} are not in this runtime"
+
+
+def _session_options(log_level: int) -> Any:
+    import onnxruntime
+    import onnxruntime_extensions
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = log_level
+    options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
+    return options
+
+
+def _question(operator: Operator) -> bytes:
+    """Return a model that fails at an operator if the runtime lacks it, else right behind it."""
+    from onnx import TensorProto, helper
+
+    domain, name = _NO_OPERATOR
+    nodes = [
+        helper.make_node(operator.name, ["x"], ["y"], domain=operator.domain),
+        helper.make_node(name, ["y"], ["z"], domain=domain),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.STRING, ["n"]) for n in ("x", "z")]
+    graph = helper.make_graph(nodes, "question", ends[:1], ends[1:])
+    domains = {"": 17, operator.domain: 1, domain: 1}
+    opsets = [helper.make_opsetid(key, number) for key, number in domains.items()]
+    model: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    return model
 
 
 def runtime_versions() -> dict[str, str]:

@@ -12,11 +12,12 @@ import oml_mlflow
 PACKAGE = Path(oml_mlflow.__file__).parent
 # each module may import from its own line and those above
 LAYERS = [
-    {"errors", "events", "profiles"},
-    {"fingerprint", "names"},
+    {"errors", "events"},
+    {"fingerprint", "names", "profiles"},
     {"graph.encoder", "graph.image", "graph.ops", "graph.retarget", "graph.text", "graph.wire"},
+    {"graph.external", "graph.finding", "graph.metadata", "graph.rules", "graph.walk"},
     {"pictures", "presets", "runtime", "source", "template", "texts", "weights"},
-    {"embedder", "probes"},
+    {"embedder", "graph.interface", "probes"},
     {"package", "pair", "reference"},
     {"evidence", "export", "scoring"},
     {"flavor", "model_card", "registry"},

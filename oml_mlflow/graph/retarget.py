@@ -8,7 +8,7 @@ file itself holds, and the encoder is copied as it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +80,18 @@ def side_metadata(metadata: dict[str, Any], cut: str, profile: Profile) -> str:
 
     The profile's name is not in it, so that profiles which decide the same share one file.
     """
-    own = {key: value for key, value in metadata.items() if key not in ("decoder", "tokenizer")}
+    own = shared_metadata(metadata)
     own |= (
         {"decoder": decoder_name(profile)}
         if cut == PIXEL_VALUES
         else {"tokenizer": profile.tokenizer}
     )
     return json.dumps(own, sort_keys=True)
+
+
+def shared_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what both pipelines' metadata say, whatever the profile."""
+    return {k: v for k, v in metadata.items() if k not in ("decoder", "tokenizer")}
 
 
 def _behind(model: onnx.ModelProto, cut: str) -> list[onnx.NodeProto]:

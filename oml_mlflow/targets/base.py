@@ -13,6 +13,8 @@ import numpy as np
 
 from oml_mlflow.events import Listener, silent
 
+VERIFIED, UNVERIFIED = "verified", "unverified"
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -51,6 +53,8 @@ class LedgerEntry:
         dims: Length of the embeddings.
         parity: Largest difference to the references and smallest cosine, when verified.
         promoted_at: When, UTC; set by the target.
+        verification: ``verified``: the golden probes were compared in the database;
+            ``unverified``: they could not be.
     """
 
     name: str
@@ -62,6 +66,7 @@ class LedgerEntry:
     dims: int
     parity: dict[str, float] = field(default_factory=dict)
     promoted_at: datetime | None = None
+    verification: str = VERIFIED
 
 
 class Session(Protocol):

@@ -27,6 +27,7 @@ from oml_mlflow.errors import ConfigError, TargetError, TargetLocked
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.fingerprint import fingerprint_file
 from oml_mlflow.names import IMG, SIDES, TXT, model_name, slot_name
+from oml_mlflow.runtime import Ends
 from oml_mlflow.targets.base import LedgerEntry, LoadedModel
 
 CATALOG = "catalog.duckdb"
@@ -58,6 +59,7 @@ CREATE TABLE IF NOT EXISTS oml.ledger (
     promoted_at TIMESTAMP NOT NULL,
     PRIMARY KEY (name, generation)
 );
+ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS verification VARCHAR DEFAULT 'verified';
 """
 
 
@@ -151,7 +153,8 @@ class EmbeddedTarget:
                     "Nothing was changed.",
                     hint="promote the version again.",
                 )
-            self._embedders[model.fingerprint] = PairEmbedder(path, path, model.dims)
+            ends = {model.side: Ends(**model.metadata.get("ends", {}))}
+            self._embedders[model.fingerprint] = PairEmbedder(path, path, model.dims, ends)
         return self._embedders[model.fingerprint]
 
     @contextlib.contextmanager
@@ -234,9 +237,14 @@ class Connection:
         return [_loaded_model(row) for row in rows]
 
     def offer_functions(self) -> None:
-        """Make the functions those of the catalogue as it is now."""
+        """Make the functions those of the catalogue as it is now.
+
+        A model with an operator that no runtime here has is listed, but is no function.
+        """
         self.forget_functions()
         for model in self.models():
+            if model.metadata.get("unknown_operators"):
+                continue
             self._raw.create_function(
                 model.name,
                 _as_function(self._target, model),
@@ -267,7 +275,7 @@ class EmbeddedSession:
         """Return promotions, oldest first. Read-only."""
         rows = self._connection.execute(
             "SELECT name, generation, registered_model, version, run_id, img_fingerprint, "
-            "txt_fingerprint, dims, parity, promoted_at FROM oml.ledger "
+            "txt_fingerprint, dims, parity, promoted_at, verification FROM oml.ledger "
             "WHERE ? IS NULL OR name = ? ORDER BY promoted_at, generation",
             [name, name and name.upper()],
         ).fetchall()
@@ -316,7 +324,7 @@ class EmbeddedSession:
                         hint="promote again.",
                     )
             execute(
-                "INSERT INTO oml.ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO oml.ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     entry.name,
                     entry.generation,
@@ -327,6 +335,7 @@ class EmbeddedSession:
                     entry.dims,
                     json.dumps(entry.parity),
                     _now(),
+                    entry.verification,
                 ],
             )
             execute("COMMIT")
@@ -416,7 +425,8 @@ def _loaded_model(row: tuple[Any, ...]) -> LoadedModel:
 
 
 def _ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
-    name, generation, registered, version, run_id, img, txt, dims, parity, promoted_at = row
+    name, generation, registered, version, run_id, img, txt, dims, *rest = row
+    parity, promoted_at, verification = rest
     return LedgerEntry(
         name=name,
         generation=generation,
@@ -427,6 +437,7 @@ def _ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
         dims=dims,
         parity=json.loads(parity),
         promoted_at=promoted_at,
+        verification=verification,
     )
 
 

@@ -1,8 +1,8 @@
 """Export beside `optimum-cli export onnx`: wall time and peak memory, in one run.
 
-Ours writes both pipelines whole, preparation included, and compares them with the model's own Python
-code on the golden probes; optimum's writes the towers only. Each runs as a process of its own on the
-same folder, in turns, and the peak is the kernel's ``ru_maxrss`` of that process.
+Ours writes both pipelines whole, preparation included, and compares them with the model's own
+Python code on the golden probes; optimum's writes the towers only. Each runs as a process of its
+own on the same folder, in turns, and the peak is the kernel's ``ru_maxrss`` of that process.
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""Every node and tensor of a model, those in subgraphs and functions too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import onnx
+
+from oml_mlflow.profiles import STANDARD_DOMAINS
+
+
+@dataclass(frozen=True, order=True)
+class Operator:
+    """An operator that some runtime has to know.
+
+    Attributes:
+        domain: Its domain.
+        name: Its name.
+    """
+
+    domain: str
+    name: str
+
+    def __str__(self) -> str:
+        """Return ``domain:Name``."""
+        return f"{self.domain}:{self.name}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node and where it stands.
+
+    Attributes:
+        where: Such as ``choose/then_branch/decode``; subgraphs and functions are named.
+        node: The node.
+    """
+
+    where: str
+    node: onnx.NodeProto
+
+    @property
+    def operator(self) -> Operator:
+        """Return the node's operator."""
+        return _operator(self.node.domain, self.node.op_type)
+
+
+def places(model: onnx.ModelProto) -> Iterator[Place]:
+    """Yield every node of a model."""
+    yield from _in_nodes(model.graph.node, "")
+    for function in model.functions:
+        yield from _in_nodes(function.node, f"function {function.domain}:{function.name}/")
+
+
+def custom_operators(model: onnx.ModelProto) -> dict[Operator, list[str]]:
+    """Return where operators outside the standard domains stand; the model's functions are none."""
+    defined = {_operator(function.domain, function.name) for function in model.functions}
+    found: dict[Operator, list[str]] = {}
+    for place in places(model):
+        if place.node.domain not in STANDARD_DOMAINS and place.operator not in defined:
+            found.setdefault(place.operator, []).append(place.where)
+    return found
+
+
+def held_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Yield tensors in attributes and subgraphs, and where they stand; not the initializers."""
+    for place in places(model):
+        for attribute in place.node.attribute:
+            where = f"{place.where}/{attribute.name}"
+            for tensor in ([attribute.t] if attribute.HasField("t") else []) + [*attribute.tensors]:
+                yield where, tensor
+            for graph in _graphs(attribute):
+                for tensor in graph.initializer:
+                    yield f"{where}/{tensor.name}", tensor
+
+
+def _operator(*parts: str | bytes) -> Operator:
+    """Return an operator; protobuf gives bytes for what is not UTF-8."""
+    return Operator(*(p.decode("utf-8", "replace") if isinstance(p, bytes) else p for p in parts))
+
+
+def _in_nodes(nodes: Iterable[onnx.NodeProto], prefix: str) -> Iterator[Place]:
+    for number, node in enumerate(nodes):
+        where = f"{prefix}{node.name or f'{node.op_type} number {number}'}"
+        yield Place(where, node)
+        for attribute in node.attribute:
+            for graph in _graphs(attribute):
+                yield from _in_nodes(graph.node, f"{where}/{attribute.name}/")
+
+
+def _graphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return ([attribute.g] if attribute.HasField("g") else []) + [*attribute.graphs]
