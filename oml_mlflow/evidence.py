@@ -10,6 +10,7 @@ from oml_mlflow.errors import SourceError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.package import MODEL_REFERENCES, PAIR_REFERENCES
 from oml_mlflow.pair import PipelinePair
+from oml_mlflow.precision import read_precisions
 from oml_mlflow.probes import (
     ParityReport,
     Probe,
@@ -74,4 +75,5 @@ def gather_evidence(pair: PipelinePair, on_event: Listener = silent) -> Evidence
             model = ReferenceModel(open_source(str(pair.source))).references(probes, on_event)
         except (ImportError, SourceError) as error:
             return replace(evidence, not_run=str(error))
-    return replace(evidence, model=model, exactness=exactness(probes, ours, model))
+    report = exactness(probes, ours, model, read_precisions(pair.metadata))
+    return replace(evidence, model=model, exactness=report)

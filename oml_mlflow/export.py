@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from oml_mlflow.errors import ConfigError, ExportError, NameTaken, ParityError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.graph.image import image_pipeline
 from oml_mlflow.graph.retarget import PROPERTY
+from oml_mlflow.graph.shrink import shrink
 from oml_mlflow.graph.text import text_pipeline
 from oml_mlflow.graph.wire import write_model
 from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, pipeline_file
 from oml_mlflow.pair import PipelinePair
-from oml_mlflow.probes import References, embed_probes, golden_probes
+from oml_mlflow.precision import FLOAT32, choose_precisions, read_precisions
+from oml_mlflow.probes import ParityReport, Probe, References, compare, embed_probes, golden_probes
 from oml_mlflow.profiles import DEFAULT_PROFILE, PROFILES, Profile
-from oml_mlflow.reference import ReferenceModel, exactness
+from oml_mlflow.reference import PreparedByPair, ReferenceModel, exactness
 from oml_mlflow.runtime import runtime_versions
 from oml_mlflow.source import Source
 from oml_mlflow.template import ONNXPipelineConfig
@@ -105,7 +107,8 @@ def export_pair(
             source=source.name if source.revision else str(source.folder),
         )
         if validate:
-            pair = replace(pair, model_references=_validate(pair, source, on_event))
+            references, report = _validate(pair, source, on_event)
+            pair = replace(pair, model_references=references, loss=report.loss)
         _publish(aside, folder, export_name)
     return replace(
         pair,
@@ -127,6 +130,7 @@ def pair_metadata(source: Source, config: ONNXPipelineConfig, profile: Profile) 
         "languages": config.languages,
         "image_preparation": source.preparation.to_metadata(),
         "profile": profile.name,
+        "precision": choose_precisions(config.quantize_model, config.use_float16),
     }
 
 
@@ -170,6 +174,8 @@ def _write(
             properties,
         ),
     }
+    precisions = read_precisions(metadata)
+    graphs = {side: shrink(*graph, precisions[side]) for side, graph in graphs.items()}
     fingerprints = {}
     for side, (header, initializers) in graphs.items():
         name = pipeline_file(export_name, side)
@@ -181,20 +187,46 @@ def _write(
     return fingerprints
 
 
-def _validate(pair: PipelinePair, source: Source, on_event: Listener) -> References:
-    probes = golden_probes()
+def _validate(
+    pair: PipelinePair, source: Source, on_event: Listener
+) -> tuple[References, ParityReport]:
+    probes, precisions = golden_probes(), read_precisions(pair.metadata)
     ours = References(embed_probes(pair.embedder(), probes, on_event, "pair"), runtime_versions())
-    model = ReferenceModel(source).references(probes, on_event)
-    report = exactness(probes, ours, model)
-    if not report.ok:
-        worst = report.worst
-        raise ParityError(
-            f"the pair differs from the model's own Python code: probe {worst.probe.id} by "
-            f"{worst.max_abs:.1e} {worst.error}, limit {worst.limit:.0e}. No file was left.",
-            hint="report it with the model's name; validate=False exports it all the same.",
-            details={"rows": report.to_rows()},
-        )
-    return model
+    model = ReferenceModel(source)
+    references = model.references(probes, on_event)
+    report = exactness(probes, ours, references, precisions)
+    _refuse_difference(report, "the pair")
+    shrunk = [probe for probe in probes if precisions[probe.side] != FLOAT32]
+    if shrunk:
+        _check_preparation(pair, model, shrunk, references, on_event)
+    return references, report
+
+
+def _check_preparation(
+    pair: PipelinePair,
+    model: ReferenceModel,
+    probes: Sequence[Probe],
+    references: References,
+    on_event: Listener,
+) -> None:
+    """Hold what comes before a shrunk encoder to float32's limit."""
+    with tempfile.TemporaryDirectory(dir=pair.img.parent) as folder:
+        prepared = PreparedByPair(pair, model, Path(folder))
+        vectors = embed_probes(prepared, probes, on_event, "preparation")
+    report = compare("Preparation", probes, vectors, references.vectors)
+    _refuse_difference(report, "the pair's preparation")
+
+
+def _refuse_difference(report: ParityReport, what: str) -> None:
+    if report.ok:
+        return
+    worst = report.worst
+    raise ParityError(
+        f"{what} differs from the model's own Python code: probe {worst.probe.id} by "
+        f"{worst.max_abs:.1e} {worst.error}, limit {worst.limit:.0e}. No file was left.",
+        hint="report it with the model's name; validate=False exports it all the same.",
+        details={"rows": report.to_rows()},
+    )
 
 
 def _refuse_taken(folder: Path, export_name: str) -> None:

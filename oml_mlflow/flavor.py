@@ -153,7 +153,8 @@ def save_model(
     if metadata is not None:
         model.metadata = metadata
 
-    (evidence or gather_evidence(pair, on_event)).save(root / GOLDEN_FOLDER)
+    evidence = evidence or gather_evidence(pair, on_event)
+    evidence.save(root / GOLDEN_FOLDER)
     profile = _copy_profile(pair, root)
     _copy_companions(pair, root)
     pyfunc.add_to_model(
@@ -169,6 +170,7 @@ def save_model(
         oml_mlflow_version=oml_mlflow.__version__,
         dims=pair.dims,
         metadata=pair.metadata,
+        loss=evidence.exactness.loss if evidence.exactness else {},
         profiles={DEFAULT_PROFILE: profile},
         code=code,
         **_copy_extra_files(extra_files, str(root)),

@@ -37,6 +37,8 @@ class PipelinePair:
         source: Hub id or folder of the model it was made from, where known.
         model_references: Vectors of the model's own Python code for the golden probes, where
             they were computed at export.
+        loss: How far the golden probes' vectors are from the model's own, by side, where that was
+            measured (see `oml_mlflow.precision.measure_loss`).
     """
 
     img: Path
@@ -47,6 +49,7 @@ class PipelinePair:
     companions: tuple[Path, ...] = ()
     source: str | None = None
     model_references: References | None = field(default=None, repr=False)
+    loss: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_files(

@@ -13,7 +13,8 @@ from oml_mlflow.errors import ApplyError, OmlMlflowError, ParityError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, model_name, slot_name
 from oml_mlflow.package import PackagedPair, read_package
-from oml_mlflow.probes import ParityReport, Probe, by_side, compare
+from oml_mlflow.precision import RUNTIME_LIMITS, read_precisions
+from oml_mlflow.probes import ParityReport, Probe, by_side, compare, limits_by_side
 from oml_mlflow.registry import ModelVersion, fetch_version, get_version
 from oml_mlflow.targets import Target, open_target
 from oml_mlflow.targets.base import LedgerEntry, LoadedModel, Session
@@ -214,7 +215,15 @@ def _verify(
             on_event(Event("verify", names[side], done, len(side_probes), "probes"))
     if failures and not vectors:
         raise failures[0][1]
-    return compare("Database against the version's references", probes, vectors, references.vectors)
+    precisions = read_precisions(package.metadata)
+    limits = {side: RUNTIME_LIMITS[precisions[side]] for side in SIDES}
+    return compare(
+        "Database against the version's references",
+        probes,
+        vectors,
+        references.vectors,
+        limits_by_side(probes, limits),
+    )
 
 
 def _embed_one(embedder: _InDatabase, probe: Probe) -> np.ndarray:

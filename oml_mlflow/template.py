@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from oml_mlflow.errors import ConfigError, UnsupportedSource
+from oml_mlflow.precision import choose_precisions
 
 MULTIMODAL_CLIP = "multimodal_clip"
 DISTANCE_METRICS = (
@@ -38,6 +39,9 @@ class ONNXPipelineConfig:
         do_lower_case: Only True: CLIP's tokenizer lower-cases.
         distance_metrics: Metrics that suit the vectors; stored with the pair.
         languages: Database language abbreviations; stored with the pair.
+        quantize_model: Store weights as INT8. Besides True and False: ``"dynamic"`` also computes
+            in INT8; a dict such as ``{"img": "dynamic", "txt": True}`` says it by side.
+        use_float16: Store weights as float16; a dict says it by side. INT8 goes first.
     """
 
     template: str = MULTIMODAL_CLIP
@@ -46,6 +50,8 @@ class ONNXPipelineConfig:
     do_lower_case: bool = True
     distance_metrics: list[str] = field(default_factory=lambda: ["COSINE"])
     languages: list[str] = field(default_factory=list)
+    quantize_model: bool | str | dict[str, bool | str] = False
+    use_float16: bool | dict[str, bool] = False
 
     @staticmethod
     def from_template(name: str, **overrides: Any) -> ONNXPipelineConfig:
@@ -92,6 +98,7 @@ class ONNXPipelineConfig:
                 "do_lower_case=False can't be honoured: CLIP's tokenizer lower-cases.",
                 hint="leave it at True.",
             )
+        choose_precisions(self.quantize_model, self.use_float16)
         length = self.max_seq_length
         if length is not None and (not isinstance(length, int) or length < 3):
             raise ConfigError(
