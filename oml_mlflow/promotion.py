@@ -13,7 +13,7 @@ from oml_mlflow.errors import ApplyError, OmlMlflowError, ParityError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, model_name, slot_name
 from oml_mlflow.package import PackagedPair, read_package
-from oml_mlflow.precision import RUNTIME_LIMITS, read_precisions
+from oml_mlflow.precision import read_precisions, runtime_limit
 from oml_mlflow.probes import ParityReport, Probe, by_side, compare, limits_by_side
 from oml_mlflow.registry import ModelVersion, fetch_version, get_version
 from oml_mlflow.targets import Target, open_target
@@ -216,7 +216,7 @@ def _verify(
     if failures and not vectors:
         raise failures[0][1]
     precisions = read_precisions(package.metadata)
-    limits = {side: RUNTIME_LIMITS[precisions[side]] for side in SIDES}
+    limits = {side: runtime_limit(precisions[side], package.dims) for side in SIDES}
     return compare(
         "Database against the version's references",
         probes,

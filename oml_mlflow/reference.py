@@ -17,7 +17,7 @@ from oml_mlflow.graph.head import read_head
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.pictures import prepare_picture
-from oml_mlflow.precision import ENCODER_LIMITS, FLOAT32
+from oml_mlflow.precision import FLOAT32, encoder_limit
 from oml_mlflow.probes import (
     ParityReport,
     Probe,
@@ -143,7 +143,8 @@ def exactness(
         model: Vectors of the model.
         precisions: Precision of each side, which its limit depends on; float32 by default.
     """
-    limits = {side: ENCODER_LIMITS[(precisions or {}).get(side, FLOAT32)] for side in SIDES}
+    dims = next((vector.shape[-1] for vector in model.vectors.values()), 1)
+    limits = {side: encoder_limit((precisions or {}).get(side, FLOAT32), dims) for side in SIDES}
     return compare(
         "Pair against transformers + Pillow + torch",
         probes,

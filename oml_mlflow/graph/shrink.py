@@ -9,7 +9,7 @@ The weights are expanded by Cast and Mul rather than DequantizeLinear: onnxrunti
 it loads the graph, so that it computes exactly as fast as with float32, whereas DequantizeLinear is
 run anew for every picture by 1.15.1 (3 to 6 times slower) and replaced by integer arithmetic by
 1.32.0. float16 is not used for computing: onnxruntime has no such kernels for x86-64 and casts
-to and fro.
+to and fro (no faster in 1.32.0), and 1.15.1 refuses LayerNormalization in float16.
 """
 
 from __future__ import annotations
@@ -55,15 +55,10 @@ def shrink(
     for node in model.graph.node:
         at, axes = _WEIGHTS.get(node.op_type, (0, ()))
         weight = stored.get(node.input[at]) if axes else None
-        if (
-            weight is None
-            or weight.dtype != np.float32
-            or uses[weight.name] != 1
-            or weight.size_bytes < _SMALLEST_BYTES
-        ):
-            shrunk.nodes.append(node)
-        else:
+        if weight is not None and _is_large(weight) and uses[weight.name] == 1:
             shrunk.replace(node, at, axes, stored.pop(weight.name))
+        else:
+            shrunk.nodes.append(node)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
@@ -74,6 +69,10 @@ def shrink(
 def estimated_size_bytes(initializers: Iterable[Initializer]) -> int:
     """Return about how large a file with these initializers will be."""
     return sum(item.size_bytes for item in initializers)
+
+
+def _is_large(weight: Initializer) -> bool:
+    return weight.dtype == np.float32 and weight.size_bytes >= _SMALLEST_BYTES
 
 
 class _Shrunk:
@@ -146,7 +145,8 @@ def _scale(weight: Initializer, axes: tuple[int, ...]) -> np.ndarray:
 def _rounded(weight: Initializer, axes: tuple[int, ...]) -> Callable[[], np.ndarray]:
     def load() -> np.ndarray:
         steps = np.rint(weight.load() / _scale(weight, axes))
-        return np.clip(steps, -_INT8_TOP, _INT8_TOP).astype(np.int8)
+        values: np.ndarray = np.clip(steps, -_INT8_TOP, _INT8_TOP).astype(np.int8)
+        return values
 
     return load
 
@@ -159,6 +159,7 @@ def _halved(weight: Initializer) -> Callable[[], np.ndarray]:
                 f"weight {weight.name} holds values that float16 can't. Nothing was written.",
                 hint="leave out use_float16, or use quantize_model for that side.",
             )
-        return values.astype(np.float16)
+        half: np.ndarray = values.astype(np.float16)
+        return half
 
     return load
