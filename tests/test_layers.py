@@ -12,9 +12,11 @@ import oml_mlflow
 PACKAGE = Path(oml_mlflow.__file__).parent
 # each module may import from its own line and those above
 LAYERS = [
-    {"errors", "events"},
+    {"errors", "events", "profiles"},
     {"fingerprint", "names"},
-    {"graph.encoder", "graph.image", "graph.ops", "graph.text", "graph.wire"},
+    {"precision"},
+    {"graph.encoder", "graph.image", "graph.ops", "graph.retarget", "graph.text", "graph.wire"},
+    {"graph.head", "graph.shrink"},
     {"pictures", "runtime", "source", "template", "texts"},
     {"embedder", "probes"},
     {"package", "pair", "reference"},
