@@ -64,6 +64,10 @@ def cli() -> None:
 )
 @click.option("--decode-op", help="The target's decode operator, domain:Name, or raw.")
 @click.option("--no-validate", is_flag=True, help="Don't compare with the model's Python code.")
+@click.option(
+    "--quantize-model", is_flag=True, help="Store weights as INT8: a quarter of the size."
+)
+@click.option("--use-float16", is_flag=True, help="Store weights as float16: half the size.")
 def export(
     model: str,
     export_name: str,
@@ -71,15 +75,20 @@ def export(
     profile: str,
     decode_op: str | None,
     no_validate: bool,
+    quantize_model: bool,
+    use_float16: bool,
 ) -> None:
     """Write EXPORT_NAME_img.onnx and EXPORT_NAME_txt.onnx.
 
     MODEL is a hub id such as openai/clip-vit-base-patch32, or a folder in the Hugging Face layout.
     """
     from oml_mlflow.pipeline import ONNXPipeline
+    from oml_mlflow.precision import loss_sentence, read_precisions
+    from oml_mlflow.template import ONNXPipelineConfig
 
+    config = ONNXPipelineConfig(quantize_model=quantize_model, use_float16=use_float16)
     with console.progress() as listener:
-        pair = ONNXPipeline(model).export2file(
+        pair = ONNXPipeline(model, config).export2file(
             export_name,
             output_dir,
             profile=profile,
@@ -89,6 +98,9 @@ def export(
         )
     rows = [(pair.path(s), f"{pair.path(s).stat().st_size:,}", f) for s, f in _sides(pair)]
     console.show_table(f"Pair of {model}, {pair.dims} dims", ("file", "bytes", "sha256"), rows)
+    for side, precision in read_precisions(pair.metadata).items():
+        loss = loss_sentence(pair.loss[side]) if side in pair.loss else "loss not measured"
+        console.out.print(f"{side}: {precision}, {loss}.", markup=False)
 
 
 @cli.command()

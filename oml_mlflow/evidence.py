@@ -11,6 +11,7 @@ from oml_mlflow.errors import SourceError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.package import MODEL_REFERENCES, pair_references
 from oml_mlflow.pair import PipelinePair
+from oml_mlflow.precision import read_precisions
 from oml_mlflow.probes import (
     ParityReport,
     Probe,
@@ -87,5 +88,5 @@ def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) 
             return replace(evidence, not_run=evidence.not_run or str(error))
     if first.profile not in ours:
         return replace(evidence, model=model)
-    report = exactness(probes, ours[first.profile], model)
+    report = exactness(probes, ours[first.profile], model, read_precisions(first.metadata))
     return replace(evidence, model=model, exactness=report)

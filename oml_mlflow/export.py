@@ -19,13 +19,15 @@ from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.graph.image import PIXEL_VALUES, image_pipeline
 from oml_mlflow.graph.retarget import PROPERTY, side_metadata
 from oml_mlflow.graph.rules import check_file
+from oml_mlflow.graph.shrink import shrink
 from oml_mlflow.graph.text import INPUT_IDS, text_pipeline
 from oml_mlflow.graph.wire import Initializer, write_model
 from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, model_name, pipeline_file
 from oml_mlflow.pair import PipelinePair
-from oml_mlflow.probes import References, embed_probes, golden_probes
+from oml_mlflow.precision import FLOAT32, choose_precisions, read_precisions
+from oml_mlflow.probes import ParityReport, Probe, References, compare, embed_probes, golden_probes
 from oml_mlflow.profiles import DEFAULT_PROFILE, PROFILES, Profile
-from oml_mlflow.reference import ReferenceModel, exactness
+from oml_mlflow.reference import PreparedByPair, ReferenceModel, exactness
 from oml_mlflow.runtime import runtime_versions
 from oml_mlflow.source import Source
 from oml_mlflow.template import ONNXPipelineConfig
@@ -86,7 +88,6 @@ def export_pair(
         ParityError: If a vector differs from the model's own by more than the limit.
     """
     config.check()
-    refuse_smaller(config)
     folder = check_destination(export_name, output_dir)
     source = _with_max_length(source, config.max_seq_length)
     metadata = pair_metadata(source, config)
@@ -112,7 +113,8 @@ def export_pair(
         for side in SIDES:
             _refuse_findings(pair.path(side), profile, model_name(export_name, side))
         if validate:
-            pair = replace(pair, model_references=_validate(pair, source, on_event))
+            references, report = _validate(pair, source, on_event)
+            pair = replace(pair, model_references=references, loss=report.loss)
         _publish(aside, folder, export_name)
     return replace(
         pair,
@@ -133,13 +135,8 @@ def pair_metadata(source: Source, config: ONNXPipelineConfig) -> dict[str, Any]:
         "distance_metrics": config.distance_metrics,
         "languages": config.languages,
         "image_preparation": source.preparation.to_metadata(),
+        "precision": choose_precisions(config.quantize_model, config.use_float16),
     }
-
-
-def refuse_smaller(config: ONNXPipelineConfig) -> None:
-    """Raise ConfigError if weights are to be made smaller, which is not there yet."""
-    if config.quantize_model or config.use_float16:
-        raise ConfigError("quantize_model, use_float16: not yet.", hint="leave both at False.")
 
 
 def _with_max_length(source: Source, length: int | None) -> Source:
@@ -183,6 +180,8 @@ def _write(
             properties[TXT],
         ),
     }
+    precisions = read_precisions(metadata)
+    graphs = {side: shrink(*graph, precisions[side]) for side, graph in graphs.items()}
     for side, (header, initializers) in graphs.items():
         _refuse_oversize(pipeline_file(export_name, side), header, initializers, profile)
     fingerprints = {}
@@ -224,20 +223,46 @@ def _refuse_findings(path: Path, profile: Profile, name: str) -> None:
         )
 
 
-def _validate(pair: PipelinePair, source: Source, on_event: Listener) -> References:
-    probes = golden_probes()
+def _validate(
+    pair: PipelinePair, source: Source, on_event: Listener
+) -> tuple[References, ParityReport]:
+    probes, precisions = golden_probes(), read_precisions(pair.metadata)
     ours = References(embed_probes(pair.embedder(), probes, on_event, "pair"), runtime_versions())
-    model = ReferenceModel(source).references(probes, on_event)
-    report = exactness(probes, ours, model)
-    if not report.ok:
-        worst = report.worst
-        raise ParityError(
-            f"the pair differs from the model's own Python code: probe {worst.probe.id} by "
-            f"{worst.max_abs:.1e} {worst.error}, limit {worst.limit:.0e}. No file was left.",
-            hint="report it with the model's name; validate=False exports it all the same.",
-            details={"rows": report.to_rows()},
-        )
-    return model
+    model = ReferenceModel(source)
+    references = model.references(probes, on_event)
+    report = exactness(probes, ours, references, precisions)
+    _refuse_difference(report, "the pair")
+    shrunk = [probe for probe in probes if precisions[probe.side] != FLOAT32]
+    if shrunk:
+        _check_preparation(pair, model, shrunk, references, on_event)
+    return references, report
+
+
+def _check_preparation(
+    pair: PipelinePair,
+    model: ReferenceModel,
+    probes: Sequence[Probe],
+    references: References,
+    on_event: Listener,
+) -> None:
+    """Hold what comes before a shrunk encoder to float32's limit."""
+    with tempfile.TemporaryDirectory(dir=pair.img.parent) as folder:
+        prepared = PreparedByPair(pair, model, Path(folder))
+        vectors = embed_probes(prepared, probes, on_event, "preparation")
+    report = compare("Preparation", probes, vectors, references.vectors)
+    _refuse_difference(report, "the pair's preparation")
+
+
+def _refuse_difference(report: ParityReport, what: str) -> None:
+    if report.ok:
+        return
+    worst = report.worst
+    raise ParityError(
+        f"{what} differs from the model's own Python code: probe {worst.probe.id} by "
+        f"{worst.max_abs:.1e} {worst.error}, limit {worst.limit:.0e}. No file was left.",
+        hint="report it with the model's name; validate=False exports it all the same.",
+        details={"rows": report.to_rows()},
+    )
 
 
 def _refuse_taken(folder: Path, export_name: str) -> None:

@@ -156,7 +156,8 @@ def save_model(
 
     with tempfile.TemporaryDirectory() as scratch:
         made = pairs or for_profiles(pair, profiles, Path(scratch), on_event)
-        (evidence or gather_evidence(made, on_event)).save(root / GOLDEN_FOLDER)
+        evidence = evidence or gather_evidence(made, on_event)
+        evidence.save(root / GOLDEN_FOLDER)
         entries = _copy_profiles(made, root)
     _copy_companions(pair, root)
     pyfunc.add_to_model(
@@ -172,6 +173,7 @@ def save_model(
         oml_mlflow_version=oml_mlflow.__version__,
         dims=pair.dims,
         metadata=pair.metadata,
+        loss=evidence.exactness.loss if evidence.exactness else {},
         profiles=entries,
         code=code,
         **_copy_extra_files(extra_files, str(root)),

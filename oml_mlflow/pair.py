@@ -39,6 +39,8 @@ class PipelinePair:
         ends: Names of input and output by side.
         unknown_operators: Operators, as ``domain:Name``, that this process can't run, by side;
             a side without any is not listed. Such a pair can be logged, but not compared.
+        loss: How far the golden probes' vectors are from the model's own, by side, where that was
+            measured (see `oml_mlflow.precision.measure_loss`).
     """
 
     img: Path
@@ -52,6 +54,7 @@ class PipelinePair:
     model_references: References | None = field(default=None, repr=False)
     ends: dict[str, Ends] = field(default_factory=lambda: {side: Ends() for side in SIDES})
     unknown_operators: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    loss: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_files(

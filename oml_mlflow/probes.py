@@ -15,7 +15,8 @@ import numpy as np
 
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Event, Listener, silent
-from oml_mlflow.names import IMG, TXT
+from oml_mlflow.names import IMG, SIDES, TXT
+from oml_mlflow.precision import loss_sentence, measure_loss
 
 # A right graph reaches 1.3e-5; wrong resampling, crop or statistics break 1e-4 on these probes.
 DEFAULT_LIMIT = 1e-4
@@ -91,10 +92,17 @@ class Difference:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """Vectors of a set of probes against their references."""
+    """Vectors of a set of probes against their references.
+
+    Attributes:
+        title: Heading.
+        rows: A row for every probe.
+        loss: Figures over all probes of a side, by side (see `measure_loss`).
+    """
 
     title: str
     rows: tuple[Difference, ...] = field(default=())
+    loss: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -145,6 +153,8 @@ class ParityReport:
                 f"| {row.probe.id} | {row.probe.category} | {row.max_abs:.1e} | "
                 f"{row.cosine:.7f} | {limit} | {verdict} |"
             )
+        for side, loss in self.loss.items():
+            lines += ["", f"{side}: {loss_sentence(loss)}."]
         return "\n".join(lines) + "\n"
 
 
@@ -258,7 +268,24 @@ def compare(
         a, b = got.astype(np.float64), wanted.astype(np.float64)
         cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
         rows.append(Difference(probe, float(np.abs(a - b).max()), cosine, limit))
-    return ParityReport(title, tuple(rows))
+    return ParityReport(title, tuple(rows), _loss(rows, vectors, references))
+
+
+def limits_by_side(probes: Sequence[Probe], limits: dict[str, float]) -> dict[str, float | None]:
+    """Return limits by category, as `compare` wants them, from limits by side."""
+    return {probe.category: limits[probe.side] for probe in probes}
+
+
+def _loss(
+    rows: Sequence[Difference], vectors: dict[str, np.ndarray], references: dict[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    loss = {}
+    for side in SIDES:
+        ids = [row.probe.id for row in rows if row.probe.side == side and not row.error]
+        if ids:
+            ours, theirs = (np.stack([where[i] for i in ids]) for where in (vectors, references))
+            loss[side] = measure_loss(ours, theirs)
+    return loss
 
 
 def by_side(probes: Sequence[Probe], side: str) -> list[Probe]:

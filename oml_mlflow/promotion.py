@@ -16,6 +16,7 @@ from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, model_name, slot_name
 from oml_mlflow.package import PackagedPair, read_package
 from oml_mlflow.pair import PipelinePair
+from oml_mlflow.precision import read_precisions, runtime_limit
 from oml_mlflow.probes import (
     ParityReport,
     Probe,
@@ -24,6 +25,7 @@ from oml_mlflow.probes import (
     compare,
     embed_probes,
     golden_probes,
+    limits_by_side,
 )
 from oml_mlflow.registry import ModelVersion, fetch_version, get_version, tag_version
 from oml_mlflow.runtime import Ends, not_run_reason, runtime_versions
@@ -356,7 +358,15 @@ def _verify(
             on_event(Event("verify", names[side], done, len(side_probes), "probes"))
     if failures and not vectors:
         raise failures[0][1]
-    return compare("Database against the pair's references", probes, vectors, references.vectors)
+    precisions = read_precisions(candidate.metadata)
+    limits = {side: runtime_limit(precisions[side], candidate.dims) for side in SIDES}
+    return compare(
+        "Database against the pair's references",
+        probes,
+        vectors,
+        references.vectors,
+        limits_by_side(probes, limits),
+    )
 
 
 def _embed_one(embedder: _InDatabase, probe: Probe) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,22 @@ from PIL import Image
 
 from oml_mlflow.errors import SourceError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.probes import ParityReport, Probe, References, compare, embed_probes
+from oml_mlflow.graph.head import read_head
+from oml_mlflow.names import IMG, SIDES, TXT
+from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pictures import prepare_picture
+from oml_mlflow.precision import FLOAT32, encoder_limit
+from oml_mlflow.probes import (
+    ParityReport,
+    Probe,
+    References,
+    compare,
+    embed_probes,
+    limits_by_side,
+)
+from oml_mlflow.runtime import open_session
 from oml_mlflow.source import Source
+from oml_mlflow.texts import prepare_text
 
 
 class ReferenceModel:
@@ -89,11 +104,15 @@ class ReferenceModel:
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return ``(n, dims)`` float32, L2-normalised."""
         rows = []
-        with self._torch.inference_mode():
-            for text in texts:
-                ids = self._torch.tensor([self.token_ids(text)])
-                rows.append(self._unit(self._model.get_text_features(input_ids=ids)))
+        for text in texts:
+            rows.append(self.embed_ids(np.array([self.token_ids(text)], np.int64)))
         return np.concatenate(rows)
+
+    def embed_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Return ``(n, dims)`` float32 of token ids, ``(n, sequence)``."""
+        with self._torch.inference_mode():
+            features = self._model.get_text_features(input_ids=self._torch.from_numpy(ids))
+            return self._unit(features)
 
     def references(self, probes: Sequence[Probe], on_event: Listener = silent) -> References:
         """Return this model's vectors for the probes."""
@@ -110,11 +129,60 @@ class ReferenceModel:
         return unit
 
 
-def exactness(probes: Sequence[Probe], pair: References, model: References) -> ParityReport:
-    """Return how far a pair's vectors are from those of the model's own Python code."""
+def exactness(
+    probes: Sequence[Probe],
+    pair: References,
+    model: References,
+    precisions: Mapping[str, str] | None = None,
+) -> ParityReport:
+    """Return how far a pair's vectors are from those of the model's own Python code.
+
+    Args:
+        probes: What was embedded.
+        pair: Vectors of the pair.
+        model: Vectors of the model.
+        precisions: Precision of each side, which its limit depends on; float32 by default.
+    """
+    dims = next((vector.shape[-1] for vector in model.vectors.values()), 1)
+    limits = {side: encoder_limit((precisions or {}).get(side, FLOAT32), dims) for side in SIDES}
     return compare(
         "Pair against transformers + Pillow + torch",
         probes,
         pair.vectors,
         model.vectors,
+        limits_by_side(probes, limits),
     )
+
+
+class PreparedByPair:
+    """Embed what a pair's own preparation makes of inputs, with the model's own float32 encoder.
+
+    So the preparation of a shrunk pair is held to float32's limit, whatever its encoder loses.
+
+    Args:
+        pair: The pair.
+        model: The model.
+        folder: Where the two small graphs are written.
+    """
+
+    def __init__(self, pair: PipelinePair, model: ReferenceModel, folder: Path) -> None:
+        self._model = model
+        self._sessions: dict[str, Any] = {}
+        for side in SIDES:
+            path = folder / f"head_{side}.onnx"
+            path.write_bytes(read_head(pair.path(side)).SerializeToString())
+            self._sessions[side] = open_session(path)
+
+    def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
+        """Return ``(n, dims)`` float32."""
+        rows = []
+        for picture in pictures:
+            data = np.frombuffer(prepare_picture(picture, "a picture"), np.uint8)
+            pixels = self._sessions[IMG].run(None, {"input": data})[0]
+            rows.append(self._model.embed_pixels(pixels))
+        return np.concatenate(rows)
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Return ``(n, dims)`` float32."""
+        prepared = np.array([prepare_text(text, "a text") for text in texts], dtype=object)
+        return self._model.embed_ids(self._sessions[TXT].run(None, {"input": prepared})[0])

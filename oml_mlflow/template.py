@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from oml_mlflow.errors import ConfigError, UnsupportedSource
+from oml_mlflow.precision import choose_precisions
 from oml_mlflow.presets import PRESETS
 
 MULTIMODAL_CLIP = "multimodal_clip"
@@ -42,10 +43,12 @@ class ONNXPipelineConfig:
         post_processors: Only ``[{"name": "Normalize"}]``, which both CLIP pipelines end in.
         max_seq_length: Ids a text may have; by default, and at most, what the model has.
         do_lower_case: Only True: CLIP's tokenizer lower-cases.
-        quantize_model: Store weights as INT8; changes the vectors.
+        quantize_model: Store weights as INT8; changes the vectors. Besides True and False:
+            ``"dynamic"`` also computes in INT8; a dict such as ``{"img": "dynamic", "txt": True}``
+            says it by side.
         distance_metrics: Metrics that suit the vectors; stored with the pair.
         languages: Database language abbreviations; stored with the pair.
-        use_float16: Store weights as float16; changes the vectors.
+        use_float16: Store weights as float16; a dict says it by side. INT8 goes first.
         use_external_data: Only None or False: weights always stay in the ONNX file.
 
     Source: "Python Classes to Convert Pretrained Models to ONNX Models", Oracle AI Vector Search
@@ -56,10 +59,10 @@ class ONNXPipelineConfig:
     post_processors: list[dict[str, Any]] = field(default_factory=lambda: [dict(_NORMALIZE)])
     max_seq_length: int | None = None
     do_lower_case: bool = True
-    quantize_model: bool = False
+    quantize_model: bool | str | dict[str, bool | str] = False
     distance_metrics: list[str] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)
-    use_float16: bool = False
+    use_float16: bool | dict[str, bool] = False
     use_external_data: bool | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -222,9 +225,8 @@ def _check_do_lower_case(name: str, value: Any) -> None:
         )
 
 
-def _check_bool(name: str, value: Any) -> None:
-    if type(value) is not bool:
-        raise ConfigError(f"{name} {value!r} is neither True nor False.", hint="give one of them.")
+def _check_precision(name: str, value: Any) -> None:
+    choose_precisions(**{"quantize_model": False, "use_float16": False, name: value})
 
 
 def _check_use_external_data(name: str, value: Any) -> None:
@@ -256,9 +258,9 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "post_processors": _check_post_processors,
     "max_seq_length": _check_max_seq_length,
     "do_lower_case": _check_do_lower_case,
-    "quantize_model": _check_bool,
+    "quantize_model": _check_precision,
     "distance_metrics": _check_distance_metrics,
     "languages": _check_names,
-    "use_float16": _check_bool,
+    "use_float16": _check_precision,
     "use_external_data": _check_use_external_data,
 }

@@ -14,8 +14,10 @@ PACKAGE = Path(oml_mlflow.__file__).parent
 LAYERS = [
     {"errors", "events"},
     {"fingerprint", "names", "profiles"},
+    {"precision"},
     {"graph.encoder", "graph.image", "graph.ops", "graph.retarget", "graph.text", "graph.wire"},
     {"graph.external", "graph.finding", "graph.metadata", "graph.rules", "graph.walk"},
+    {"graph.head", "graph.shrink"},
     {"pictures", "presets", "runtime", "source", "template", "texts", "weights"},
     {"embedder", "graph.interface", "probes"},
     {"package", "pair", "reference"},
