@@ -16,6 +16,8 @@ from oml_mlflow.errors import InputError
 
 # Unicode White_Space, which is what the tokenizers library's \s matches; Python's differs
 _WHITE = "\t-\r\x85 \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_WHITE_LISTED = "\t\n\v\f\r\x85 \xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))
+_WHITE_LISTED += "\u2028\u2029\u202f\u205f\u3000"
 _SPACE = re.compile(f"[{_WHITE}]+")
 _PUNCTUATION = rf"(?:[^\w{_WHITE}]|_)+"
 _NAMES = "startoftext|endoftext"
@@ -26,6 +28,33 @@ _ANY_CASE = rf"(?=[a-zA-Z]+\|>)((?i:{_NAMES}))\|>"
 _NEARLY_SPECIAL = re.compile(
     rf"<\|{_ANY_CASE}|{_PUNCTUATION}(?<=<\|)(?={_ANY_CASE})|{_PUNCTUATION}"
 )
+# what SQL can do of `prepare_text`: (pattern, replacement, any case); Oracle's patterns have no
+# look-around, and its ranges follow NLS_SORT, so that characters are listed one by one
+SQL_TEXT_STEPS = (
+    (f"[{_WHITE_LISTED}]+", " ", False),
+    (rf"<\|({_NAMES})\|>", r"<| \1|> ", True),
+    (rf" *<\| ({_NAMES})\|> ", r"<|\1|>", False),
+)
+
+
+def oracle_text_expression(column: str) -> str:
+    """Return the SQL expression that makes a column's texts safe for the tokenizer in a database.
+
+    Runs of white space become one space, so that line breaks don't glue words together; white
+    space before a special token goes, which would end the process; special tokens in upper case,
+    which to CLIP are words, are taken apart; NUL characters, at which the tokenizer would stop,
+    are removed. NFC is left out. In the character set AL32UTF8.
+
+    Unconfirmed: nobody has run it on Oracle; the same patterns were measured in DuckDB.
+
+    Args:
+        column: SQL expression of a text, copied verbatim.
+    """
+    text = f"REPLACE({column}, CHR(0))"
+    for pattern, replacement, any_case in SQL_TEXT_STEPS:
+        case = "i" if any_case else "c"
+        text = f"REGEXP_REPLACE({text}, {_oracle_literal(pattern)}, '{replacement}', 1, 0, '{case}')"
+    return text
 
 
 def prepare_text(text: str, label: str = "text") -> str:
@@ -57,6 +86,14 @@ def prepare_text(text: str, label: str = "text") -> str:
     parts = [unicodedata.normalize("NFC", part) for part in _SPECIAL.split(text)]
     parts[::2] = [_NEARLY_SPECIAL.sub(_spell_out, part) for part in parts[::2]]
     return _SPACE_BEFORE_SPECIAL.sub("", _SPACE.sub(" ", "".join(parts)))
+
+
+def _oracle_literal(pattern: str) -> str:
+    """Return a literal whose characters outside printable ASCII are written as UNISTR escapes."""
+    if pattern.isascii() and pattern.isprintable():
+        return f"'{pattern}'"
+    escaped = (c if c.isascii() and c.isprintable() else f"\\{ord(c):04X}" for c in pattern)
+    return f"UNISTR('{''.join(escaped)}')"
 
 
 def _spell_out(match: re.Match[str]) -> str:
