@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 SEED = 0
-SAMPLE = 40_000
+SAMPLE = 25_000
 _DEBIAN_TEXTS = (
     "unicode-data",
     *(f"fortunes{suffix}" for suffix in ("", "-min", "-debian-hints", "-bofh-excuses")),

@@ -152,7 +152,8 @@ def sql_texts(texts: Sequence[str]) -> dict[str, str]:
     expression = "replace(body, chr(0), '')"
     for pattern, replacement, any_case in SQL_TEXT_STEPS:
         flags = "gi" if any_case else "g"
-        expression = f"regexp_replace({expression}, '{pattern}', '{replacement}', '{flags}')"
+        wanted, given = pattern.replace("'", "''"), replacement.replace("'", "''")
+        expression = f"regexp_replace({expression}, '{wanted}', '{given}', '{flags}')"
     with duckdb.connect() as database, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.json"
         path.write_text("".join(f"{json.dumps({'body': text})}\n" for text in texts))
