@@ -18,10 +18,34 @@ SAMPLE = 25_000
 _DEBIAN_TEXTS = (
     "unicode-data",
     *(f"fortunes{suffix}" for suffix in ("", "-min", "-debian-hints", "-bofh-excuses")),
-    *(f"fortunes-{language}" for language in "bg br cs de eo es ga it pl ru zh".split()),
+    *(
+        f"fortunes-{language}"
+        for language in ["bg", "br", "cs", "de", "eo", "es", "ga", "it", "pl", "ru", "zh"]
+    ),
 )
 _SPECIALS = ("<|startoftext|>", "<|endoftext|>", "<|STARTOFTEXT|>", "<|EndOfText|>")
-_WORDS = "a photo of the cat don't 2019 it's I'LL café ßtraße 北京 Привет ﬁ ² ½ ١٢ 🙂 👩‍🚀 e\u0301".split()
+_WORDS = [
+    "a",
+    "photo",
+    "of",
+    "the",
+    "cat",
+    "don't",
+    "2019",
+    "it's",
+    "I'LL",
+    "café",
+    "ßtraße",
+    "北京",
+    "Привет",
+    "ﬁ",
+    "²",
+    "½",
+    "١٢",
+    "🙂",
+    "👩\u200d🚀",
+    "é",
+]
 _MARKS = ("'", '"', "...", "!?", "<|", "|>", "_", "'s", "`", "\u0338", "\u200b", "\ufeff", "\x07")
 _WHITE = (" ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u2009", "\u3000", "\x1f", "\x85", "\u2028")
 

@@ -141,7 +141,9 @@ def png_by_hand(picture: Image.Image, *, depth: int = 8, interlaced: bool = Fals
     )
 
 
-def samples(photographs: Sequence[tuple[str, Image.Image]], odd: Sequence[Path]) -> Iterator[Sample]:
+def samples(
+    photographs: Sequence[tuple[str, Image.Image]], odd: Sequence[Path]
+) -> Iterator[Sample]:
     """Give photographs in every encoding, one in odd sizes, and odd files by what they are."""
     for name, picture in photographs:
         for kind, data in encodings(picture).items():
@@ -206,18 +208,19 @@ def measure(
     model = ReferenceModel(source)
     wanted = [reference_vector(model, sample.data) for sample in every]
     ways = {BARE: [s.data for s in every], OURS: [prepared(s.data) for s in every]}
-    files = {data: work / f"{number}.bin" for number, data in enumerate(
-        dict.fromkeys(d for part in ways.values() for d in part if d is not None)
-    )}
+    files = {
+        data: work / f"{number}.bin"
+        for number, data in enumerate(
+            dict.fromkeys(d for part in ways.values() for d in part if d is not None)
+        )
+    }
     for data, path in files.items():
         path.write_bytes(data)
     rows = []
     for release in releases:
         entries = [{"file": str(path)} for path in files.values()]
         try:
-            answers = run_each(
-                python_of(release), graph, entries, work / release, limit_s=LIMIT_S
-            )
+            answers = run_each(python_of(release), graph, entries, work / release, limit_s=LIMIT_S)
         except RuntimeError as error:
             rows.append({"release": release, "error": str(error)})
             continue
@@ -237,7 +240,10 @@ def outcome(answer: dict[str, Any] | None, wanted: np.ndarray | None) -> tuple[s
     if answer is None:
         return ("refused", *nothing)
     if "values" not in answer:
-        return ({"error": "refused", "crash": "crash", "hang": "hang"}[next(iter(answer))], *nothing)
+        return (
+            {"error": "refused", "crash": "crash", "hang": "hang"}[next(iter(answer))],
+            *nothing,
+        )
     if wanted is None:
         return ("answered, no reference", *nothing)
     vector = np.array(answer["values"], np.float32)
@@ -308,9 +314,7 @@ def small_model(cache: Path) -> Path:
 @click.option("--release", "releases", multiple=True, default=RELEASES)
 @click.option("--model", type=click.Path(path_type=Path), help="Folder; a small one by default.")
 @click.option("--output", type=click.Path(path_type=Path), help="JSON file for all rows.")
-def main(
-    cache: Path, releases: tuple[str, ...], model: Path | None, output: Path | None
-) -> None:
+def main(cache: Path, releases: tuple[str, ...], model: Path | None, output: Path | None) -> None:
     """Print how far the pair's vectors are from those of transformers + Pillow."""
     sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
     import clip_folders

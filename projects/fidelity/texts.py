@@ -17,6 +17,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ CAUSES: dict[str, Callable[[str], Any]] = {
     "white space before a special token": re.compile(rf"[{_WHITE}](?i:{_SPECIAL})").search,
     "NUL": lambda text: "\0" in text,
     "special token in upper case": lambda text: (
-        re.search(rf"(?i){_SPECIAL}", text) and re.sub(_SPECIAL, "", text) != re.sub(
-            rf"(?i){_SPECIAL}", "", text)
+        re.search(rf"(?i){_SPECIAL}", text)
+        and re.sub(_SPECIAL, "", text) != re.sub(rf"(?i){_SPECIAL}", "", text)
     ),
     "special token": re.compile(_SPECIAL).search,
     "not NFC": lambda text: not unicodedata.is_normalized("NFC", text),
@@ -109,11 +110,16 @@ def cause_of(text: str) -> str:
     return next(name for name, shows in CAUSES.items() if shows(text))
 
 
-def reference_ids(folder: Path, texts: Sequence[str]) -> dict[str, list[int]]:
-    """Return what transformers' own tokenizer gives, cut to 77."""
+@cache
+def _tokenizer(folder: Path) -> Any:
     from transformers import CLIPTokenizerFast
 
-    tokenizer = CLIPTokenizerFast.from_pretrained(folder)
+    return CLIPTokenizerFast.from_pretrained(folder)
+
+
+def reference_ids(folder: Path, texts: Sequence[str]) -> dict[str, list[int]]:
+    """Return what transformers' own tokenizer gives, cut to 77."""
+    tokenizer = _tokenizer(folder)
     ids = {}
     for at in range(0, len(texts), 1000):
         part = list(texts[at : at + 1000])
@@ -253,8 +259,9 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
         residue: Counter[str] = Counter()
         for row in part:
             if row["subset"] == "all" and row["source"] != "all but generated":
-                residue.update({(row["source"].startswith(GENERATED), c): n
-                                for c, n in row["causes"].items()})
+                residue.update(
+                    {(row["source"].startswith(GENERATED), c): n for c, n in row["causes"].items()}
+                )
         lines.append("")
         lines += [
             f"- {cause}: {number}{', generated' if generated else ''}"
