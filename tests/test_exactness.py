@@ -26,9 +26,12 @@ PX = 224
 MEAN = np.array(PROCESSOR["image_mean"], np.float32)
 STD = np.array(PROCESSOR["image_std"], np.float32)
 
-THINGS = ["cat", "dog", "horse", "bicycle", "teapot", "rocket", "lighthouse", "violin", "ladder", "umbrella", "tractor", "penguin", "canoe", "bookshelf", "sandwich", "telescope", "waterfall", "scarecrow", "typewriter", "hedgehog", "windmill", "suitcase"]
-LOOKS = ["red", "small", "wooden", "shiny", "old", "striped", "broken", "round", "tall", "muddy", "golden", "sleepy", "empty"]
-DEEDS = ["standing", "lying", "waiting", "glowing", "spinning", "resting", "painted", "hidden", "seen"]
+THINGS = (
+    "cat dog horse bicycle teapot rocket lighthouse violin ladder umbrella tractor penguin canoe "
+    "bookshelf sandwich telescope waterfall scarecrow typewriter hedgehog windmill suitcase"
+).split()
+LOOKS = "red small wooden shiny old striped broken round tall muddy golden sleepy empty".split()
+DEEDS = "standing lying waiting glowing spinning resting painted hidden seen".split()
 PLACES = [
     "on the beach",
     "in a quiet street",

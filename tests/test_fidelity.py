@@ -77,7 +77,6 @@ def test_our_own_path_gives_the_ids_of_transformers(
     rows: list[dict[str, Any]], profile: str
 ) -> None:
     row = chosen(rows, profile=profile, way="prepare_text", source="written by hand", subset="all")
-    print(row)
     causes = {cause.removeprefix("differs: ") for cause in row["causes"]}
     assert row["refused"] == 0
     assert causes <= IMPOSSIBLE[profile]
@@ -158,12 +157,11 @@ def test_pictures_in_every_encoding(fidelity: SimpleNamespace, tmp_path: Path) -
     every = list(fidelity.pictures.samples([(name, whole.resize((96, 80)))], []))
     every = [sample for sample in every if not sample.kind.startswith(("aspect", "12 MP"))]
     rows = fidelity.pictures.measure(every, DEMO, lambda _: sys.executable, tmp_path, (release,))
-    print(fidelity.pictures.to_markdown(rows))
     ours = {row["kind"]: row for row in rows if row["way"] == "prepare_picture"}
     for kind, row in ours.items():
         wanted = {"refused"} if "truncated" in kind else {"exact", "approximate"}
         assert set(row["outcomes"]) <= wanted, row
-        # of a black and white picture, 1 % of the values that ONNX Runtime resizes are one level off
+        # of a black and white picture, 1 % of the values that ONNX Runtime resizes are a level off
         assert (row["max_abs"] or 0) <= 1e-3, row
 
 

@@ -23,8 +23,9 @@ from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import InputError
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.pictures import prepare_picture
-from oml_mlflow.probes import DEFAULT_LIMIT, References, embed_probes, golden_probes
+from oml_mlflow.probes import DEFAULT_LIMIT, golden_probes
 from oml_mlflow.reference import ReferenceModel, exactness
+from oml_mlflow.probes import References, embed_probes
 from oml_mlflow.texts import prepare_text
 
 # one value of 32 x 32 that is rounded to the next level moves a vector by up to 3e-4
