@@ -3,8 +3,8 @@
 CLIP's own tokenizer takes out its special tokens, then applies NFC and turns runs of white space
 into one space. The operator does neither: it drops line breaks, stops at NUL, ends the process on
 white space before a special token, and takes ``<|EndOfText|>`` for one, which to CLIP is three
-words; it keeps "²³" as one word and ``'s`` behind a space as two. Doing the same here first changes no id that CLIP's tokenizer would give. Measured with
-onnxruntime-extensions 0.12 to 0.15.2.
+words; it keeps "²³" as one word and ``'s`` behind a space as two. Doing the same here first
+changes no id that CLIP's tokenizer would give. Measured with onnxruntime-extensions 0.12 to 0.15.2.
 """
 
 from __future__ import annotations

