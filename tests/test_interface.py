@@ -388,7 +388,7 @@ def test_a_property_that_cannot_be_honoured(
 def test_an_unknown_property_is_refused_when_it_is_set() -> None:
     config = ONNXPipelineConfig.from_template("multimodal_clip")
     for name in ("max_sequence_length", "labels"):
-        with pytest.raises(ConfigError, match="propert|labels"):
+        with pytest.raises(ConfigError, match=r"propert|labels"):
             setattr(config, name, 77)
         assert not hasattr(config, name)
 
