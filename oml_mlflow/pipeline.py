@@ -231,12 +231,11 @@ def _check_function(function: MiningFunction | str) -> None:
     name = function.name if isinstance(function, MiningFunction) else function
     if name == MiningFunction.EMBEDDING.name:
         return
-    if name in MiningFunction.__members__:
-        raise UnsupportedSource(
-            f"function {name} is OML4Py's, and not supported here.",
-            hint="use MiningFunction.EMBEDDING: CLIP models embed, there is nothing else here.",
-        )
-    raise ConfigError(f"there is no function {name!r}.", hint="use MiningFunction.EMBEDDING.")
+    known = ": it is OML4Py's, for other models" if name in MiningFunction.__members__ else ""
+    raise UnsupportedSource(
+        f"function {name} is not supported here{known}.",
+        hint="use MiningFunction.EMBEDDING: CLIP models embed, there is nothing else here.",
+    )
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -34,9 +34,9 @@ _Config = TypeVar("_Config", bound="ONNXPipelineConfig")
 class ONNXPipelineConfig:
     """Properties of a pipeline pair; read and set them with the dot operator.
 
-    A name or a value that can't be honoured is refused when it is set, and again at export. Sizes,
-    resampling, mean and standard deviation are no properties: they come from the model's own image
-    processor.
+    A name that is unknown is refused when it is set, a value that can't be honoured by
+    `from_template` and, when it is set later, at export. Sizes, resampling, mean and standard
+    deviation are no properties: they come from the model's own image processor.
 
     Attributes:
         template: Name of the template it was made from.
@@ -65,8 +65,11 @@ class ONNXPipelineConfig:
     use_float16: bool | dict[str, bool] = False
     use_external_data: bool | None = None
 
+    def __post_init__(self) -> None:
+        self.check()
+
     def __setattr__(self, name: str, value: Any) -> None:
-        _check(name, value)
+        _check_known([name])
         super().__setattr__(name, value)
 
     @classmethod
@@ -82,17 +85,14 @@ class ONNXPipelineConfig:
             ConfigError: If a property is unknown or can't have that value.
         """
         if name != MULTIMODAL_CLIP:
-            known = name in _OTHER_TEMPLATES
+            known = "; OML4Py has it" if name in _OTHER_TEMPLATES else ""
             raise UnsupportedSource(
-                f"template {name!r} is OML4Py's, and not supported here."
-                if known
-                else f"there is no template {name!r}.",
+                f"there is no template {name!r} here{known}.",
                 hint=f"use {MULTIMODAL_CLIP!r}, which is for CLIP models: there is no other here.",
             )
         if "template" in kwargs:
             raise ConfigError("the template is named once.", hint="leave template= out.")
-        for key, value in kwargs.items():
-            _check(key, value)
+        _check_known(kwargs)
         return cls(template=name, **kwargs)
 
     @classmethod
@@ -138,8 +138,8 @@ class ONNXPipelineConfig:
 
     def check(self) -> None:
         """Raise ConfigError if a property can't be honoured."""
-        for name in _CHECKS:
-            _check(name, getattr(self, name))
+        for name, check in _CHECKS.items():
+            check(name, getattr(self, name))
 
 
 class EmbeddingModelConfig(ONNXPipelineConfig):
@@ -176,15 +176,15 @@ def warn_deprecated(old: str, new: str) -> None:
     )
 
 
-def _check(name: str, value: Any) -> None:
-    """Raise ConfigError unless there is a property of that name and it can have that value."""
-    if name in _CHECKS:
-        _CHECKS[name](name, value)
+def _check_known(names: Iterable[str]) -> None:
+    """Raise ConfigError if a property of one of these names does not exist."""
+    unknown = sorted(set(names) - _CHECKS.keys())
+    if not unknown:
         return
     raise ConfigError(
         "labels belong to classification and do not apply to CLIP."
-        if name == "labels"
-        else f"{name}: no such property of template {MULTIMODAL_CLIP!r}.",
+        if unknown == ["labels"]
+        else f"{', '.join(unknown)}: no such property of template {MULTIMODAL_CLIP!r}.",
         hint=f"it has {', '.join(sorted(_CHECKS.keys() - {'template'}))}.",
     )
 

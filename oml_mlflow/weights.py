@@ -167,7 +167,7 @@ def open_weights(folder: Path, model_name: str, *, pickles: bool = False) -> Che
             "written.",
             hint="If you want to forcefully use a model without safetensors, set "
             "ignore_safetensors_error to True in the settings: pytorch_model.bin is then read, "
-            "tensors only.",
+            "tensors only; or save it anew with model.save_pretrained(folder).",
         )
     raise SourceError(
         f"{folder} holds no weights: {SAFETENSORS} is missing. Nothing was written.",

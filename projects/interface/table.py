@@ -122,10 +122,17 @@ def properties_row() -> tuple[str, str]:
     """Return the properties, those with another default, and values that are refused."""
     config = ONNXPipelineConfig.from_template("multimodal_clip")
     others = [f"`{n}={getattr(config, n)}`" for n in DEFAULTS if getattr(config, n) != DEFAULTS[n]]
-    refused = [n for n, value in OTHER_VALUES.items() if not works(setattr, config, n, value)]
+    refused = [n for n, value in OTHER_VALUES.items() if not works(set_and_check, n, value)]
     shown = ", ".join(f"`{n}={OTHER_VALUES[n]}`" for n in refused)
     theirs = ", ".join(f"`{name}`" for name in [*DEFAULTS, "labels"])
     return f"properties {theirs}", f"same; default {', '.join(others)}; refused: {shown}"
+
+
+def set_and_check(name: str, value: Any) -> None:
+    """Set a property as a user would, and check it as an export does."""
+    config = ONNXPipelineConfig.from_template("multimodal_clip")
+    setattr(config, name, value)
+    config.check()
 
 
 def settings_row() -> tuple[str, str]:
