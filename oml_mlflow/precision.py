@@ -3,10 +3,11 @@
 Why ``quantize_model=True`` stores weights as INT8 and computes in float32 on both sides, measured
 on ViT-B/32 with random weights (``python projects/benchmark/shrink.py``): a quarter of the size,
 float32's speed, and vectors that depend neither on the batch nor, beyond 1e-5, on the runtime.
-Integer arithmetic (``"dynamic"``) is over twice as fast with AVX-512 VNNI, but activations are
-rounded to scales taken from the whole batch, and one that falls on the other side of a rounding
-step shifts everything after it: onnxruntime 1.15.1 and 1.32.0 differ by 3e-3 on the same file, so
-that a database can't be held to 1e-4.
+Integer arithmetic (``"dynamic"``) is over twice as fast with AVX-512 VNNI and keeps memory small,
+but activations are rounded to scales taken from the whole batch, and one that falls on the other
+side of a rounding step shifts everything after it: onnxruntime 1.15.1 and 1.32.0 differ by 3e-3 on
+the same file, so that a database can't be held to 1e-4. On x86-64 without VNNI its sums may
+saturate besides (documented: "Quantize ONNX models", onnxruntime; not measured here).
 """
 
 from __future__ import annotations
