@@ -151,7 +151,7 @@ def test_without_unverified_promotion_is_refused(
     oracle_pair: PipelinePair, mlflow_store: Path, target: EmbeddedTarget
 ) -> None:
     folder = log(oracle_pair)
-    assert not (folder / "golden" / "pair.npz").exists()
+    assert not (folder / "golden" / "pair-oracle-23.7.npz").exists()
     version = mlflow.MlflowClient().get_model_version("clip", "1")
     assert f"Exactness: not run ({REASON})" in version.description
     with pytest.raises(ApplyError, match=REASON) as err:
@@ -201,7 +201,7 @@ def test_the_model_s_own_vectors_are_kept_for_a_database_that_can_run_it(
 ) -> None:
     folder = log(replace(oracle_pair, model_references=tiny_pair.model_references))
     assert (folder / "golden" / "model.npz").is_file()
-    assert not (folder / "golden" / "pair.npz").exists()
+    assert not (folder / "golden" / "pair-oracle-23.7.npz").exists()
 
 
 def test_the_command_line(oracle_pair: PipelinePair, mlflow_store: Path) -> None:
@@ -353,7 +353,12 @@ def test_nothing_in_a_package_is_executed_or_unpickled(
 ) -> None:
     folder, mark = log(tiny_pair), tmp_path / "executed"
     bomb = pickle.dumps(Bomb(mark))
-    for name in ("model.pkl", "python_model.pkl", "golden/pair.npz", "golden/model.npz"):
+    for name in (
+        "model.pkl",
+        "python_model.pkl",
+        "golden/pair-oracle-23.7.npz",
+        "golden/model.npz",
+    ):
         (folder / name).write_bytes(bomb)
     (folder / "code" / "sitecustomize.py").write_text(f"import os; os.mkdir({str(mark)!r})")
     (folder / "code" / "oml_mlflow" / "__init__.py").write_text(
@@ -365,7 +370,7 @@ def test_nothing_in_a_package_is_executed_or_unpickled(
     with pytest.raises(PackageError, match="can't be read"):
         package.references()
     arrays = np.array([Bomb(mark)], dtype=object)
-    np.savez(folder / "golden" / "pair.npz", first=arrays)
+    np.savez(folder / "golden" / "pair-oracle-23.7.npz", first=arrays)
     with pytest.raises(PackageError, match="can't be read"):
         package.references()
     (folder / "MLmodel").write_text(f"flavors: !!python/object/apply:os.mkdir [{str(mark)!r}]")
