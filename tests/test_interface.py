@@ -440,8 +440,8 @@ def test_functions_by_member_and_by_name(tiny_folder: Path) -> None:
     ("settings", "message"),
     [
         ({"cachedir": "."}, "settings cachedir: unknown"),
-        ({"force_download": "yes"}, "none of False, True"),
-        ({"ignore_safetensors_error": 1}, "none of False, True"),
+        ({"force_download": "yes"}, "neither True nor False"),
+        ({"ignore_safetensors_error": 1}, "neither True nor False"),
         ({"logging_level": "LOUD"}, "'LOUD' is unknown"),
         ({"logging_level": 10}, "10 is unknown"),
         ({"cache_dir": 7}, "is no path"),

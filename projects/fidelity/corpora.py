@@ -79,7 +79,7 @@ def text_sources(cache: Path) -> dict[str, list[str]]:
 
 def generated_texts(count: int, seed: int = SEED) -> list[str]:
     """Return texts put together of what tokenizers stumble over."""
-    dice = random.Random(seed)  # noqa: S311
+    dice = random.Random(seed)
     kinds = (_WORDS, _WORDS, _MARKS, _WHITE, (" ",), _SPECIALS, ("\0",))
     weights = (8, 8, 5, 3, 8, 0.5, 0.1)
     return [
@@ -90,7 +90,7 @@ def generated_texts(count: int, seed: int = SEED) -> list[str]:
 
 def any_characters(count: int, seed: int = SEED) -> list[str]:
     """Return texts of assigned Unicode characters, all planes, surrogates left out."""
-    dice = random.Random(seed)  # noqa: S311
+    dice = random.Random(seed)
     assigned = [
         chr(number)
         for number in range(1, sys.maxunicode + 1)
@@ -114,7 +114,7 @@ def _sample(texts: Iterable[str]) -> list[str]:
     unique = list(dict.fromkeys(texts))
     if len(unique) <= SAMPLE:
         return unique
-    return random.Random(SEED).sample(unique, SAMPLE)  # noqa: S311
+    return random.Random(SEED).sample(unique, SAMPLE)
 
 
 def _prompts(wheel: Path, languages: list[str]) -> list[str]:
