@@ -69,25 +69,31 @@ class SafetensorsWeights(Checkpoint):
         from safetensors import SafetensorError, safe_open
 
         super().__init__(files)
-        self._opened: dict[str, Any] = {}
+        self._found: dict[str, tuple[Path, tuple[int, ...]]] = {}
         for path in files:
             try:
-                opened: Any = safe_open(path, framework="pt")
-                self._opened |= dict.fromkeys(opened.keys(), opened)
+                with safe_open(path, framework="pt") as opened:
+                    for name in opened.keys():  # noqa: SIM118 - no mapping
+                        shape = tuple(opened.get_slice(name).get_shape())
+                        self._found[name] = (path, shape)
             except (SafetensorError, OSError) as error:
                 raise _damaged(path, error) from error
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape."""
-        return tuple(self._file(name).get_slice(name).get_shape())
+        return self._entry(name)[1]
 
     def _tensor(self, name: str) -> Any:
-        return self._file(name).get_tensor(name)
+        from safetensors import safe_open
 
-    def _file(self, name: str) -> Any:
-        if name not in self._opened:
+        # opened anew each time: pages of a file that stays mapped count as this process's memory
+        with safe_open(self._entry(name)[0], framework="pt") as opened:
+            return opened.get_tensor(name)
+
+    def _entry(self, name: str) -> tuple[Path, tuple[int, ...]]:
+        if name not in self._found:
             raise self._missing(name)
-        return self._opened[name]
+        return self._found[name]
 
 
 class PickledWeights(Checkpoint):
