@@ -193,6 +193,7 @@ def measure(
     python_of: Callable[[str], str | Path],
     work: Path,
     releases: Sequence[str],
+    limit_s: float = LIMIT_S,
 ) -> list[dict[str, Any]]:
     """Return one row per release, way and encoding.
 
@@ -202,6 +203,7 @@ def measure(
         python_of: Gives the interpreter of a release's environment.
         work: Folder for the run's files.
         releases: Of onnxruntime-extensions.
+        limit_s: Seconds after which a picture without an answer is a hang.
     """
     source = open_source(str(folder))
     graph = export_pair(source, ONNXPipelineConfig(), "odd", work, validate=False).path(IMG)
@@ -220,7 +222,7 @@ def measure(
     for release in releases:
         entries = [{"file": str(path)} for path in files.values()]
         try:
-            answers = run_each(python_of(release), graph, entries, work / release, limit_s=LIMIT_S)
+            answers = run_each(python_of(release), graph, entries, work / release, limit_s=limit_s)
         except RuntimeError as error:
             rows.append({"release": release, "error": str(error)})
             continue
