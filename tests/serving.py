@@ -23,7 +23,8 @@ def served(model: Path, mlflow_program: Path, log: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [mlflow_program, "models", "serve", "-m", model, "--env-manager", "local"]
-    environment = {**os.environ, "PATH": f"{mlflow_program.parent}:{os.environ['PATH']}"}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"PATH": f"{mlflow_program.parent}:{os.environ['PATH']}"}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*map(str, command), "--port", str(port), "--host", "127.0.0.1"],

@@ -49,6 +49,7 @@ def program_without_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program.chmod(0o755)
     probe = subprocess.run(
         [root / "bin" / "python", "-c", "import oml_mlflow"],
+        env={},
         check=False,
         capture_output=True,
         cwd=root,
