@@ -142,8 +142,8 @@ def check(
 
 
 # Up to 0.12 a word's last byte is looked up raw if it is not ASCII; up to 0.13 pictures are rotated
-# as EXIF says, which transformers does not do. The newest swaps bytes of a grey JPEG, which the graph undoes. Subsampled
-# chroma is interpolated as Pillow does it in 0.9, and otherwise later.
+# as EXIF says, which transformers does not do. The newest swaps bytes of a grey JPEG, which the
+# graph undoes. Subsampled chroma is interpolated as Pillow does it in 0.9, and otherwise later.
 OFF = {
     "0.9.0": NON_ASCII_ENDS | {"EXIF JPEG", "empty"},
     "0.12.0": NON_ASCII_ENDS | {"EXIF JPEG", "4:2:0 JPEG"},
