@@ -19,7 +19,7 @@ from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.graph.image import PIXEL_VALUES, image_pipeline
 from oml_mlflow.graph.retarget import PROPERTY, side_metadata
 from oml_mlflow.graph.rules import check_file
-from oml_mlflow.graph.shrink import shrink
+from oml_mlflow.graph.shrink import estimated_size_bytes, shrink
 from oml_mlflow.graph.text import INPUT_IDS, text_pipeline
 from oml_mlflow.graph.wire import Initializer, write_model
 from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, model_name, pipeline_file
@@ -199,7 +199,7 @@ def _refuse_oversize(
     name: str, header: onnx.ModelProto, initializers: Sequence[Initializer], profile: Profile
 ) -> None:
     """Raise GraphError if a file would be too large; nothing is written yet."""
-    size = header.ByteSize() + sum(item.size_bytes for item in initializers)
+    size = header.ByteSize() + estimated_size_bytes(initializers)
     if size > profile.size_limit_bytes:
         raise GraphError(
             f"{name} would have {size:,} bytes; {profile.name} takes at most "

@@ -55,30 +55,27 @@ class Profile:
         return taken
 
 
+_ORACLE_23_7 = Profile(
+    name="oracle-23.7",
+    description="Oracle Database 23ai from release update 23.7 on",
+    opset_limit=18,
+    ir_limit=8,
+    size_limit_bytes=_GIB,
+    tokenizer=CLIP_TOKENIZER,
+    encodings=("JPEG",),
+    custom_operators={TOKENIZER_DOMAIN: frozenset({CLIP_TOKENIZER})},
+    source="OML4Py writes opset 17 and IR 8; opset 18 reported accepted by Free 23.26.1; "
+    "1 GB and JPEG documented. Decode operator: Oracle's own name is not public.",
+)
 PROFILES: dict[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile(
-            name="oracle-23.7",
-            description="Oracle Database 23ai from release update 23.7 on",
-            opset_limit=18,
-            ir_limit=8,
-            size_limit_bytes=_GIB,
-            tokenizer=CLIP_TOKENIZER,
-            encodings=("JPEG",),
-            custom_operators={TOKENIZER_DOMAIN: frozenset({CLIP_TOKENIZER})},
-            source="OML4Py writes opset 17 and IR 8; opset 18 reported accepted by Free 23.26.1; "
-            "1 GB and JPEG documented. Decode operator: Oracle's own name is not public.",
-        ),
-        Profile(
+        _ORACLE_23_7,
+        replace(
+            _ORACLE_23_7,
             name="oracle-26ai",
             description="Oracle AI Database 26ai",
-            opset_limit=18,
-            ir_limit=8,
             size_limit_bytes=2 * _GIB - 1,
-            tokenizer=CLIP_TOKENIZER,
-            encodings=("JPEG",),
-            custom_operators={TOKENIZER_DOMAIN: frozenset({CLIP_TOKENIZER})},
             source="As oracle-23.7, with the limit of 2 GB that the 26ai documentation gives.",
         ),
         Profile(
