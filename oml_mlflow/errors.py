@@ -16,6 +16,16 @@ Every error says what failed, on what, what state it left, and what to do next::
      +-- RegistryError                  1     registry-lookup-failed
      +-- TargetError                    1     target-failed
      |    +-- TargetLocked              75    target-locked
+     |    +-- TargetUnreachable         75    target-unreachable
+     |    +-- TargetUnsupported         1     target-unsupported
+     |    +-- PrivilegeError            1     privilege-missing
+     |    +-- QuotaExceeded             1     quota-exceeded
+     |    +-- ModelRefused              1     model-refused
+     |    +-- ForeignModel              1     model-foreign
+     +-- PreflightError                 1     preflight-failed
+     |    +-- CapabilityMissing         1     capability-missing
+     +-- PlanStale                      75    plan-stale
+     +-- GeometryChanged                1     geometry-changed
      +-- ApplyError                     1     apply-failed
      +-- ParityError                    3     parity-failed
 
@@ -125,6 +135,52 @@ class TargetLocked(TargetError, code="target-locked"):
 
     exit_code = 75
     retryable = True
+
+
+class TargetUnreachable(TargetError, code="target-unreachable"):
+    """A database can't be reached, the connection was lost, or a call took too long."""
+
+    exit_code = 75
+    retryable = True
+
+
+class TargetUnsupported(TargetError, code="target-unsupported"):
+    """A database is of a version that can't hold pipelines."""
+
+
+class PrivilegeError(TargetError, code="privilege-missing"):
+    """A database user may not do what is needed; the hint holds the GRANT."""
+
+
+class QuotaExceeded(TargetError, code="quota-exceeded"):
+    """A database user has no room for what is to be loaded."""
+
+
+class ModelRefused(TargetError, code="model-refused"):
+    """A database does not take a graph, or can't run it."""
+
+
+class ForeignModel(TargetError, code="model-foreign"):
+    """A name is taken by a model that this package did not load; it was not touched."""
+
+
+class PreflightError(OmlMlflowError, code="preflight-failed"):
+    """A check before a promotion failed; nothing was loaded."""
+
+
+class CapabilityMissing(PreflightError, code="capability-missing"):
+    """A database can't run any of the pairs that a version holds; nothing was loaded."""
+
+
+class PlanStale(OmlMlflowError, code="plan-stale"):
+    """Somebody else changed what is live meanwhile; nothing was changed."""
+
+    exit_code = 75
+    retryable = True
+
+
+class GeometryChanged(OmlMlflowError, code="geometry-changed"):
+    """A version's vectors can't be compared with those stored from the live one."""
 
 
 class ApplyError(OmlMlflowError, code="apply-failed"):

@@ -2,116 +2,194 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from oml_mlflow.events import Listener, silent
+from oml_mlflow.ledger import (
+    UNVERIFIED,
+    VERIFIED,
+    Dependant,
+    Grant,
+    LedgerEntry,
+    LiveState,
+    LoadedModel,
+    Work,
+)
 
-VERIFIED, UNVERIFIED = "verified", "unverified"
+if TYPE_CHECKING:
+    from oml_mlflow.capability import CapabilityTable
+    from oml_mlflow.policy import ParityPolicy
+    from oml_mlflow.preflight import Check
+    from oml_mlflow.probes import Probe
+    from oml_mlflow.profiles import Profile
 
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """One row of a target's catalogue.
-
-    Attributes:
-        name: In-database model name, such as ``CLIP_IMG`` or, for a slot, ``CLIP_IMG_S3``.
-        side: ``img`` or ``txt``.
-        fingerprint: sha256 of the bytes that were loaded.
-        dims: Length of its embeddings.
-        size_bytes: Size of the ONNX bytes.
-        metadata: Template metadata, and where it came from.
-        loaded_at: When, UTC.
-    """
-
-    name: str
-    side: str
-    fingerprint: str
-    dims: int
-    size_bytes: int
-    metadata: dict[str, Any]
-    loaded_at: datetime
-
-
-@dataclass(frozen=True)
-class LedgerEntry:
-    """One promotion: what became live under an export name.
-
-    Attributes:
-        name: Export name, upper-case.
-        generation: 1 for the first promotion under the name, then counting.
-        registered_model: Name in the registry.
-        version: Version in the registry.
-        run_id: MLflow run that logged it, if any.
-        fingerprints: sha256 by side.
-        dims: Length of the embeddings.
-        parity: Largest difference to the references and smallest cosine, when verified.
-        promoted_at: When, UTC; set by the target.
-        verification: ``verified``: the golden probes were compared in the database;
-            ``unverified``: they could not be.
-    """
-
-    name: str
-    generation: int
-    registered_model: str
-    version: str
-    run_id: str
-    fingerprints: dict[str, str]
-    dims: int
-    parity: dict[str, float] = field(default_factory=dict)
-    promoted_at: datetime | None = None
-    verification: str = VERIFIED
+__all__ = ["UNVERIFIED", "VERIFIED", "LedgerEntry", "LoadedModel", "Session", "Target"]
 
 
 class Session(Protocol):
-    """A database held open for one promotion or verification."""
+    """A database held open for one promotion or verification.
+
+    Everything that is done under an export name runs through `begin`, perhaps `load` and `embed`,
+    then `swap`, perhaps `drop`, then `end`. Each is safe to repeat: after a crash, the next run
+    reads `live_state` and goes on from there.
+    """
+
+    @property
+    def version(self) -> str:
+        """Version of the database, such as ``23.26.1.0.0``."""
+        ...
 
     def list_models(self) -> list[LoadedModel]:
-        """Return the catalogue. Read-only."""
+        """Return the catalogue: every model of the schema, those of others too. Read-only."""
         ...
 
     def ledger(self, name: str | None = None) -> list[LedgerEntry]:
         """Return promotions, oldest first. Read-only."""
         ...
 
+    def live_state(self, name: str) -> LiveState:
+        """Return what is live under an export name. Read-only."""
+        ...
+
+    def lock(self, name: str, purpose: str) -> AbstractContextManager[None]:
+        """Keep other promoters away from an export name.
+
+        Raises:
+            TargetLocked: If another one, alive, holds it; says who, since when and what for.
+        """
+        ...
+
+    def begin(self, work: Work) -> None:
+        """Write down what is about to be done: phase ``whole`` becomes ``loading``. Commits.
+
+        Raises:
+            PlanStale: If the live generation is not ``work.before``, or something is under way.
+        """
+        ...
+
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-        """Load the bytes of a file under a slot name. Writes: a model; commits."""
+        """Load the bytes of a file under a name that is free. Writes: a model; commits.
+
+        Raises:
+            TargetError: If the bytes are not those of the model's fingerprint, or the database
+                refuses them; then no model of that name is there.
+        """
         ...
 
     def embed(self, model: str, side: str, values: Sequence[bytes | str]) -> np.ndarray:
         """Return ``(n, dims)`` float32, embedded by the database's own SQL. Read-only."""
         ...
 
-    def swap(self, entry: LedgerEntry) -> None:
-        """Give a generation's slots the live names and record it. Writes; commits.
+    def swap(self, work: Work) -> None:
+        """Give incoming models the live names, and record the promotion. Writes; commits.
 
-        The pair that was live keeps its models under its own generation's slot names.
+        Phase ``loading`` becomes ``swapping``, then ``cleaning`` with ``work.entry`` in the ledger
+        and its generation live. What was renamed, granted or recorded by an interrupted call is
+        left as it is. Without incoming models only the record is made.
+
+        Raises:
+            PlanStale: If neither ``work.before`` nor ``work.entry.generation`` is live.
         """
         ...
 
+    def end(self, work: Work) -> None:
+        """Forget what was to be done: the phase becomes ``whole``. Commits."""
+        ...
+
     def drop(self, names: Sequence[str]) -> None:
-        """Drop models by name; a live one is refused. Writes; commits."""
+        """Drop models by name; a name that is not there is passed over. Writes; commits."""
+        ...
+
+    def grants(self, names: Sequence[str]) -> tuple[Grant, ...]:
+        """Return privileges on models that others were given. Read-only."""
+        ...
+
+    def geometries(self, name: str) -> dict[str, dict[str, np.ndarray]]:
+        """Return vectors that stand for each geometry of an export name, by id. Read-only."""
+        ...
+
+    def save_geometry(self, name: str, geometry: str, vectors: Mapping[str, np.ndarray]) -> None:
+        """Keep the vectors that stand for a geometry, unless there are some. Commits."""
+        ...
+
+    def dependants(self, name: str) -> list[Dependant]:
+        """Return what is known to depend on an export name's live models. Read-only."""
+        ...
+
+    def register_column(self, name: str, column: Dependant) -> None:
+        """Remember that a table's column holds vectors of a live model. Commits."""
+        ...
+
+    def forget_column(self, name: str, column: str) -> bool:
+        """Forget a registered column; return whether there was one. Commits."""
+        ...
+
+    def capabilities(self) -> CapabilityTable | None:
+        """Return what capability probes found out, if they ever ran here. Read-only."""
+        ...
+
+    def save_capabilities(self, table: CapabilityTable) -> None:
+        """Keep what capability probes found out. Commits."""
+        ...
+
+    def checks(self, size_bytes: int) -> list[Check]:
+        """Return the checks that only this kind of database has. Read-only.
+
+        Args:
+            size_bytes: How much is to be loaded.
+        """
         ...
 
     def loaded_fingerprint(self, name: str) -> str:
-        """Return the sha256 of the bytes the database runs for a model, read anew."""
+        """Return the sha256 of the bytes the database runs for a model, read anew.
+
+        Where a database does not give bytes back, the one recorded when they were loaded, once
+        the catalogue's size agrees.
+        """
         ...
 
 
 class Target(Protocol):
-    """A database that a pair can be promoted into."""
+    """A database that a pair can be promoted into.
+
+    Attributes:
+        keep: How many generations before the live one stay loaded.
+        policy: How close vectors must be to their references.
+    """
+
+    keep: int
+    policy: ParityPolicy
 
     @property
     def uri(self) -> str:
         """Where it is, without secrets."""
         ...
 
+    @property
+    def is_probed(self) -> bool:
+        """Whether what it can run has to be found out with capability probes."""
+        ...
+
     def session(self, purpose: str, *, create: bool = True) -> AbstractContextManager[Session]:
-        """Hold the database open; with `create`, make it if there is none."""
+        """Hold the database open; with `create`, make what is missing in it.
+
+        Without `create`, nothing at all is written; what is missing reads as empty.
+        """
+        ...
+
+    def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
+        """Return those of the stored profiles that may fit a database version, best first."""
+        ...
+
+    def skip_reason(self, probe: Probe, profile: Profile) -> str:
+        """Return why a golden probe can't be sent to it, or nothing."""
+        ...
+
+    def reembedding(self, dependant: Dependant) -> str:
+        """Return the SQL that embeds a registered column anew."""
         ...

@@ -1,0 +1,218 @@
+"""Records that a target keeps: catalogue rows, promotions, and what one is about to do."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any
+
+VERIFIED, UNVERIFIED = "verified", "unverified"
+
+PROMOTE, ROLLBACK, ADOPT, DROP = "promote", "rollback", "adopt", "drop"
+
+# what is live is entirely one generation, except while swapping
+WHOLE, LOADING, SWAPPING, CLEANING = "whole", "loading", "swapping", "cleaning"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """One row of a target's catalogue.
+
+    Attributes:
+        name: In-database model name, such as ``CLIP_IMG`` or, for a slot, ``CLIP_IMG_S3``.
+        side: ``img`` or ``txt``; empty if nobody knows.
+        fingerprint: sha256 of the bytes that were loaded; empty if nobody knows.
+        dims: Length of its embeddings; 0 if nobody knows.
+        size_bytes: Size of the ONNX bytes.
+        metadata: Template metadata, and where it came from.
+        loaded_at: When, UTC.
+        foreign: Whether nothing says that this package loaded it.
+    """
+
+    name: str
+    side: str
+    fingerprint: str
+    dims: int
+    size_bytes: int
+    metadata: dict[str, Any]
+    loaded_at: datetime
+    foreign: bool = False
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One promotion: what became live under an export name.
+
+    Attributes:
+        name: Export name, upper-case.
+        generation: 1 for the first promotion under the name, then counting.
+        registered_model: Name in the registry.
+        version: Version in the registry.
+        run_id: MLflow run that logged it, if any.
+        fingerprints: sha256 by side; empty if the pair was dropped or is not ours.
+        dims: Length of the embeddings.
+        parity: Largest difference to the references and smallest cosine, when verified.
+        promoted_at: When, UTC; set by the target.
+        verification: ``verified``: the golden probes were compared in the database;
+            ``unverified``: they could not be.
+        action: ``promote``, ``rollback``, ``adopt`` or ``drop``.
+        restores: Generation that first loaded these models; its own, unless it brought back a
+            kept one.
+        geometry: Id of the space that the vectors are in; empty if unknown.
+        profile: Profile of the pair.
+        promoted_by: User, host and process.
+    """
+
+    name: str
+    generation: int
+    registered_model: str
+    version: str
+    run_id: str
+    fingerprints: dict[str, str]
+    dims: int
+    parity: dict[str, float] = field(default_factory=dict)
+    promoted_at: datetime | None = None
+    verification: str = VERIFIED
+    action: str = PROMOTE
+    restores: int = 0
+    geometry: str = ""
+    profile: str = ""
+    promoted_by: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Where it came from, for people."""
+        if self.action == ADOPT:
+            return "adopted"
+        return f"{self.registered_model} {self.version}" if self.registered_model else "export2db"
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A privilege on an in-database model.
+
+    Attributes:
+        model: Name of the model.
+        grantee: User or role.
+        privilege: ``SELECT`` or ``ALTER``.
+        grantable: Whether the grantee may pass it on.
+    """
+
+    model: str
+    grantee: str
+    privilege: str
+    grantable: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is about to be done under an export name, written down before it is begun.
+
+    Attributes:
+        entry: What will be in the ledger once it is done.
+        before: Generation that is live until then; 0 if none is.
+        uploads: Names that models are loaded under for it; dropped if it is given up.
+        incoming: Names that become the live ones, by side.
+        outgoing: Names that the live ones get, by side; a side that was not there is not listed.
+        grants: Privileges that the live names must have afterwards.
+        revokes: Privileges that models in `incoming` have, but must not.
+        drops: Names to drop once it is recorded.
+        holder: Who does it.
+        started_at: When, UTC.
+    """
+
+    entry: LedgerEntry
+    before: int
+    uploads: tuple[str, ...] = ()
+    incoming: dict[str, str] = field(default_factory=dict)
+    outgoing: dict[str, str] = field(default_factory=dict)
+    grants: tuple[Grant, ...] = ()
+    revokes: tuple[Grant, ...] = ()
+    drops: tuple[str, ...] = ()
+    holder: str = ""
+    started_at: datetime | None = None
+
+    def to_json(self) -> str:
+        """Return it as one JSON document."""
+        return json.dumps(asdict(self), default=_written)
+
+    @classmethod
+    def from_json(cls, text: str) -> Work:
+        """Return what `to_json` wrote."""
+        stored = json.loads(text)
+        entry = LedgerEntry(**stored["entry"])
+        return cls(
+            entry=replace(entry, promoted_at=_read_time(entry.promoted_at)),
+            before=stored["before"],
+            uploads=tuple(stored["uploads"]),
+            incoming=stored["incoming"],
+            outgoing=stored["outgoing"],
+            grants=tuple(Grant(**grant) for grant in stored["grants"]),
+            revokes=tuple(Grant(**grant) for grant in stored["revokes"]),
+            drops=tuple(stored["drops"]),
+            holder=stored["holder"],
+            started_at=_read_time(stored["started_at"]),
+        )
+
+
+@dataclass(frozen=True)
+class LiveState:
+    """What is live under an export name, and what is being done about it.
+
+    Attributes:
+        name: Export name, upper-case.
+        generation: The live one; 0 if there never was any.
+        phase: ``whole``, ``loading``, ``swapping`` or ``cleaning``; both live models are of
+            `generation` in all of them but ``swapping``.
+        work: What is being done, unless whole.
+    """
+
+    name: str
+    generation: int = 0
+    phase: str = WHOLE
+    work: Work | None = None
+
+
+@dataclass(frozen=True)
+class Dependant:
+    """Something in a database whose content was made with a live model.
+
+    Attributes:
+        kind: ``column``, ``view`` or ``hybrid vector index``.
+        name: ``table.column``, or the object's name.
+        model: Live model, such as ``CLIP_IMG``.
+        source: Column or expression that was embedded, of a registered column.
+    """
+
+    kind: str
+    name: str
+    model: str
+    source: str = ""
+
+
+def this_process() -> str:
+    """Return user, host and process, as locks and the ledger name them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+    return f"{user}@{socket.gethostname()} pid {os.getpid()}"
+
+
+def now() -> datetime:
+    """Return the time, UTC, to the microsecond."""
+    return datetime.now(timezone.utc)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.astimezone(timezone.utc).isoformat()
+    raise TypeError(type(value))
+
+
+def _read_time(value: Any) -> datetime | None:
+    return datetime.fromisoformat(value) if value else None
