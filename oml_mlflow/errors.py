@@ -17,6 +17,7 @@ Every error says what failed, on what, what state it left, and what to do next::
      +-- TargetError                    1     target-failed
      |    +-- TargetLocked              75    target-locked
      |    +-- TargetUnreachable         75    target-unreachable
+     |    +-- LoginRefused              1     login-refused
      |    +-- TargetUnsupported         1     target-unsupported
      |    +-- PrivilegeError            1     privilege-missing
      |    +-- QuotaExceeded             1     quota-exceeded
@@ -142,6 +143,10 @@ class TargetUnreachable(TargetError, code="target-unreachable"):
 
     exit_code = 75
     retryable = True
+
+
+class LoginRefused(TargetError, code="login-refused"):
+    """A database does not take the user or the password."""
 
 
 class TargetUnsupported(TargetError, code="target-unsupported"):
