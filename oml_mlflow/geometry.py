@@ -7,6 +7,7 @@ version is compared with those: small differences can't add up from version to v
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,6 +66,19 @@ def probe_key(probe: Probe) -> str:
     """Return what a probe's vectors are stored under: side, id and content."""
     value = probe.value if isinstance(probe.value, bytes) else probe.value.encode()
     return f"{probe.side}.{probe.id}.{hashlib.sha256(value).hexdigest()[:12]}"
+
+
+def pack_vectors(vectors: Vectors) -> bytes:
+    """Return vectors as bytes, for a table."""
+    out = io.BytesIO()
+    np.savez(out, **vectors)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def unpack_vectors(packed: bytes) -> dict[str, np.ndarray]:
+    """Return what `pack_vectors` made bytes of."""
+    with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
+        return {key: stored[key] for key in stored.files}
 
 
 def pair_id(fingerprints: Mapping[str, str]) -> str:

@@ -225,7 +225,6 @@ def plan_promotion(
     entry = replace(entry, generation=number, action=PROMOTE, restores=number)
     kept = [g for g, names in observed.kept().items() if _is_same_bytes(observed, names, entry)]
     if kept:
-        entry = replace(entry, restores=kept[-1])
         incoming, loads = observed.kept()[kept[-1]], {}
     else:
         incoming = {side: slot_name(observed.name, side, number) for side in SIDES}

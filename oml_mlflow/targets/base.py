@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UNVERIFIED", "VERIFIED", "LedgerEntry", "LoadedModel", "Session", "Target"]
 
+KEPT_GENERATIONS = 2
+
 
 class Session(Protocol):
     """A database held open for one promotion or verification.
