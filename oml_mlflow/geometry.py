@@ -30,7 +30,8 @@ class Geometry:
         id: Id of the version's geometry; empty if it has no reference vectors.
         is_same: Whether stored vectors stay comparable.
         dims: Length of the version's embeddings.
-        live_dims: Length of the live ones; 0 if nothing is live.
+        has_live: Whether anything is live.
+        live_dims: Length of the live embeddings; 0 if nobody knows.
         mean_cosine: Mean cosine between the two versions' vectors of the same probes, if they
             have the same dims and probes in common.
         reason: Why it can't be said, if so.
@@ -39,17 +40,18 @@ class Geometry:
     id: str
     is_same: bool
     dims: int
+    has_live: bool = False
     live_dims: int = 0
     mean_cosine: float | None = None
     reason: str = ""
 
     def __str__(self) -> str:
         """Return it as a plan shows it."""
-        if not self.live_dims:
+        if not self.has_live:
             return "first under this name"
         if self.is_same:
             return "same"
-        known = f"dims {self.live_dims}→{self.dims}"
+        known = f"dims {self.live_dims or '?'}→{self.dims}"
         if self.mean_cosine is not None:
             known += f", mean cosine {self.mean_cosine:.4f}"
         if self.reason:
@@ -87,12 +89,24 @@ def pair_id(fingerprints: Mapping[str, str]) -> str:
     return f"p-{hashlib.sha256(joined.encode()).hexdigest()[:16]}"
 
 
+@dataclass(frozen=True)
+class LiveVectors:
+    """What is live, as far as vectors go.
+
+    Attributes:
+        id: Id of its geometry; empty if nobody knows.
+        dims: Length of its embeddings; 0 if nobody knows.
+    """
+
+    id: str
+    dims: int
+
+
 def compare_geometry(
     vectors: Vectors | None,
     dims: int,
     known: Mapping[str, Vectors],
-    live_id: str,
-    live_dims: int,
+    live: LiveVectors | None,
     limits: Mapping[str, float],
 ) -> Geometry:
     """Return the geometry of a version's reference vectors.
@@ -101,24 +115,27 @@ def compare_geometry(
         vectors: Reference vectors by `probe_key`; None if the version has none.
         dims: Length of its embeddings.
         known: Vectors of every geometry seen under the export name, by id.
-        live_id: Id of the live one; empty if unknown.
-        live_dims: Length of the live embeddings; 0 if nothing is live.
+        live: What is live; None if nothing is.
         limits: Largest difference of an element by side for which vectors are the same.
     """
     if vectors is None:
-        reason = "the version has no reference vectors" if live_dims else ""
-        return Geometry("", not live_dims, dims, live_dims, reason=reason)
+        if live is None:
+            return Geometry("", True, dims)
+        reason = "the version has no reference vectors"
+        return Geometry("", False, dims, True, live.dims, reason=reason)
+    live_id = live.id if live else ""
     ordered = sorted(known, key=lambda key: key != live_id)
-    found = next((key for key in ordered if _equal(vectors, known[key], limits)), _new_id(vectors))
-    if not live_dims:
+    found = next((key for key in ordered if _equal(vectors, known[key], limits)), "")
+    found = found or geometry_id(vectors)
+    if live is None:
         return Geometry(found, True, dims)
     if not live_id:
         reason = "nobody knows the vectors of what is live"
-        return Geometry(found, False, dims, live_dims, reason=reason)
+        return Geometry(found, False, dims, True, live.dims, reason=reason)
     if found == live_id:
-        return Geometry(found, True, dims, live_dims)
-    cosine = _mean_cosine(vectors, known.get(live_id, {})) if dims == live_dims else None
-    return Geometry(found, False, dims, live_dims, cosine)
+        return Geometry(found, True, dims, True, live.dims)
+    cosine = _mean_cosine(vectors, known.get(live_id, {}))
+    return Geometry(found, False, dims, True, live.dims, cosine)
 
 
 def _equal(ours: Vectors, theirs: Vectors, limits: Mapping[str, float]) -> bool:
@@ -144,7 +161,8 @@ def _mean_cosine(ours: Vectors, theirs: Vectors) -> float | None:
     return float(np.mean((a * b).sum(1) / norms))
 
 
-def _new_id(vectors: Vectors) -> str:
+def geometry_id(vectors: Vectors) -> str:
+    """Return the id of the geometry that these vectors stand for."""
     digest = hashlib.sha256()
     for key in sorted(vectors):
         digest.update(key.encode())

@@ -12,8 +12,10 @@ from oml_mlflow.geometry import Geometry
 from oml_mlflow.ledger import (
     ADOPT,
     DROP,
+    LOADING,
     PROMOTE,
     ROLLBACK,
+    SWAPPING,
     WHOLE,
     Dependant,
     Grant,
@@ -152,12 +154,13 @@ class Plan:
             steps.append(("?", f"verify  golden probes embedded by {names} in SQL"))
             for side, slot in work.incoming.items():
                 live = self.observed.live_names[side]
-                kept = f" (the live one kept as {work.outgoing[side]})" if side in work.outgoing else ""
+                outgoing = work.outgoing.get(side)
+                kept = f" (the live one kept as {outgoing})" if outgoing else ""
                 steps.append(("-/+", f"swap    {slot} → {live}{kept}"))
-        for revoke in work.revokes:
-            steps.append(("-", f"revoke  {revoke.privilege} on {revoke.model} from {revoke.grantee}"))
-        for grant in work.grants:
-            steps.append(("~", f"grant   {grant.privilege} on {grant.model} to {grant.grantee} again"))
+        for g in work.revokes:
+            steps.append(("-", f"revoke  {g.privilege} on {g.model} from {g.grantee}"))
+        for g in work.grants:
+            steps.append(("~", f"grant   {g.privilege} on {g.model} to {g.grantee} again"))
         steps += [("-", f"drop    {name}") for name in work.drops]
         return steps
 
@@ -420,3 +423,28 @@ def slot_generation(name: str) -> int | None:
     """Return the generation that a slot's name says; None if it is no slot."""
     found = _SLOT.search(name)
     return int(found[1]) if found else None
+
+
+def healed(observed: Observed) -> Observed:
+    """Return what a target will have once the next run has finished or undone what was begun."""
+    state, models = observed.state, dict(observed.models)
+    work = state.work
+    if work is None or state.phase == WHOLE:
+        return observed
+    whole = LiveState(observed.name, state.generation)
+    if state.phase == LOADING:
+        for name in work.uploads:
+            models.pop(name, None)
+        return replace(observed, state=whole, models=models)
+    if state.phase == SWAPPING:
+        for side, slot in work.incoming.items():
+            live = observed.live_names[side]
+            if slot in models:
+                if live in models and side in work.outgoing:
+                    models[work.outgoing[side]] = models[live]
+                models[live] = models.pop(slot)
+        whole = LiveState(observed.name, work.entry.generation)
+        observed = replace(observed, ledger=(*observed.ledger, work.entry))
+    for name in work.drops:
+        models.pop(name, None)
+    return replace(observed, state=whole, models=models)

@@ -194,7 +194,7 @@ class EmbeddedTarget:
         """Return the SQL that embeds a registered column anew."""
         table, _, column = dependant.name.rpartition(".")
         return (
-            f"UPDATE {table} SET {column} = {dependant.model}({dependant.source}) "
+            f"UPDATE {table} SET {column} = {dependant.model}({dependant.source}) "  # noqa: S608
             f"WHERE {dependant.source} IS NOT NULL;"
         )
 

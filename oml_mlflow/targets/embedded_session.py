@@ -231,7 +231,8 @@ class EmbeddedSession:
         """Remember that a table's column holds vectors of a live model. Commits."""
         table, stored = check_column(column.name)
         check_column(f"{table}.{column.source}")
-        self._connection.execute(f"SELECT {stored}, {column.source} FROM {table} LIMIT 0")
+        statement = f"SELECT {stored}, {column.source} FROM {table} LIMIT 0"  # noqa: S608
+        self._connection.execute(statement)
         self._connection.execute(
             "INSERT OR REPLACE INTO oml.columns VALUES (?, ?, ?, ?)",
             [name.upper(), column.name, column.model, column.source],
