@@ -237,9 +237,7 @@ def plan_promotion(
     return Plan(target, observed, title, work, tuple(loads.values()), adoption)
 
 
-def plan_rollback(
-    observed: Observed, *, to: int | None, keep: int, target: str = ""
-) -> Plan:
+def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str = "") -> Plan:
     """Return the plan that makes a kept generation live again, without loading anything.
 
     Args:

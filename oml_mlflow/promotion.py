@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -231,9 +230,7 @@ def _choose(
     on_event: Listener,
     session: Session,
 ) -> Candidate:
-    package = choose_package(
-        folder, version.uri, database, session, probe=probe, on_event=on_event
-    )
+    package = choose_package(folder, version.uri, database, session, probe=probe, on_event=on_event)
     return registered(package, version)
 
 
@@ -278,9 +275,7 @@ def _make_live(
         ).demand()
         demand_geometry(planned, database, accept_new_geometry)
         keep_vectors(session, planned, candidate)
-        check = partial(
-            _demand, session, database, candidate, f"in {database.uri}", on_event
-        )
+        check = partial(_demand, session, database, candidate, f"in {database.uri}", on_event)
         report, swap_s = carry_out(session, database, planned, candidate.paths, check, on_event)
         recorded = session.ledger(export_name)[-1]
     return Promotion(recorded, report, changed=True, healed=mended, swap_s=swap_s)
@@ -360,4 +355,3 @@ def _verify(
         profile=get_profile(candidate.profile),
         on_event=on_event,
     )
-
