@@ -16,6 +16,7 @@ from oml_mlflow.ledger import (
     UNVERIFIED,
     WHOLE,
     LedgerEntry,
+    LiveState,
     Work,
     now,
     this_process,
@@ -69,17 +70,28 @@ def heal(session: Session, name: str) -> str:
         return ""
     if state.phase == LOADING:
         session.drop(work.uploads)
-        done = "undone; the live pair is as it was"
     else:
         if state.phase == SWAPPING:
             session.swap(work)
         session.drop(work.drops)
-        done = f"finished: generation {work.entry.generation} is live"
     session.end(work)
-    since = f" at {work.started_at:%Y-%m-%d %H:%M} UTC" if work.started_at else ""
-    text = f"a {work.entry.action} of {name} begun by {work.holder}{since} was {done}"
+    text = describe_pending(state)
     _log.warning("%s", text)
     return text
+
+
+def describe_pending(state: LiveState) -> str:
+    """Return what an earlier run left, and what the next one does about it; or nothing."""
+    work = state.work
+    if state.phase == WHOLE or work is None:
+        return ""
+    since = f" at {work.started_at:%Y-%m-%d %H:%M} UTC" if work.started_at else ""
+    done = (
+        "undone, the live pair as it was"
+        if state.phase == LOADING
+        else f"finished, generation {work.entry.generation} live"
+    )
+    return f"the {work.entry.action} of {state.name} begun by {work.holder}{since} is {done}"
 
 
 def carry_out(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from oml_mlflow.errors import ApplyError, ForeignModel, TargetError
@@ -123,6 +124,8 @@ class Plan:
         uploads: Models to load first.
         adoption: What is recorded first, if models of others are to be adopted.
         geometry: How its vectors stand to the live ones; None where none are compared.
+        pending: What an earlier run left, and what is done about it first; empty if nothing.
+        paths: Files to load, by side.
     """
 
     target: str
@@ -132,6 +135,8 @@ class Plan:
     uploads: tuple[LoadedModel, ...] = ()
     adoption: Work | None = None
     geometry: Geometry | None = None
+    pending: str = ""
+    paths: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -187,7 +192,7 @@ class Plan:
             "geometry": str(self.geometry) if self.geometry else None,
             "dependants": [vars(dependant) for dependant in self.observed.dependants],
             "steps": [{"sign": sign, "text": text} for sign, text in self.to_steps()],
-            "pending": self.observed.state.phase if self.observed.state.phase != WHOLE else None,
+            "pending": self.pending,
         }
 
 

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oml_mlflow.apply import Promotion, carry_out, heal, observe
+from oml_mlflow.apply import Promotion, carry_out, describe_pending, heal, observe
 from oml_mlflow.candidate import Candidate, registered, unregistered
-from oml_mlflow.choice import choose_package
+from oml_mlflow.choice import ask, choose_package, pair_needs
 from oml_mlflow.errors import ApplyError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.geometry_guard import demand_geometry, keep_vectors, with_geometry
@@ -17,7 +17,7 @@ from oml_mlflow.ledger import UNVERIFIED, VERIFIED, LedgerEntry, this_process
 from oml_mlflow.names import SIDES, check_export_name, model_name
 from oml_mlflow.package import read_package
 from oml_mlflow.plan import Observed, Plan, healed, plan_promotion
-from oml_mlflow.preflight import preflight
+from oml_mlflow.preflight import Preflight, preflight
 from oml_mlflow.probes import ParityReport
 from oml_mlflow.profiles import get_profile
 from oml_mlflow.registry import ModelVersion, fetch_version, get_version, tag_version
@@ -26,11 +26,13 @@ from oml_mlflow.targets import Target, open_target
 from oml_mlflow.verification import PARITY_HINT, demand_parity, verify_pair
 
 if TYPE_CHECKING:
+    from oml_mlflow.capability import CapabilityTable
     from oml_mlflow.targets.base import Session
 
 __all__ = [
     "Candidate",
     "Promotion",
+    "examine",
     "live_names",
     "make_live",
     "plan",
@@ -177,8 +179,53 @@ def plan(
     database = open_target(target) if isinstance(target, str) else target
     with database.session(f"plan {export_name}", create=False) as session:
         candidate = _choose(folder, version, database, False, on_event, session)
-        observed = healed(observe(session, export_name))
-        return _plan(session, database, observed, candidate, adopt)
+        found = observe(session, export_name)
+        planned = _plan(session, database, healed(found), candidate, adopt)
+        pending = describe_pending(found.state)
+        return replace(planned, pending=pending, paths=candidate.paths)
+
+
+def examine(
+    model_uri: str,
+    target: Target | str,
+    name: str | None = None,
+    *,
+    adopt: bool = False,
+    probe: bool = False,
+    on_event: Listener = silent,
+) -> tuple[Preflight, CapabilityTable | None]:
+    """Return every check that comes before a promotion, and what the database is known to take.
+
+    Args:
+        model_uri: ``models:/name@alias`` or ``models:/name/version``.
+        target: A target or its URI.
+        name: Export name in the database; the registered model's name by default.
+        adopt: See `promote`.
+        probe: Ask the database what it can run. Writes scratch models, drops them again, and keeps
+            the answers; commits. Otherwise read-only.
+        on_event: Told of progress.
+
+    Raises:
+        RegistryError, PackageError, InvalidName, CapabilityMissing: See `promote`.
+    """
+    version = get_version(model_uri)
+    export_name = check_export_name(name or version.name).upper()
+    folder = _fetch_checked(version)
+    database = open_target(target) if isinstance(target, str) else target
+    with database.session(f"preflight {export_name}", create=probe) as session:
+        stored = [read_package(folder, p) for p in read_package(folder).stored_profiles]
+        if probe and database.is_probed:
+            ask(session, [pair_needs(package.paths) for package in stored], on_event, again=True)
+        candidate = _choose(folder, version, database, False, on_event, session)
+        report = preflight(
+            session,
+            database,
+            export_name,
+            candidate.paths,
+            get_profile(candidate.profile),
+            adopt=adopt,
+        )
+        return report, session.capabilities()
 
 
 def verify(

@@ -29,6 +29,7 @@ from oml_mlflow.runtime import Ends
 from oml_mlflow.targets.base import KEPT_GENERATIONS
 
 if TYPE_CHECKING:
+    from oml_mlflow.plan import Plan
     from oml_mlflow.probes import Probe
     from oml_mlflow.profiles import Profile
     from oml_mlflow.targets.embedded_session import EmbeddedSession
@@ -181,6 +182,18 @@ class EmbeddedTarget:
     def is_probed(self) -> bool:
         """Return False: this process runs the models, and knows what it can."""
         return False
+
+    @property
+    def window(self) -> str:
+        """What a reader may see while a pair is swapped."""
+        return "     both models change in one transaction; no other process reads meanwhile"
+
+    def script(self, plan: Plan) -> str:
+        """Refuse: there is no DBA here."""
+        raise ConfigError(
+            "an embedded database is only changed by this package: there is no SQL to run by hand.",
+            hint="leave out --sql.",
+        )
 
     def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
         """Return the stored profiles, that of this process's own runtime first."""
