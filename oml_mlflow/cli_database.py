@@ -132,8 +132,7 @@ def history(name: str | None, target: str, timeout: float, as_json: bool) -> Non
         return
     console.show_table(
         f"Ledger of {database.uri}",
-        ("name", "generation", "what", "version", "", "largest difference", "geometry")
-        + ("when (UTC)", "by"),
+        (*"name generation what version".split(), "", "largest difference", "geometry", "when", "by"),
         [
             (
                 e.name,
