@@ -60,8 +60,7 @@ class LedgerEntry:
         verification: ``verified``: the golden probes were compared in the database;
             ``unverified``: they could not be.
         action: ``promote``, ``rollback``, ``adopt`` or ``drop``.
-        restores: Generation that first loaded these models; its own, unless it brought back a
-            kept one.
+        restores: Generation whose place it takes: its own, or that which a rollback went to.
         geometry: Id of the space that the vectors are in; empty if unknown.
         profile: Profile of the pair.
         promoted_by: User, host and process.

@@ -23,7 +23,7 @@ LAYERS = [
     {"package", "pair", "reference"},
     {"evidence", "export", "scoring"},
     {"flavor", "model_card", "registry"},
-    {"connection", "targets", "targets.base", "targets.embedded"},
+    {"connection", "targets", "targets.base", "targets.embedded", "targets.embedded_session"},
     {"capability", "preflight"},
     {"promotion"},
     {"custody", "pipeline"},

@@ -23,12 +23,15 @@ from oml_mlflow.ledger import (
 
 if TYPE_CHECKING:
     from oml_mlflow.capability import CapabilityTable
+    from oml_mlflow.plan import Plan
     from oml_mlflow.policy import ParityPolicy
     from oml_mlflow.preflight import Check
     from oml_mlflow.probes import Probe
     from oml_mlflow.profiles import Profile
 
 __all__ = ["UNVERIFIED", "VERIFIED", "LedgerEntry", "LoadedModel", "Session", "Target"]
+
+KEPT_GENERATIONS = 2
 
 
 class Session(Protocol):
@@ -173,6 +176,19 @@ class Target(Protocol):
     @property
     def is_probed(self) -> bool:
         """Whether what it can run has to be found out with capability probes."""
+        ...
+
+    @property
+    def window(self) -> str:
+        """What a reader may see while a pair is swapped, for a plan."""
+        ...
+
+    def script(self, plan: Plan) -> str:
+        """Return what a plan would run, as SQL for a DBA.
+
+        Raises:
+            ConfigError: If the database is not one that a DBA runs SQL in.
+        """
         ...
 
     def session(self, purpose: str, *, create: bool = True) -> AbstractContextManager[Session]:
