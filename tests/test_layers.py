@@ -19,7 +19,7 @@ LAYERS = [
     {"graph.external", "graph.finding", "graph.metadata", "graph.rules", "graph.walk"},
     {"graph.head", "graph.shrink"},
     {"pictures", "presets", "runtime", "source", "template", "texts", "weights"},
-    {"embedder", "graph.interface", "policy", "probes"},
+    {"embedder", "graph.interface", "parity", "parity_page", "policy", "probes"},
     {"package", "pair", "reference"},
     {"evidence", "export", "scoring"},
     {"flavor", "model_card", "registry"},
