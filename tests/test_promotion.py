@@ -16,15 +16,6 @@ from oml_mlflow.registry import fetch_version, get_version, register_alias
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 
-@pytest.fixture(scope="session")
-def second_pair(tmp_path_factory: pytest.TempPathFactory) -> PipelinePair:
-    """A pair with other vectors than `tiny_pair`."""
-    from clip_folders import write_tiny
-
-    folder = write_tiny(tmp_path_factory.mktemp("second") / "model", seed=5)
-    return ONNXPipeline(str(folder)).export2file("clip", tmp_path_factory.mktemp("second_pair"))
-
-
 @pytest.fixture
 def versions(
     mlflow_store: Path, tiny_pair: PipelinePair, second_pair: PipelinePair
