@@ -10,7 +10,7 @@ import click
 
 from oml_mlflow import console
 from oml_mlflow.console import json_option, name_option, target_option
-from oml_mlflow.ledger import WHOLE, LedgerEntry
+from oml_mlflow.ledger import WHOLE, LedgerEntry, now
 
 
 @click.command()
@@ -31,9 +31,14 @@ def verify(
     with console.progress() as listener:
         report = run(model_uri, database, name, on_event=listener)
     if html:
-        Path(html).write_text(to_html(report, subject=f"{model_uri} in {database.uri}"), "utf-8")
+        facts = {
+            "version": model_uri,
+            "target": database.uri,
+            "when": f"{now():%Y-%m-%d %H:%M} UTC",
+        }
+        Path(html).write_text(to_html(report, facts), "utf-8")
     if as_json:
-        console.show_json(report.to_json())
+        console.out.print(report.to_json(), markup=False)
     else:
         console.show_report(report)
     sys.exit(0 if report.ok else 3)
@@ -132,7 +137,14 @@ def history(name: str | None, target: str, timeout: float, as_json: bool) -> Non
         return
     console.show_table(
         f"Ledger of {database.uri}",
-        (*"name generation what version".split(), "", "largest difference", "geometry", "when", "by"),
+        (
+            *["name", "generation", "what", "version"],
+            "",
+            "largest difference",
+            "geometry",
+            "when",
+            "by",
+        ),
         [
             (
                 e.name,

@@ -8,6 +8,7 @@ import click
 
 from oml_mlflow import console
 from oml_mlflow.console import json_option, name_option, target_option
+from oml_mlflow.policy import WARNED
 
 if TYPE_CHECKING:
     from oml_mlflow.apply import Promotion
@@ -162,13 +163,11 @@ def _show_done(done: Promotion, database: Target, as_json: bool) -> None:
         return
     if done.healed:
         console.out.print(f"first: {done.healed}.", markup=False)
-    if not done.report.compared:
-        compared = f"{entry.verification}. {done.report.title}"
-    else:
-        compared = f"{done.report.compared} probes, largest difference {done.report.max_abs():.1e}"
-        for row in done.report.by_class():
-            if row.state not in ("ok", "failed"):
-                compared += f"; {row.category}: {row.state}"
+    compared = f"{entry.verification}. {done.report.title}"
+    if done.report.rows:
+        compared = f"{done.report.summary}, largest difference {done.report.max_abs():.1e}"
+        warned = [c for c in done.report.by_class() if c.state == WARNED]
+        compared += "".join(f"; {c.name} {c.max_abs:.1e} (only warns)" for c in warned)
     verb = "is now" if done.changed else "was already"
     swap = f" Swapped in {done.swap_s:.2f} s." if done.changed else ""
     console.out.print(

@@ -31,7 +31,7 @@ from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.events import Event, Listener
 
 if TYPE_CHECKING:
-    from oml_mlflow.probes import ParityReport
+    from oml_mlflow.parity import ParityReport
 
 _USAGE, _INTERRUPTED = 64, 130
 _DEFAULT_TARGET = "embedded:///database"
@@ -125,26 +125,26 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 
 
 def show_report(report: ParityReport) -> None:
-    """Write a comparison to stdout: its classes, then its probes."""
+    """Write a comparison to stdout: its classes, then its probes, then what it comes to."""
+    from oml_mlflow.parity import COLUMNS
+
     show_table(
         report.title,
-        ("class", "probes", "max abs", "cosine", "state"),
+        ("class", "demanded", "probes", "max abs", "cosine", "state"),
         [
-            (c.category, c.count, f"{c.max_abs:.1e}", f"{c.min_cosine:.7f}", c.state)
+            (
+                c.name,
+                c.level,
+                f"{c.compared} of {c.count}",
+                "-" if c.max_abs is None else f"{c.max_abs:.1e}",
+                "-" if c.cosine is None else f"{c.cosine:.7f}",
+                c.state,
+            )
             for c in report.by_class()
         ],
     )
-    rows = [
-        (
-            row.probe.id,
-            row.probe.category,
-            f"{row.max_abs:.1e}",
-            f"{row.cosine:.7f}",
-            f"{row.state} {row.error}".rstrip(),
-        )
-        for row in report.rows
-    ]
-    show_table("Probes", ("probe", "class", "max abs", "cosine", "state"), rows)
+    show_table("Probes", COLUMNS, report.to_table())
+    out.print(f"{'right' if report.ok else 'WRONG'}: {report.summary}.", markup=False)
 
 
 def show_error(error: OmlMlflowError) -> None:

@@ -399,7 +399,6 @@ def _verify(
         candidate.probes,
         candidate.references.vectors,
         metadata=candidate.metadata,
-        dims=candidate.dims,
         profile=get_profile(candidate.profile),
         on_event=on_event,
     )

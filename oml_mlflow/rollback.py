@@ -88,7 +88,6 @@ def rollback(
                 probes,
                 vectors,
                 metadata=planned.observed.models[names[IMG]].metadata,
-                dims=entry.dims,
                 profile=get_profile(entry.profile),
                 on_event=on_event,
             )

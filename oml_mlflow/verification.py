@@ -10,8 +10,9 @@ import numpy as np
 from oml_mlflow.errors import OmlMlflowError, ParityError, TargetUnreachable
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.names import SIDES
+from oml_mlflow.parity import ParityReport
 from oml_mlflow.precision import read_precisions
-from oml_mlflow.probes import ParityReport, Probe, by_side, compare
+from oml_mlflow.probes import Probe, by_side, compare_under, unsafe_reason
 from oml_mlflow.profiles import Profile
 from oml_mlflow.targets.base import Session, Target
 
@@ -28,7 +29,6 @@ def verify_pair(
     references: Mapping[str, np.ndarray],
     *,
     metadata: Mapping[str, object],
-    dims: int,
     profile: Profile,
     on_event: Listener = silent,
 ) -> ParityReport:
@@ -41,7 +41,6 @@ def verify_pair(
         probes: What to embed; one that raises has no vector, and fails.
         references: Vectors that are right, by probe id.
         metadata: Template metadata of the pair, for its precision.
-        dims: Length of the embeddings.
         profile: Profile of the pair.
         on_event: Told of progress.
 
@@ -50,8 +49,8 @@ def verify_pair(
         TargetError: If no probe at all could be embedded.
     """
     vectors: dict[str, np.ndarray] = {}
-    skipped = {probe.id: target.skip_reason(probe, profile) for probe in probes}
-    failures: list[OmlMlflowError] = []
+    skipped = {p.id: unsafe_reason(p) or target.skip_reason(p, profile) for p in probes}
+    failures: dict[str, OmlMlflowError] = {}
     for side in SIDES:
         sent = [probe for probe in by_side(probes, side) if not skipped[probe.id]]
         for done, probe in enumerate(sent, 1):
@@ -61,20 +60,19 @@ def verify_pair(
                 raise
             except OmlMlflowError as error:
                 _log.warning("probe %s failed in the database: %s", probe.id, error)
-                failures.append(error)
+                failures[probe.id] = error
             on_event(Event("verify", names[side], done, len(sent), "probes"))
     if failures and not vectors:
-        raise failures[0]
-    precisions = read_precisions(metadata)
-    limits = {side: target.policy.limits(precisions[side], dims) for side in SIDES}
-    return compare(
+        raise next(iter(failures.values()))
+    return compare_under(
+        target.policy,
         "Database against the pair's references",
         probes,
         vectors,
         dict(references),
-        {probe.category: limits[probe.side] for probe in probes},
-        policy=target.policy,
-        skipped={key: reason for key, reason in skipped.items() if reason},
+        read_precisions(metadata),
+        skipped=skipped,
+        errors={key: error.message for key, error in failures.items()},
     )
 
 

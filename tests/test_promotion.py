@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import oml_mlflow
-from oml_mlflow import ONNXPipeline, PipelinePair, promote
+from oml_mlflow import PipelinePair, promote
 from oml_mlflow.custody import trace_bytes
 from oml_mlflow.errors import ApplyError, InvalidName, PackageError, ParityError, RegistryError
 from oml_mlflow.promotion import verify
