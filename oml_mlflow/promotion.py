@@ -178,7 +178,7 @@ def plan(
     export_name = check_export_name(name or version.name).upper()
     folder = _fetch_checked(version)
     database = open_target(target) if isinstance(target, str) else target
-    with database.session(f"plan {export_name}", create=False) as session:
+    with database.session(f"plan {export_name}", create=False, missing_ok=True) as session:
         candidate = _choose(folder, version, database, False, on_event, session)
         found = observe(session, export_name)
         planned = _plan(session, database, healed(found), candidate, adopt)
@@ -213,9 +213,10 @@ def examine(
     export_name = check_export_name(name or version.name).upper()
     folder = _fetch_checked(version)
     database = open_target(target) if isinstance(target, str) else target
-    with database.session(f"preflight {export_name}", create=probe) as session:
+    writes, purpose = probe and database.is_probed, f"preflight {export_name}"
+    with database.session(purpose, create=writes, missing_ok=True) as session:
         stored = [read_package(folder, p) for p in read_package(folder).stored_profiles]
-        if probe and database.is_probed:
+        if writes:
             ask(session, [pair_needs(package.paths) for package in stored], on_event, again=True)
         candidate = _choose(folder, version, database, False, on_event, session)
         report = preflight(

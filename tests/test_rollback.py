@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_a_new_geometry_is_refused_with_its_dependants_and_what_to_run(
         session.register_column("clip", Dependant("column", "notes.embedding", "CLIP_TXT", "body"))
     before = live(target)
     planned = plan("models:/clip/3", target)
-    assert str(planned.geometry).startswith("CHANGED (dims 16→16, mean cosine 0.")
+    assert re.match(r"CHANGED \(dims 16→16, mean cosine -?0\.", str(planned.geometry))
     with pytest.raises(GeometryChanged, match=r"column notes\.embedding \(by CLIP_TXT\)") as err:
         promote("models:/clip/3", target)
     [statement] = err.value.details["reembedding"]
@@ -124,8 +125,6 @@ def test_rollback_undoes_the_last_promotion_not_the_last_rollback(
     assert rollback(target, "clip").entry.version == "1"
     with pytest.raises(ApplyError, match=r"no older generation is kept .*kept are: .*clip 3"):
         rollback(target, "clip")
-    third = rollback(target, "clip", to=4, accept_new_geometry=True) if False else None
-    assert third is None
     with pytest.raises(ApplyError, match="generation 99, which is kept"):
         rollback(target, "clip", to=99)
 
@@ -276,11 +275,10 @@ def test_what_an_earlier_run_left_is_shown_and_mended(
         session.begin(work)
         for model in planned.uploads:
             session.load(model, planned.paths[model.side])
-        if phase == SWAPPING:
-            with target.connect() as connection:
-                connection.execute("UPDATE oml.live SET phase = 'swapping'")
         if phase == "cleaning":
             session.swap(work)
+    if phase == SWAPPING:
+        target.sql("UPDATE oml.live SET phase = 'swapping'")
     shown = CliRunner().invoke(cli, ["plan", "models:/clip/3", "--target", target.uri]).output
     assert "begun by somebody else" in shown
     done = promote("models:/clip/2", target)

@@ -191,10 +191,17 @@ class Target(Protocol):
         """
         ...
 
-    def session(self, purpose: str, *, create: bool = True) -> AbstractContextManager[Session]:
-        """Hold the database open; with `create`, make what is missing in it.
+    def session(
+        self, purpose: str, *, create: bool = True, missing_ok: bool = False
+    ) -> AbstractContextManager[Session]:
+        """Hold the database open.
 
-        Without `create`, nothing at all is written; what is missing reads as empty.
+        Args:
+            purpose: What for, as an error or a DBA's view of sessions would say it.
+            create: Make what is missing in it, once something is to be written. Without, nothing
+                at all is written, and tables that are missing read as empty.
+            missing_ok: Without `create`, take a whole database that is not there for an empty one
+                too, where one can be made.
         """
         ...
 

@@ -171,10 +171,23 @@ class EmbeddedTarget:
                 connection.forget_functions()
 
     @contextlib.contextmanager
-    def session(self, purpose: str, *, create: bool = True) -> Iterator[EmbeddedSession]:
-        """Hold the database open for a promotion or a verification."""
+    def session(
+        self, purpose: str, *, create: bool = True, missing_ok: bool = False
+    ) -> Iterator[EmbeddedSession]:
+        """Hold the database open for a promotion or a verification.
+
+        Args:
+            purpose: What for, as an error would say it.
+            create: Make the database if there is none.
+            missing_ok: Without `create`, an empty one in memory stands for one that is not there.
+        """
         from oml_mlflow.targets.embedded_session import EmbeddedSession
 
+        if missing_ok and not create and not (self.folder / CATALOG).is_file():
+            with contextlib.closing(duckdb.connect(":memory:")) as raw:
+                raw.execute(_SCHEMA)
+                yield EmbeddedSession(self, Connection(raw, self))
+            return
         with self.connect(purpose, create=create) as connection:
             yield EmbeddedSession(self, connection)
 

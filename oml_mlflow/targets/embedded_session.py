@@ -34,6 +34,7 @@ from oml_mlflow.ledger import (
     LiveState,
     LoadedModel,
     Work,
+    refuse_unplanned,
 )
 from oml_mlflow.names import IMG, SIDES, TXT, check_column, model_name
 from oml_mlflow.preflight import FAILED, OK, Check
@@ -181,6 +182,7 @@ class EmbeddedSession:
 
     def drop(self, names: Sequence[str]) -> None:
         """Take models off the catalogue, and files that no other name needs. Commits."""
+        refuse_unplanned(names, self.live_state)
         for name in names:
             self._connection.execute("DELETE FROM oml.models WHERE name = ?", [name])
         self._connection.offer_functions()
@@ -260,7 +262,8 @@ class EmbeddedSession:
     def checks(self, size_bytes: int) -> list[Check]:
         """Return whether there is room for the files. Read-only."""
         folder = self._target.folder
-        free = shutil.disk_usage(folder).free
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(there).free
         state = OK if free > size_bytes else FAILED
         message = f"{size_bytes:,} bytes to copy, {free:,} free"
         return [Check("room", state, message, "" if state == OK else f"make room in {folder}.")]
