@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from oml_mlflow.precision import loss_sentence
 if TYPE_CHECKING:
     from oml_mlflow.probes import Probe
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = "1.0"
 COLUMNS = ("probe", "category", "max abs", "cosine", "limit", "state")
 
 
@@ -89,28 +89,33 @@ class ClassSummary:
     """All probes of one class.
 
     Attributes:
-        name: The class, such as ``accents``.
+        category: The class, such as ``accents``.
         side: ``img`` or ``txt``.
         level: ``must`` or ``warn``.
         state: That of its worst row; ``skipped`` only if all were.
         count: How many probes it has.
         compared: For how many of them there are figures.
-        max_abs: Largest difference among these, or None.
-        cosine: Smallest cosine among these, or None.
+        max_abs: Largest difference among these; not a number if there are none.
+        min_cosine: Smallest cosine among these; likewise.
         limit: Largest `max_abs` that is right, or None.
-        cosine_limit: Smallest `cosine` that is right, or None.
+        cosine_limit: Smallest cosine that is right, or None.
     """
 
-    name: str
+    category: str
     side: str
     level: str
     state: str
     count: int
     compared: int
-    max_abs: float | None
-    cosine: float | None
+    max_abs: float
+    min_cosine: float
     limit: float | None = None
     cosine_limit: float | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """Return it as a flat dict; a figure that is not there is None."""
+        figures = {} if self.compared else {"max_abs": None, "min_cosine": None}
+        return {**asdict(self), **figures}
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,11 @@ class ParityReport:
         return sum(row.state == state for row in self.rows)
 
     @property
+    def compared(self) -> int:
+        """How many probes there are figures for."""
+        return sum(row.has_figures for row in self.rows)
+
+    @property
     def summary(self) -> str:
         """How many rows are in each state, such as ``21 ok, 2 warned, 1 skipped``."""
         counts = [(self.count(state), state) for state in (OK, FAILED, WARNED, SKIPPED)]
@@ -175,19 +185,19 @@ class ParityReport:
         for row in self.rows:
             groups.setdefault((row.probe.side, row.probe.category), []).append(row)
         found = []
-        for (side, name), rows in groups.items():
+        for (side, category), rows in groups.items():
             figures = [row for row in rows if row.has_figures]
             states = [row.state for row in rows]
             state = next(s for s in (FAILED, WARNED, OK, SKIPPED) if s in states)
             summary = ClassSummary(
-                name=name,
+                category=category,
                 side=side,
                 level=rows[0].level,
                 state=state,
                 count=len(rows),
                 compared=len(figures),
-                max_abs=max((row.max_abs for row in figures), default=None),
-                cosine=min((row.cosine for row in figures), default=None),
+                max_abs=max((row.max_abs for row in figures), default=math.nan),
+                min_cosine=min((row.cosine for row in figures), default=math.nan),
                 limit=rows[0].limit,
                 cosine_limit=rows[0].cosine_limit,
             )
@@ -198,18 +208,17 @@ class ParityReport:
         """Return the report as a list of flat dicts."""
         return [row.to_row() for row in self.rows]
 
-    def to_json(self) -> str:
-        """Return the report as one JSON document."""
-        document = {
+    def to_json(self) -> dict[str, Any]:
+        """Return the report for programs."""
+        return {
             "format_version": FORMAT_VERSION,
             "title": self.title,
             "ok": self.ok,
             "summary": self.summary,
-            "classes": [asdict(summary) for summary in self.by_class()],
+            "classes": [summary.to_row() for summary in self.by_class()],
             "probes": self.to_rows(),
             "loss": self.loss,
         }
-        return json.dumps(document, indent=1)
 
     def to_table(self) -> list[tuple[str, ...]]:
         """Return the report as rows of text under `COLUMNS`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -51,14 +52,18 @@ font-size:.85rem}
 """
 
 
-def to_html(report: ParityReport, facts: Mapping[str, str] | None = None) -> str:
+def to_html(
+    report: ParityReport, facts: Mapping[str, str] | None = None, *, subject: str = ""
+) -> str:
     """Return a report as an HTML document of its own: no script, nothing fetched, all escaped.
 
     Args:
         report: The comparison.
         facts: What else the reader should know, such as target, database version, model version,
             time and fingerprints; shown in this order. Never secrets.
+        subject: What was compared, for the heading; the report's title by default.
     """
+    title = subject or report.title
     state = _verdict_state(report)
     shown = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in (facts or {}).items()
@@ -69,8 +74,8 @@ def to_html(report: ParityReport, facts: Mapping[str, str] | None = None) -> str
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none';style-src 'unsafe-inline'\">"
-        f"<title>{escape(_headline(report))}: {escape(report.title)}</title>"
-        f"<style>{_STYLE}</style></head><body><header><h1>{escape(report.title)}</h1>"
+        f"<title>{escape(_headline(report))}: {escape(title)}</title>"
+        f"<style>{_STYLE}</style></head><body><header><h1>{escape(title)}</h1>"
         f'<div class="verdict {state}"><strong>{_SYMBOLS[state]} {escape(_headline(report))}'
         f"</strong><span>{escape(_explanation(report))}</span></div>"
         f"{f'<dl>{shown}</dl>' if shown else ''}</header>"
@@ -96,7 +101,7 @@ def to_fragment(report: ParityReport) -> str:
 
 def next_steps(report: ParityReport) -> list[str]:
     """Return what a reader should do, one sentence or two each; there is always one."""
-    by_name = {summary.name: summary for summary in report.by_class()}
+    by_name = {summary.category: summary for summary in report.by_class()}
     failed = {name for name, summary in by_name.items() if summary.state == FAILED}
     warned = {name for name, summary in by_name.items() if summary.state == WARNED}
     off = (failed | warned).intersection(_NON_ASCII)
@@ -124,7 +129,7 @@ def next_steps(report: ParityReport) -> list[str]:
         )
     if "jpeg-420" in failed | warned:
         worst = by_name["jpeg-420"].max_abs
-        figure = "" if worst is None else f" (here up to {worst:.1e} per element)"
+        figure = "" if math.isnan(worst) else f" (here up to {worst:.1e} per element)"
         steps.append(
             "Pictures with subsampled colour, as cameras write them, are decoded a little "
             f"differently{figure}. Embed stored and query pictures both in the database, or both "
@@ -151,7 +156,7 @@ def _headline(report: ParityReport) -> str:
 def _explanation(report: ParityReport) -> str:
     text = f"{len(report.rows)} probes: {report.summary}."
     for state, what in ((FAILED, "Not right, but must be"), (WARNED, "Only warned about")):
-        names = [summary.name for summary in report.by_class() if summary.state == state]
+        names = [summary.category for summary in report.by_class() if summary.state == state]
         text += f" {what}: {', '.join(names)}." if names else ""
     return text
 
@@ -159,14 +164,14 @@ def _explanation(report: ParityReport) -> str:
 def _class_table(classes: Sequence[ClassSummary]) -> str:
     rows = []
     for summary in classes:
-        stands_for = escape(_STANDS_FOR.get(summary.name, ""))
-        name = f"<b>{escape(summary.name)}</b><small>{stands_for}</small>"
+        stands_for = escape(_STANDS_FOR.get(summary.category, ""))
+        name = f"<b>{escape(summary.category)}</b><small>{stands_for}</small>"
         rows.append(
             f"<tr><td>{name}</td><td>{_side(summary.side)}</td><td>{summary.level}</td>"
             f"{_state_cell(summary.state)}<td class=n>{summary.compared} of {summary.count}</td>"
             f"<td class=n>{_figure(summary.max_abs, '.1e')}"
             f"<small>{_limit('≤', summary.limit, '.0e')}</small></td>"
-            f"<td class=n>{_figure(summary.cosine, '.6f')}"
+            f"<td class=n>{_figure(summary.min_cosine, '.6f')}"
             f"<small>{_limit('≥', summary.cosine_limit, 'g')}</small></td></tr>"
         )
     heads = ("Class", "Side", "Rule", "State", "#Compared", "#Difference", "#Cosine")
@@ -181,8 +186,8 @@ def _probe_table(differences: Sequence[Difference]) -> str:
         rows.append(
             f"<tr><td><b>{escape(row.probe.id)}</b><small>{escape(_input(row))}</small>{note}</td>"
             f"<td class=c>{escape(row.probe.category)}</td>{_state_cell(row.state)}"
-            f"<td class=n>{_figure(row.max_abs if shown else None, '.1e')}</td>"
-            f"<td class=n>{_figure(row.cosine if shown else None, '.7f')}</td></tr>"
+            f"<td class=n>{_figure(row.max_abs if shown else math.nan, '.1e')}</td>"
+            f"<td class=n>{_figure(row.cosine if shown else math.nan, '.7f')}</td></tr>"
         )
     return _table(("Probe", "Class", "State", "#Difference", "#Cosine"), rows)
 
@@ -204,8 +209,8 @@ def _state_cell(state: str) -> str:
     return f'<td class="s {state}">{_SYMBOLS[state]} {state}</td>'
 
 
-def _figure(value: float | None, shown: str) -> str:
-    if value is None:
+def _figure(value: float, shown: str) -> str:
+    if math.isnan(value):
         return "-"
     return "0" if value == 0 else format(value, shown)
 

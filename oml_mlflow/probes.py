@@ -30,7 +30,6 @@ __all__ = [
     "References",
     "by_side",
     "compare",
-    "compare_under",
     "embed_probes",
     "golden_probes",
     "limits_by_side",
@@ -198,9 +197,13 @@ def embed_probes(
 def compare(
     title: str,
     probes: Sequence[Probe],
-    vectors: dict[str, np.ndarray],
-    references: dict[str, np.ndarray],
-    limits: dict[str, float | None] | None = None,
+    vectors: Mapping[str, np.ndarray],
+    references: Mapping[str, np.ndarray],
+    limits: Mapping[str, float | Limits | None] | None = None,
+    *,
+    policy: ParityPolicy | None = None,
+    skipped: Mapping[str, str] | None = None,
+    errors: Mapping[str, str] | None = None,
 ) -> ParityReport:
     """Return the report of `vectors` against `references`.
 
@@ -209,65 +212,40 @@ def compare(
         probes: What was embedded.
         vectors: Vectors to judge, by probe id.
         references: Vectors to judge by.
-        limits: Largest difference of an element by category; None: reported only. Categories
-            not named have `DEFAULT_LIMIT`.
+        limits: By category: largest difference of an element, or `Limits`; None: reported only.
+            Categories not named have `DEFAULT_LIMIT`.
+        policy: Which categories must be within limits; by default all, and then it is enough if
+            the sides that have probes were compared.
+        skipped: Why a probe was not sent, by probe id.
+        errors: What a probe was refused with, by probe id.
 
     Returns:
         A row for every probe. A vector that is missing, of other dims or not finite is an error,
         never within a limit.
     """
-    by_category = limits or {}
     rows = []
     for probe in probes:
-        limit = Limits(by_category.get(probe.category, DEFAULT_LIMIT))
-        rows.append(_difference(probe, vectors, references, limit, MUST))
-    return ParityReport(title, tuple(rows), _loss(rows, vectors, references))
-
-
-def compare_under(
-    policy: ParityPolicy,
-    title: str,
-    probes: Sequence[Probe],
-    vectors: dict[str, np.ndarray],
-    references: dict[str, np.ndarray],
-    precisions: Mapping[str, str],
-    *,
-    skipped: Mapping[str, str] | None = None,
-    errors: Mapping[str, str] | None = None,
-) -> ParityReport:
-    """Return the report of what a database gave against a pair's references, under its policy.
-
-    Args:
-        policy: Which classes must be within limits, and the limits.
-        title: Heading of the report.
-        probes: The golden probes.
-        vectors: Vectors of the database, by probe id.
-        references: The pair's own vectors.
-        precisions: Precision of each side.
-        skipped: Why a probe was not sent, by probe id.
-        errors: What the database refused a probe with, by probe id.
-
-    Returns:
-        As `compare`; not ok either if nothing that must be right was compared on a side.
-    """
-    dims = next((len(vector) for vector in references.values()), 1)
-    limits = {side: policy.limits(precisions[side], dims) for side in SIDES}
-    rows = []
-    for probe in probes:
-        level = policy.level(probe.category)
-        row = _difference(probe, vectors, references, limits[probe.side], level)
+        limit = (limits or {}).get(probe.category, DEFAULT_LIMIT)
+        row = _difference(
+            probe,
+            vectors,
+            references,
+            limit if isinstance(limit, Limits) else Limits(limit),
+            policy.level(probe.category) if policy else MUST,
+        )
         if skipped and skipped.get(probe.id):
             row = replace(row, max_abs=0.0, cosine=1.0, error="", skipped=skipped[probe.id])
-        elif errors and row.error and errors.get(probe.id):
+        elif row.error and errors and errors.get(probe.id):
             row = replace(row, error=errors[probe.id])
         rows.append(row)
-    return ParityReport(title, tuple(rows), _loss(rows, vectors, references), SIDES)
+    sides = SIDES if policy else ()
+    return ParityReport(title, tuple(rows), _loss(rows, vectors, references), sides)
 
 
 def _difference(
     probe: Probe,
-    vectors: dict[str, np.ndarray],
-    references: dict[str, np.ndarray],
+    vectors: Mapping[str, np.ndarray],
+    references: Mapping[str, np.ndarray],
     limits: Limits,
     level: str,
 ) -> Difference:
@@ -289,13 +267,17 @@ def _difference(
     return Difference(probe, *figures, limits.max_abs, error, limits.cosine, level)
 
 
-def limits_by_side(probes: Sequence[Probe], limits: dict[str, float]) -> dict[str, float | None]:
+def limits_by_side(
+    probes: Sequence[Probe], limits: Mapping[str, float | Limits]
+) -> dict[str, float | Limits | None]:
     """Return limits by category, as `compare` wants them, from limits by side."""
     return {probe.category: limits[probe.side] for probe in probes}
 
 
 def _loss(
-    rows: Sequence[Difference], vectors: dict[str, np.ndarray], references: dict[str, np.ndarray]
+    rows: Sequence[Difference],
+    vectors: Mapping[str, np.ndarray],
+    references: Mapping[str, np.ndarray],
 ) -> dict[str, dict[str, float]]:
     loss = {}
     for side in SIDES:

@@ -25,7 +25,7 @@ LAYERS = [
     {"candidate", "evidence", "export", "scoring"},
     {"flavor", "model_card", "registry"},
     {"plan"},
-    {"capability", "preflight"},
+    {"capability", "graph.capability_models", "preflight"},
     {"connection", "targets", "targets.base", "targets.embedded", "targets.embedded_session"},
     {"choice", "geometry_guard", "verification"},
     {"apply"},
