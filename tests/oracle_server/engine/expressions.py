@@ -37,7 +37,8 @@ BIND_TYPES = {
 }
 # evaluated by SQLite, like those of SQL
 _SQL_FUNCTIONS = {
-    **dict.fromkeys(["UPPER", "LOWER", "SUBSTR", "TRIM", "LTRIM", "RTRIM", "REPLACE", "TO_CHAR"], "VARCHAR2"),
+    **dict.fromkeys(("UPPER", "LOWER", "SUBSTR", "TRIM", "LTRIM", "RTRIM"), "VARCHAR2"),
+    **dict.fromkeys(("REPLACE", "TO_CHAR"), "VARCHAR2"),
     **dict.fromkeys(["LENGTH", "INSTR", "ABS", "ROUND", "FLOOR", "MOD", "TO_NUMBER"], "NUMBER"),
     **dict.fromkeys(["TO_TIMESTAMP", "SYS_EXTRACT_UTC"], "TIMESTAMP"),
     **dict.fromkeys(["NVL", "COALESCE", "GREATEST", "LEAST"], ""),
@@ -268,7 +269,7 @@ class _Parser:
         upper = token.upper
         if not token.is_name:
             raise syntax_error(reader)
-        if token.name in self.names.slots and not reader.peek(1).upper == ".":
+        if token.name in self.names.slots and reader.peek(1).upper != ".":
             slot = self.names.slots[reader.take().name]
             return Expression(self.names.types[slot], lambda f: f.values[slot])
         record = f"{token.name}.{reader.peek(2).name}" if reader.peek(2).is_name else ""

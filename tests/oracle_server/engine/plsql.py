@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Step = Callable[[Frame], None]
 _TYPES = {
     **dict.fromkeys(["VARCHAR2", "VARCHAR", "CHAR"], "VARCHAR2"),
-    **dict.fromkeys(["NUMBER", "INTEGER", "PLS_INTEGER", "BINARY_INTEGER", "SIMPLE_INTEGER"], "NUMBER"),
+    **dict.fromkeys(("NUMBER", "INTEGER", "PLS_INTEGER", "BINARY_INTEGER"), "NUMBER"),
     **dict.fromkeys(["TIMESTAMP", "DATE"], "TIMESTAMP"),
     **{name: name for name in ["BOOLEAN", "CLOB", "BLOB", "JSON", "RAW", "VECTOR"]},
 }

@@ -79,7 +79,7 @@ class VectorWorker:
 
     def __init__(self, python: str = sys.executable) -> None:
         self.python = python
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
     def open(self, fingerprint: str, path: Path) -> str:
@@ -110,18 +110,18 @@ class VectorWorker:
     def close(self) -> None:
         """End the process."""
         with self._lock:
-            if self._process is not None:
-                self._process.kill()
-                self._process.communicate()
-                self._process = None
+            if self.process is not None:
+                self.process.kill()
+                self.process.communicate()
+                self.process = None
 
     def _ask(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         text = json.dumps(request | {"bytes": len(data)}).encode()
         with self._lock:
-            process = self._process or subprocess.Popen(
+            process = self.process or subprocess.Popen(
                 [self.python, str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
-            self._process = process
+            self.process = process
             try:
                 process.stdin.write(struct.pack(">I", len(text)) + text + data)  # type: ignore[union-attr]
                 process.stdin.flush()  # type: ignore[union-attr]
@@ -131,5 +131,5 @@ class VectorWorker:
             except (OSError, struct.error) as error:
                 process.kill()
                 process.communicate()
-                self._process = None
+                self.process = None
                 raise ConnectionDropped(f"the process that runs models ended: {error}") from error
