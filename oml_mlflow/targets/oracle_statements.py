@@ -1,0 +1,333 @@
+"""Every statement that the Oracle target runs, in one place, so that a DBA can read them.
+
+Names of models come from `oml_mlflow.names` or, where a catalogue gave them, through
+`quote_name`; values are bound, except in DDL and in the swap block, which take no binds: there
+they are written by `literal`.
+
+Sources: "LOAD_ONNX_MODEL Procedure", "DROP_ONNX_MODEL Procedure" (AI Vector Search User's Guide),
+"RENAME_MODEL Procedure" (PL/SQL Packages and Types Reference), "COMMENT" and "GRANT" (SQL Language
+Reference), and the reference pages of the views. Unverified on a real database.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from oml_mlflow.errors import TargetError
+from oml_mlflow.ledger import CLEANING, LOADING, SWAPPING, WHOLE, Grant, LedgerEntry
+from oml_mlflow.names import IMG, TXT
+
+LEDGER, LIVE, LOCK = "OML_MLFLOW_LEDGER", "OML_MLFLOW_LIVE", "OML_MLFLOW_LOCK"
+GEOMETRY, COLUMNS = "OML_MLFLOW_GEOMETRY", "OML_MLFLOW_COLUMNS"
+CAPABILITIES = "OML_MLFLOW_CAPABILITIES"
+
+# times are UTC in ISO 8601, as text: no session's time zone or date format changes them
+CREATE_TABLES = {
+    LEDGER: f"""CREATE TABLE IF NOT EXISTS {LEDGER} (
+  NAME VARCHAR2(128) NOT NULL,
+  GENERATION NUMBER(10) NOT NULL,
+  ACTION VARCHAR2(16) NOT NULL,
+  RESTORES NUMBER(10) NOT NULL,
+  REGISTERED_MODEL VARCHAR2(512),
+  VERSION VARCHAR2(64),
+  RUN_ID VARCHAR2(64),
+  IMG_SHA256 VARCHAR2(64),
+  TXT_SHA256 VARCHAR2(64),
+  IMG_BYTES NUMBER(19),
+  TXT_BYTES NUMBER(19),
+  DIMS NUMBER(10) NOT NULL,
+  GEOMETRY VARCHAR2(128),
+  PROFILE VARCHAR2(64),
+  VERIFICATION VARCHAR2(16),
+  PARITY VARCHAR2(4000),
+  PROMOTED_AT VARCHAR2(40) NOT NULL,
+  PROMOTED_BY VARCHAR2(512),
+  CONSTRAINT {LEDGER}_PK PRIMARY KEY (NAME, GENERATION)
+)""",
+    LIVE: f"""CREATE TABLE IF NOT EXISTS {LIVE} (
+  NAME VARCHAR2(128) NOT NULL,
+  GENERATION NUMBER(10) NOT NULL,
+  PHASE VARCHAR2(16) NOT NULL,
+  WORK CLOB,
+  CHANGED_AT VARCHAR2(40) NOT NULL,
+  CONSTRAINT {LIVE}_PK PRIMARY KEY (NAME)
+)""",
+    LOCK: f"""CREATE TABLE IF NOT EXISTS {LOCK} (
+  NAME VARCHAR2(128) NOT NULL,
+  HOLDER VARCHAR2(512) NOT NULL,
+  PURPOSE VARCHAR2(512) NOT NULL,
+  SINCE VARCHAR2(40) NOT NULL,
+  SESSION_ID VARCHAR2(64) NOT NULL,
+  CONSTRAINT {LOCK}_PK PRIMARY KEY (NAME)
+)""",
+    GEOMETRY: f"""CREATE TABLE IF NOT EXISTS {GEOMETRY} (
+  NAME VARCHAR2(128) NOT NULL,
+  GEOMETRY VARCHAR2(128) NOT NULL,
+  VECTORS BLOB NOT NULL,
+  CONSTRAINT {GEOMETRY}_PK PRIMARY KEY (NAME, GEOMETRY)
+)""",
+    COLUMNS: f"""CREATE TABLE IF NOT EXISTS {COLUMNS} (
+  NAME VARCHAR2(128) NOT NULL,
+  COLUMN_NAME VARCHAR2(512) NOT NULL,
+  MODEL VARCHAR2(128) NOT NULL,
+  SOURCE VARCHAR2(4000),
+  CONSTRAINT {COLUMNS}_PK PRIMARY KEY (NAME, COLUMN_NAME)
+)""",
+    CAPABILITIES: f"""CREATE TABLE IF NOT EXISTS {CAPABILITIES} (
+  ID NUMBER(10) NOT NULL,
+  CONTENT CLOB NOT NULL,
+  CONSTRAINT {CAPABILITIES}_PK PRIMARY KEY (ID)
+)""",
+}
+LIST_TABLES = "SELECT TABLE_NAME FROM USER_TABLES WHERE TABLE_NAME LIKE 'OML_MLFLOW_%'"
+
+# the session itself
+READ_CONTEXT = (
+    "SELECT SYS_CONTEXT('USERENV', 'MODULE'), SYS_CONTEXT('USERENV', 'ACTION'), "
+    "SYS_CONTEXT('USERENV', 'CLIENT_INFO') FROM DUAL"
+)
+SESSION_ID = "SELECT DBMS_SESSION.UNIQUE_SESSION_ID FROM DUAL"
+# a BOOLEAN of PL/SQL, as a number, which every client can bind
+IS_ALIVE = (
+    "BEGIN IF DBMS_SESSION.IS_SESSION_ALIVE(:session_id) THEN :alive := 1; "
+    "ELSE :alive := 0; END IF; END;"
+)
+
+# models
+LOAD = (
+    "BEGIN DBMS_VECTOR.LOAD_ONNX_MODEL(model_name => :model_name, model_data => :model_data, "
+    "metadata => JSON(:metadata)); END;"
+)
+DROP = "BEGIN DBMS_VECTOR.DROP_ONNX_MODEL(model_name => :model_name, force => TRUE); END;"
+LIST_MODELS = (
+    "SELECT MODEL_NAME, MODEL_SIZE, CREATION_DATE, COMMENTS FROM USER_MINING_MODELS "
+    "ORDER BY MODEL_NAME"
+)
+LIST_GRANTS = (
+    "SELECT TABLE_NAME, GRANTEE, PRIVILEGE, GRANTABLE FROM USER_TAB_PRIVS_MADE "
+    "WHERE TABLE_NAME = :model_name AND PRIVILEGE IN ('SELECT', 'ALTER')"
+)
+
+# our tables
+_LEDGER_COLUMNS = (
+    "NAME, GENERATION, ACTION, RESTORES, REGISTERED_MODEL, VERSION, RUN_ID, IMG_SHA256, "
+    "TXT_SHA256, IMG_BYTES, TXT_BYTES, DIMS, GEOMETRY, PROFILE, VERIFICATION, PARITY, "
+    "PROMOTED_AT, PROMOTED_BY"
+)
+READ_LEDGER = f"SELECT {_LEDGER_COLUMNS} FROM {LEDGER} ORDER BY PROMOTED_AT, GENERATION"
+READ_LIVE = f"SELECT GENERATION, PHASE, WORK FROM {LIVE} WHERE NAME = :name"
+INSERT_LIVE = (
+    f"INSERT INTO {LIVE} (NAME, GENERATION, PHASE, WORK, CHANGED_AT) "
+    f"VALUES (:name, 0, '{LOADING}', :work, :changed_at)"
+)
+BEGIN_WORK = (
+    f"UPDATE {LIVE} SET PHASE = '{LOADING}', WORK = :work, CHANGED_AT = :changed_at "
+    f"WHERE NAME = :name AND GENERATION = :generation AND PHASE = '{WHOLE}'"
+)
+END_WORK = (
+    f"UPDATE {LIVE} SET PHASE = '{WHOLE}', WORK = NULL, CHANGED_AT = :changed_at "
+    f"WHERE NAME = :name AND PHASE IN ('{LOADING}', '{CLEANING}')"
+)
+UNDO_SWAP = (
+    f"UPDATE {LIVE} SET PHASE = '{LOADING}', CHANGED_AT = :changed_at "
+    f"WHERE NAME = :name AND GENERATION = :generation AND PHASE = '{SWAPPING}'"
+)
+INSERT_LOCK = (
+    f"INSERT INTO {LOCK} (NAME, HOLDER, PURPOSE, SINCE, SESSION_ID) "
+    "VALUES (:name, :holder, :purpose, :since, :session_id)"
+)
+READ_LOCK = f"SELECT HOLDER, PURPOSE, SINCE, SESSION_ID FROM {LOCK} WHERE NAME = :name"
+TAKE_LOCK = (
+    f"UPDATE {LOCK} SET HOLDER = :holder, PURPOSE = :purpose, SINCE = :since, "
+    "SESSION_ID = :session_id "
+    "WHERE NAME = :name AND SESSION_ID = :dead_session AND SINCE = :dead_since"
+)
+RELEASE_LOCK = f"DELETE FROM {LOCK} WHERE NAME = :name AND SESSION_ID = :session_id"
+READ_GEOMETRIES = f"SELECT GEOMETRY, VECTORS FROM {GEOMETRY} WHERE NAME = :name ORDER BY GEOMETRY"
+INSERT_GEOMETRY = (
+    f"INSERT INTO {GEOMETRY} (NAME, GEOMETRY, VECTORS) VALUES (:name, :geometry, :vectors)"
+)
+READ_COLUMNS = (
+    f"SELECT COLUMN_NAME, MODEL, SOURCE FROM {COLUMNS} WHERE NAME = :name ORDER BY COLUMN_NAME"
+)
+FORGET_COLUMN = f"DELETE FROM {COLUMNS} WHERE NAME = :name AND COLUMN_NAME = :column_name"
+INSERT_COLUMN = (
+    f"INSERT INTO {COLUMNS} (NAME, COLUMN_NAME, MODEL, SOURCE) "
+    "VALUES (:name, :column_name, :model, :source)"
+)
+READ_CAPABILITIES = f"SELECT CONTENT FROM {CAPABILITIES} WHERE ID = 1"
+FORGET_CAPABILITIES = f"DELETE FROM {CAPABILITIES} WHERE ID = 1"
+INSERT_CAPABILITIES = f"INSERT INTO {CAPABILITIES} (ID, CONTENT) VALUES (1, :content)"
+
+# what depends on a model
+LIST_VIEWS = (
+    "SELECT VIEW_NAME, TEXT_VC FROM USER_VIEWS WHERE INSTR(UPPER(TEXT_VC), :model_name) > 0 "
+    "ORDER BY VIEW_NAME"
+)
+LIST_DOMAIN_INDEXES = (
+    "SELECT INDEX_NAME, PARAMETERS FROM USER_INDEXES WHERE INDEX_TYPE = 'DOMAIN' "
+    "ORDER BY INDEX_NAME"
+)
+
+# preflight
+LIST_PRIVILEGES = "SELECT PRIVILEGE FROM SESSION_PRIVS"
+FIND_PACKAGE = (
+    "SELECT OBJECT_NAME FROM ALL_OBJECTS WHERE OBJECT_NAME = 'DBMS_VECTOR' "
+    "AND OBJECT_TYPE = 'PACKAGE'"
+)
+DEFAULT_TABLESPACE = "SELECT DEFAULT_TABLESPACE FROM USER_USERS"
+READ_QUOTA = "SELECT BYTES, MAX_BYTES FROM USER_TS_QUOTAS WHERE TABLESPACE_NAME = :tablespace_name"
+
+# raised by the swap block; -20000 to -20999 are free for applications
+STALE_CODE = 20801
+
+
+def embed(model: str) -> str:
+    """Return the query that embeds one bound value."""
+    return f"SELECT VECTOR_EMBEDDING({quote_name(model)} USING :data AS DATA) FROM DUAL"
+
+
+def comment(model: str, text: str) -> str:
+    """Return the statement that writes a model's comment."""
+    return f"COMMENT ON MINING MODEL {quote_name(model)} IS {literal(text)}"
+
+
+def grant(given: Grant) -> str:
+    """Return the statement that gives a privilege."""
+    option = " WITH GRANT OPTION" if given.grantable else ""
+    return (
+        f"GRANT {_privilege(given)} ON MINING MODEL {quote_name(given.model)} "
+        f"TO {quote_name(given.grantee)}{option}"
+    )
+
+
+def revoke(given: Grant) -> str:
+    """Return the statement that takes a privilege away."""
+    return (
+        f"REVOKE {_privilege(given)} ON MINING MODEL {quote_name(given.model)} "
+        f"FROM {quote_name(given.grantee)}"
+    )
+
+
+def rename(old: str, new: str, kept: str = "") -> str:
+    """Return the call that renames a model; what has the new name is renamed to `kept` first.
+
+    "If a model with new_model_name already exists, then the procedure optionally renames
+    new_model_name to versioned_model_name". Source: RENAME_MODEL Procedure. Whether both renames
+    are one transaction is not said, so that a crash between them is reckoned with.
+    """
+    versioned = f", versioned_model_name => {literal(kept)}" if kept else ""
+    return (
+        f"DBMS_DATA_MINING.RENAME_MODEL(model_name => {literal(old)}, "
+        f"new_model_name => {literal(new)}{versioned})"
+    )
+
+
+def swap_block(
+    entry: LedgerEntry,
+    before: int,
+    sizes: dict[str, int],
+    *,
+    revokes: Iterable[Grant],
+    renames: Sequence[tuple[str, str, str]],
+    grants: Iterable[Grant],
+    promoted_at: str,
+) -> str:
+    """Return the one block that makes a generation live.
+
+    DDL commits by itself: between the two renames the pair is mixed, and between a rename and the
+    grants behind it others may be unable to use the new models. Both windows lie inside this one
+    statement; PHASE is 'swapping' while they are open.
+
+    Args:
+        entry: Row of the ledger.
+        before: Generation that is live until then.
+        sizes: Bytes of the models by side.
+        revokes: Privileges to take away before.
+        renames: Old name, new name, and the name that what has the new name gets, if any.
+        grants: Privileges to give afterwards.
+        promoted_at: Time for the ledger.
+    """
+    where = f"WHERE NAME = {literal(entry.name)} AND GENERATION = {int(before)}"
+    stale = f"oml_mlflow: generation {int(before)} of {entry.name} is not live any more"
+    lines = [
+        "BEGIN",
+        f"  UPDATE {LIVE} SET PHASE = '{SWAPPING}', CHANGED_AT = {literal(promoted_at)}",
+        f"    {where} AND PHASE IN ('{LOADING}', '{SWAPPING}');",
+        "  IF SQL%ROWCOUNT <> 1 THEN",
+        f"    RAISE_APPLICATION_ERROR(-{STALE_CODE}, {literal(stale)});",
+        "  END IF;",
+        "  COMMIT;",
+    ]
+    lines += [f"  EXECUTE IMMEDIATE {literal(revoke(given))};" for given in revokes]
+    lines += [f"  {rename(*names)};" for names in renames]
+    lines += [f"  EXECUTE IMMEDIATE {literal(grant(given))};" for given in grants]
+    lines += [
+        f"  INSERT INTO {LEDGER} ({_LEDGER_COLUMNS})",
+        f"    VALUES ({', '.join(_ledger_values(entry, sizes, promoted_at))});",
+        f"  UPDATE {LIVE} SET GENERATION = {int(entry.generation)}, PHASE = '{CLEANING}'",
+        f"    {where} AND PHASE = '{SWAPPING}';",
+        "  COMMIT;",
+        "END;",
+    ]
+    return "\n".join(lines)
+
+
+def _ledger_values(entry: LedgerEntry, sizes: dict[str, int], promoted_at: str) -> list[str]:
+    values: list[str | int | None] = [
+        entry.name,
+        entry.generation,
+        entry.action,
+        entry.restores,
+        entry.registered_model,
+        entry.version,
+        entry.run_id,
+        entry.fingerprints.get(IMG),
+        entry.fingerprints.get(TXT),
+        sizes.get(IMG),
+        sizes.get(TXT),
+        entry.dims,
+        entry.geometry,
+        entry.profile,
+        entry.verification,
+        json.dumps(entry.parity),
+        promoted_at,
+        entry.promoted_by,
+    ]
+    return [
+        "NULL"
+        if value is None or value == ""
+        else str(value)
+        if isinstance(value, int)
+        else literal(value)
+        for value in values
+    ]
+
+
+def literal(text: str) -> str:
+    """Return a text literal; quotes in it are doubled."""
+    if "\0" in text:
+        raise TargetError("a NUL character can't be part of a statement. Nothing was run.")
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quote_name(name: str) -> str:
+    """Return a quoted identifier, in the case that the catalogue has it in.
+
+    Raises:
+        TargetError: If it holds a double quote or NUL, which no identifier can.
+    """
+    if not name or '"' in name or "\0" in name:
+        raise TargetError(f"{name!r} is no name that SQL can hold. Nothing was run.")
+    return f'"{name}"'
+
+
+def _privilege(given: Grant) -> str:
+    # Only SELECT and ALTER are object privileges of a mining model. Source: ORA-40361.
+    if given.privilege not in ("SELECT", "ALTER"):
+        raise TargetError(
+            f"{given.privilege!r} on {given.model} is no privilege of a mining model. "
+            "Nothing was run."
+        )
+    return given.privilege
