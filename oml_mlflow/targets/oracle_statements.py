@@ -12,11 +12,14 @@ Reference), and the reference pages of the views. Unverified on a real database.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 from oml_mlflow.errors import TargetError
-from oml_mlflow.ledger import CLEANING, LOADING, SWAPPING, WHOLE, Grant, LedgerEntry
+from oml_mlflow.ledger import Grant, LedgerEntry
 from oml_mlflow.names import IMG, TXT
+
+_PLAIN = re.compile(r"[A-Z][A-Z0-9_$#]*")
 
 LEDGER, LIVE, LOCK = "OML_MLFLOW_LEDGER", "OML_MLFLOW_LIVE", "OML_MLFLOW_LOCK"
 GEOMETRY, COLUMNS = "OML_MLFLOW_GEOMETRY", "OML_MLFLOW_COLUMNS"
@@ -24,7 +27,7 @@ CAPABILITIES = "OML_MLFLOW_CAPABILITIES"
 
 # times are UTC in ISO 8601, as text: no session's time zone or date format changes them
 CREATE_TABLES = {
-    LEDGER: f"""CREATE TABLE IF NOT EXISTS {LEDGER} (
+    LEDGER: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_LEDGER (
   NAME VARCHAR2(128) NOT NULL,
   GENERATION NUMBER(10) NOT NULL,
   ACTION VARCHAR2(16) NOT NULL,
@@ -43,41 +46,41 @@ CREATE_TABLES = {
   PARITY VARCHAR2(4000),
   PROMOTED_AT VARCHAR2(40) NOT NULL,
   PROMOTED_BY VARCHAR2(512),
-  CONSTRAINT {LEDGER}_PK PRIMARY KEY (NAME, GENERATION)
+  CONSTRAINT OML_MLFLOW_LEDGER_PK PRIMARY KEY (NAME, GENERATION)
 )""",
-    LIVE: f"""CREATE TABLE IF NOT EXISTS {LIVE} (
+    LIVE: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_LIVE (
   NAME VARCHAR2(128) NOT NULL,
   GENERATION NUMBER(10) NOT NULL,
   PHASE VARCHAR2(16) NOT NULL,
   WORK CLOB,
   CHANGED_AT VARCHAR2(40) NOT NULL,
-  CONSTRAINT {LIVE}_PK PRIMARY KEY (NAME)
+  CONSTRAINT OML_MLFLOW_LIVE_PK PRIMARY KEY (NAME)
 )""",
-    LOCK: f"""CREATE TABLE IF NOT EXISTS {LOCK} (
+    LOCK: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_LOCK (
   NAME VARCHAR2(128) NOT NULL,
   HOLDER VARCHAR2(512) NOT NULL,
   PURPOSE VARCHAR2(512) NOT NULL,
   SINCE VARCHAR2(40) NOT NULL,
   SESSION_ID VARCHAR2(64) NOT NULL,
-  CONSTRAINT {LOCK}_PK PRIMARY KEY (NAME)
+  CONSTRAINT OML_MLFLOW_LOCK_PK PRIMARY KEY (NAME)
 )""",
-    GEOMETRY: f"""CREATE TABLE IF NOT EXISTS {GEOMETRY} (
+    GEOMETRY: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_GEOMETRY (
   NAME VARCHAR2(128) NOT NULL,
   GEOMETRY VARCHAR2(128) NOT NULL,
   VECTORS BLOB NOT NULL,
-  CONSTRAINT {GEOMETRY}_PK PRIMARY KEY (NAME, GEOMETRY)
+  CONSTRAINT OML_MLFLOW_GEOMETRY_PK PRIMARY KEY (NAME, GEOMETRY)
 )""",
-    COLUMNS: f"""CREATE TABLE IF NOT EXISTS {COLUMNS} (
+    COLUMNS: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_COLUMNS (
   NAME VARCHAR2(128) NOT NULL,
   COLUMN_NAME VARCHAR2(512) NOT NULL,
   MODEL VARCHAR2(128) NOT NULL,
   SOURCE VARCHAR2(4000),
-  CONSTRAINT {COLUMNS}_PK PRIMARY KEY (NAME, COLUMN_NAME)
+  CONSTRAINT OML_MLFLOW_COLUMNS_PK PRIMARY KEY (NAME, COLUMN_NAME)
 )""",
-    CAPABILITIES: f"""CREATE TABLE IF NOT EXISTS {CAPABILITIES} (
+    CAPABILITIES: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_CAPABILITIES (
   ID NUMBER(10) NOT NULL,
   CONTENT CLOB NOT NULL,
-  CONSTRAINT {CAPABILITIES}_PK PRIMARY KEY (ID)
+  CONSTRAINT OML_MLFLOW_CAPABILITIES_PK PRIMARY KEY (ID)
 )""",
 }
 LIST_TABLES = "SELECT TABLE_NAME FROM USER_TABLES WHERE TABLE_NAME LIKE 'OML_MLFLOW_%'"
@@ -115,50 +118,50 @@ _LEDGER_COLUMNS = (
     "TXT_SHA256, IMG_BYTES, TXT_BYTES, DIMS, GEOMETRY, PROFILE, VERIFICATION, PARITY, "
     "PROMOTED_AT, PROMOTED_BY"
 )
-READ_LEDGER = f"SELECT {_LEDGER_COLUMNS} FROM {LEDGER} ORDER BY PROMOTED_AT, GENERATION"
-READ_LIVE = f"SELECT GENERATION, PHASE, WORK FROM {LIVE} WHERE NAME = :name"
+READ_LEDGER = f"SELECT {_LEDGER_COLUMNS} FROM OML_MLFLOW_LEDGER ORDER BY PROMOTED_AT, GENERATION"  # noqa: S608
+READ_LIVE = "SELECT GENERATION, PHASE, WORK FROM OML_MLFLOW_LIVE WHERE NAME = :name"
 INSERT_LIVE = (
-    f"INSERT INTO {LIVE} (NAME, GENERATION, PHASE, WORK, CHANGED_AT) "
-    f"VALUES (:name, 0, '{LOADING}', :work, :changed_at)"
+    "INSERT INTO OML_MLFLOW_LIVE (NAME, GENERATION, PHASE, WORK, CHANGED_AT) "
+    "VALUES (:name, 0, 'loading', :work, :changed_at)"
 )
 BEGIN_WORK = (
-    f"UPDATE {LIVE} SET PHASE = '{LOADING}', WORK = :work, CHANGED_AT = :changed_at "
-    f"WHERE NAME = :name AND GENERATION = :generation AND PHASE = '{WHOLE}'"
+    "UPDATE OML_MLFLOW_LIVE SET PHASE = 'loading', WORK = :work, CHANGED_AT = :changed_at "
+    "WHERE NAME = :name AND GENERATION = :generation AND PHASE = 'whole'"
 )
 END_WORK = (
-    f"UPDATE {LIVE} SET PHASE = '{WHOLE}', WORK = NULL, CHANGED_AT = :changed_at "
-    f"WHERE NAME = :name AND PHASE IN ('{LOADING}', '{CLEANING}')"
+    "UPDATE OML_MLFLOW_LIVE SET PHASE = 'whole', WORK = NULL, CHANGED_AT = :changed_at "
+    "WHERE NAME = :name AND PHASE IN ('loading', 'cleaning')"
 )
 UNDO_SWAP = (
-    f"UPDATE {LIVE} SET PHASE = '{LOADING}', CHANGED_AT = :changed_at "
-    f"WHERE NAME = :name AND GENERATION = :generation AND PHASE = '{SWAPPING}'"
+    "UPDATE OML_MLFLOW_LIVE SET PHASE = 'loading', CHANGED_AT = :changed_at "
+    "WHERE NAME = :name AND GENERATION = :generation AND PHASE = 'swapping'"
 )
 INSERT_LOCK = (
-    f"INSERT INTO {LOCK} (NAME, HOLDER, PURPOSE, SINCE, SESSION_ID) "
+    "INSERT INTO OML_MLFLOW_LOCK (NAME, HOLDER, PURPOSE, SINCE, SESSION_ID) "
     "VALUES (:name, :holder, :purpose, :since, :session_id)"
 )
-READ_LOCK = f"SELECT HOLDER, PURPOSE, SINCE, SESSION_ID FROM {LOCK} WHERE NAME = :name"
+READ_LOCK = "SELECT HOLDER, PURPOSE, SINCE, SESSION_ID FROM OML_MLFLOW_LOCK WHERE NAME = :name"
 TAKE_LOCK = (
-    f"UPDATE {LOCK} SET HOLDER = :holder, PURPOSE = :purpose, SINCE = :since, "
+    "UPDATE OML_MLFLOW_LOCK SET HOLDER = :holder, PURPOSE = :purpose, SINCE = :since, "
     "SESSION_ID = :session_id "
     "WHERE NAME = :name AND SESSION_ID = :dead_session AND SINCE = :dead_since"
 )
-RELEASE_LOCK = f"DELETE FROM {LOCK} WHERE NAME = :name AND SESSION_ID = :session_id"
-READ_GEOMETRIES = f"SELECT GEOMETRY, VECTORS FROM {GEOMETRY} WHERE NAME = :name ORDER BY GEOMETRY"
+RELEASE_LOCK = "DELETE FROM OML_MLFLOW_LOCK WHERE NAME = :name AND SESSION_ID = :session_id"
+READ_GEOMETRIES = (
+    "SELECT GEOMETRY, VECTORS FROM OML_MLFLOW_GEOMETRY WHERE NAME = :name ORDER BY GEOMETRY"
+)
 INSERT_GEOMETRY = (
-    f"INSERT INTO {GEOMETRY} (NAME, GEOMETRY, VECTORS) VALUES (:name, :geometry, :vectors)"
+    "INSERT INTO OML_MLFLOW_GEOMETRY (NAME, GEOMETRY, VECTORS) VALUES (:name, :geometry, :vectors)"
 )
-READ_COLUMNS = (
-    f"SELECT COLUMN_NAME, MODEL, SOURCE FROM {COLUMNS} WHERE NAME = :name ORDER BY COLUMN_NAME"
-)
-FORGET_COLUMN = f"DELETE FROM {COLUMNS} WHERE NAME = :name AND COLUMN_NAME = :column_name"
+READ_COLUMNS = "SELECT COLUMN_NAME, MODEL, SOURCE FROM OML_MLFLOW_COLUMNS WHERE NAME = :name ORDER BY COLUMN_NAME"
+FORGET_COLUMN = "DELETE FROM OML_MLFLOW_COLUMNS WHERE NAME = :name AND COLUMN_NAME = :column_name"
 INSERT_COLUMN = (
-    f"INSERT INTO {COLUMNS} (NAME, COLUMN_NAME, MODEL, SOURCE) "
+    "INSERT INTO OML_MLFLOW_COLUMNS (NAME, COLUMN_NAME, MODEL, SOURCE) "
     "VALUES (:name, :column_name, :model, :source)"
 )
-READ_CAPABILITIES = f"SELECT CONTENT FROM {CAPABILITIES} WHERE ID = 1"
-FORGET_CAPABILITIES = f"DELETE FROM {CAPABILITIES} WHERE ID = 1"
-INSERT_CAPABILITIES = f"INSERT INTO {CAPABILITIES} (ID, CONTENT) VALUES (1, :content)"
+READ_CAPABILITIES = "SELECT CONTENT FROM OML_MLFLOW_CAPABILITIES WHERE ID = 1"
+FORGET_CAPABILITIES = "DELETE FROM OML_MLFLOW_CAPABILITIES WHERE ID = 1"
+INSERT_CAPABILITIES = "INSERT INTO OML_MLFLOW_CAPABILITIES (ID, CONTENT) VALUES (1, :content)"
 
 # what depends on a model
 LIST_VIEWS = (
@@ -185,28 +188,28 @@ STALE_CODE = 20801
 
 def embed(model: str) -> str:
     """Return the query that embeds one bound value."""
-    return f"SELECT VECTOR_EMBEDDING({quote_name(model)} USING :data AS DATA) FROM DUAL"
+    return f"SELECT VECTOR_EMBEDDING({model_token(model)} USING :data AS DATA) FROM DUAL"  # noqa: S608
 
 
 def comment(model: str, text: str) -> str:
     """Return the statement that writes a model's comment."""
-    return f"COMMENT ON MINING MODEL {quote_name(model)} IS {literal(text)}"
+    return f"COMMENT ON MINING MODEL {model_token(model)} IS {literal(text)}"
 
 
 def grant(given: Grant) -> str:
     """Return the statement that gives a privilege."""
     option = " WITH GRANT OPTION" if given.grantable else ""
     return (
-        f"GRANT {_privilege(given)} ON MINING MODEL {quote_name(given.model)} "
-        f"TO {quote_name(given.grantee)}{option}"
+        f"GRANT {_privilege(given)} ON MINING MODEL {model_token(given.model)} "
+        f"TO {_grantee(given)}{option}"
     )
 
 
 def revoke(given: Grant) -> str:
     """Return the statement that takes a privilege away."""
     return (
-        f"REVOKE {_privilege(given)} ON MINING MODEL {quote_name(given.model)} "
-        f"FROM {quote_name(given.grantee)}"
+        f"REVOKE {_privilege(given)} ON MINING MODEL {model_token(given.model)} "
+        f"FROM {_grantee(given)}"
     )
 
 
@@ -253,8 +256,8 @@ def swap_block(
     stale = f"oml_mlflow: generation {int(before)} of {entry.name} is not live any more"
     lines = [
         "BEGIN",
-        f"  UPDATE {LIVE} SET PHASE = '{SWAPPING}', CHANGED_AT = {literal(promoted_at)}",
-        f"    {where} AND PHASE IN ('{LOADING}', '{SWAPPING}');",
+        f"  UPDATE OML_MLFLOW_LIVE SET PHASE = 'swapping', CHANGED_AT = {literal(promoted_at)}",
+        f"    {where} AND PHASE IN ('loading', 'swapping');",
         "  IF SQL%ROWCOUNT <> 1 THEN",
         f"    RAISE_APPLICATION_ERROR(-{STALE_CODE}, {literal(stale)});",
         "  END IF;",
@@ -264,10 +267,10 @@ def swap_block(
     lines += [f"  {rename(*names)};" for names in renames]
     lines += [f"  EXECUTE IMMEDIATE {literal(grant(given))};" for given in grants]
     lines += [
-        f"  INSERT INTO {LEDGER} ({_LEDGER_COLUMNS})",
+        f"  INSERT INTO OML_MLFLOW_LEDGER ({_LEDGER_COLUMNS})",
         f"    VALUES ({', '.join(_ledger_values(entry, sizes, promoted_at))});",
-        f"  UPDATE {LIVE} SET GENERATION = {int(entry.generation)}, PHASE = '{CLEANING}'",
-        f"    {where} AND PHASE = '{SWAPPING}';",
+        f"  UPDATE OML_MLFLOW_LIVE SET GENERATION = {int(entry.generation)}, PHASE = 'cleaning'",
+        f"    {where} AND PHASE = 'swapping';",
         "  COMMIT;",
         "END;",
     ]
@@ -321,6 +324,18 @@ def quote_name(name: str) -> str:
     if not name or '"' in name or "\0" in name:
         raise TargetError(f"{name!r} is no name that SQL can hold. Nothing was run.")
     return f'"{name}"'
+
+
+def model_token(name: str) -> str:
+    """Return a model's name as SQL wants it: as it is where it may be, else quoted.
+
+    Every example in the documentation has it unquoted.
+    """
+    return name if _PLAIN.fullmatch(name) else quote_name(name)
+
+
+def _grantee(given: Grant) -> str:
+    return given.grantee if given.grantee == "PUBLIC" else quote_name(given.grantee)
 
 
 def _privilege(given: Grant) -> str:
