@@ -153,7 +153,10 @@ READ_GEOMETRIES = (
 INSERT_GEOMETRY = (
     "INSERT INTO OML_MLFLOW_GEOMETRY (NAME, GEOMETRY, VECTORS) VALUES (:name, :geometry, :vectors)"
 )
-READ_COLUMNS = "SELECT COLUMN_NAME, MODEL, SOURCE FROM OML_MLFLOW_COLUMNS WHERE NAME = :name ORDER BY COLUMN_NAME"
+READ_COLUMNS = (
+    "SELECT COLUMN_NAME, MODEL, SOURCE FROM OML_MLFLOW_COLUMNS "
+    "WHERE NAME = :name ORDER BY COLUMN_NAME"
+)
 FORGET_COLUMN = "DELETE FROM OML_MLFLOW_COLUMNS WHERE NAME = :name AND COLUMN_NAME = :column_name"
 INSERT_COLUMN = (
     "INSERT INTO OML_MLFLOW_COLUMNS (NAME, COLUMN_NAME, MODEL, SOURCE) "
@@ -256,7 +259,7 @@ def swap_block(
     stale = f"oml_mlflow: generation {int(before)} of {entry.name} is not live any more"
     lines = [
         "BEGIN",
-        f"  UPDATE OML_MLFLOW_LIVE SET PHASE = 'swapping', CHANGED_AT = {literal(promoted_at)}",
+        f"  UPDATE OML_MLFLOW_LIVE SET PHASE = 'swapping', CHANGED_AT = {literal(promoted_at)}",  # noqa: S608
         f"    {where} AND PHASE IN ('loading', 'swapping');",
         "  IF SQL%ROWCOUNT <> 1 THEN",
         f"    RAISE_APPLICATION_ERROR(-{STALE_CODE}, {literal(stale)});",
@@ -269,7 +272,7 @@ def swap_block(
     lines += [
         f"  INSERT INTO OML_MLFLOW_LEDGER ({_LEDGER_COLUMNS})",
         f"    VALUES ({', '.join(_ledger_values(entry, sizes, promoted_at))});",
-        f"  UPDATE OML_MLFLOW_LIVE SET GENERATION = {int(entry.generation)}, PHASE = 'cleaning'",
+        f"  UPDATE OML_MLFLOW_LIVE SET GENERATION = {int(entry.generation)}, PHASE = 'cleaning'",  # noqa: S608
         f"    {where} AND PHASE = 'swapping';",
         "  COMMIT;",
         "END;",
