@@ -42,17 +42,20 @@ _WAYS = (
 )
 
 
-class Secret:
-    """A value that is shown as ``***`` wherever it would be written.
+class Secret(str):
+    """A value that is ``***`` wherever it would be written: in a text, in JSON, pickled.
 
     Args:
         value: What to hide.
     """
 
     __slots__ = ("_value",)
+    _value: str
 
-    def __init__(self, value: str) -> None:
-        self._value = value
+    def __new__(cls, value: str) -> Secret:  # noqa: D102
+        made = super().__new__(cls, _HIDDEN)
+        made._value = value
+        return made
 
     def reveal(self) -> str:
         """Return the value itself. Hand it to the driver, and to nothing else."""
@@ -62,14 +65,14 @@ class Secret:
         """Return a text with the value taken out."""
         return text.replace(self._value, _HIDDEN) if self._value else text
 
-    def __repr__(self) -> str:
-        return _HIDDEN
-
-    def __format__(self, spec: str) -> str:
-        return format(_HIDDEN, spec)
-
     def __reduce__(self) -> tuple[Any, ...]:
         return Secret, (_HIDDEN,)
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and other._value == self._value
