@@ -40,7 +40,10 @@ def read_ledger(db: Database, name: str | None = None) -> list[LedgerEntry]:
     """Return promotions, oldest first. Read-only."""
     wanted = name and name.upper()
     entries = [entry for entry, _sizes in _ledger_rows(db)]
-    return [entry for entry in entries if wanted is None or entry.name == wanted]
+    if wanted is None:
+        return entries
+    # not by their times, which come from the clocks of whoever promoted
+    return sorted((e for e in entries if e.name == wanted), key=lambda entry: entry.generation)
 
 
 def live_state(db: Database, name: str) -> LiveState:

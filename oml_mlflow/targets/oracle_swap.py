@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 from oml_mlflow.errors import OmlMlflowError, PlanStale, TargetError, TargetUnreachable
 from oml_mlflow.ledger import CLEANING, LOADING, SWAPPING, Grant, LiveState, LoadedModel, Work, now
@@ -53,7 +54,7 @@ def begin(db: Database, work: Work) -> None:
     """
     db.ensure_tables()
     name, step = work.entry.name, f"beginning generation {work.entry.generation}"
-    binds = {"name": name, "work": work.to_json(), "changed_at": _time()}
+    binds = {"name": name, "work": work.to_json(), "changed_at": utc_text()}
     if db.write(sql.BEGIN_WORK, step, {**binds, "generation": work.before}) == 0:
         state = live_state(db, name)
         is_new = work.before == 0 and state == LiveState(name)
@@ -71,7 +72,7 @@ def end(db: Database, work: Work) -> None:
     """
     name = work.entry.name
     step = f"ending generation {work.entry.generation}"
-    if db.write(sql.END_WORK, step, {"name": name, "changed_at": _time()}) == 0:
+    if db.write(sql.END_WORK, step, {"name": name, "changed_at": utc_text()}) == 0:
         db.rollback()
         if live_state(db, name).phase == SWAPPING:
             raise TargetError(
@@ -140,7 +141,7 @@ def _run_block(db: Database, work: Work, before: Mapping[str, LoadedModel]) -> N
         revokes=_pending_revokes(db, work, before),
         renames=renames,
         grants=work.grants if work.incoming else (),
-        promoted_at=(work.entry.promoted_at or now()).isoformat(timespec="microseconds"),
+        promoted_at=utc_text(work.entry.promoted_at),
     )
     try:
         db.write(block, f"the swap of {name}", state="What it left is told below.")
@@ -184,7 +185,7 @@ def _keep_comments(db: Database, work: Work, before: Mapping[str, LoadedModel]) 
             model, found = before.get(old), after.get(new)
             if model is None or model.foreign or found is None:
                 continue
-            if found.foreign or (found.fingerprint == model.fingerprint and not found.metadata):
+            if found.foreign or found.metadata != model.metadata:
                 text = comment_text(model)
                 state = f"{work.entry.name} is swapped; {new} has no comment."
                 db.write(sql.comment(new, text), f"the comment on {new}", state=state)
@@ -206,7 +207,7 @@ def _undo(db: Database, work: Work) -> bool:
         binds = {
             "name": work.entry.name,
             "generation": work.before,
-            "changed_at": _time(),
+            "changed_at": utc_text(),
         }
         db.write(sql.UNDO_SWAP, f"undoing the swap of {work.entry.name}", binds)
         db.commit()
@@ -235,5 +236,6 @@ def _order(given: Grant) -> tuple[str, str, str]:
     return given.model, given.grantee, given.privilege
 
 
-def _time() -> str:
-    return now().isoformat(timespec="microseconds")
+def utc_text(at: datetime | None = None) -> str:
+    """Return a time, now by default, as the tables hold it."""
+    return (at or now()).astimezone(timezone.utc).isoformat(timespec="microseconds")
