@@ -131,8 +131,14 @@ def load_metadata(model: LoadedModel) -> dict[str, Any]:
     return found
 
 
-def comment_text(model: LoadedModel) -> str:
-    """Return the identity of a model, as its comment holds it: ASCII, at most 4000 characters."""
+def comment_text(model: LoadedModel, *, line_breaks: bool = False) -> str:
+    """Return the identity of a model, as its comment holds it: ASCII, at most 4000 characters.
+
+    Args:
+        model: The model.
+        line_breaks: Break lines, which SQL*Plus does not take in any length.
+    """
+    separators = (",\n" if line_breaks else ",", ":")
     identity: dict[str, Any] = {
         "oml_mlflow": FORMAT,
         "side": model.side,
@@ -142,10 +148,10 @@ def comment_text(model: LoadedModel) -> str:
         "loaded_at": model.loaded_at.isoformat(timespec="seconds"),
         "metadata": model.metadata,
     }
-    text = json.dumps(identity, separators=(",", ":"))
+    text = json.dumps(identity, separators=separators)
     if len(text) > _COMMENT_LIMIT:
         short = {key: model.metadata[key] for key in _SHORT if key in model.metadata}
-        text = json.dumps({**identity, "metadata": short}, separators=(",", ":"))
+        text = json.dumps({**identity, "metadata": short}, separators=separators)
     return text
 
 

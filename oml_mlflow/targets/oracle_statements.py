@@ -239,7 +239,7 @@ def swap_block(
     revokes: Iterable[Grant],
     renames: Sequence[tuple[str, str, str]],
     grants: Iterable[Grant],
-    promoted_at: str,
+    at: str,
 ) -> str:
     """Return the one block that makes a generation live.
 
@@ -254,13 +254,13 @@ def swap_block(
         revokes: Privileges to take away before.
         renames: Old name, new name, and the name that what has the new name gets, if any.
         grants: Privileges to give afterwards.
-        promoted_at: Time for the ledger.
+        at: SQL expression of the time.
     """
     where = f"WHERE NAME = {literal(entry.name)} AND GENERATION = {int(before)}"
     stale = f"oml_mlflow: generation {int(before)} of {entry.name} is not live any more"
     lines = [
         "BEGIN",
-        f"  UPDATE OML_MLFLOW_LIVE SET PHASE = 'swapping', CHANGED_AT = {literal(promoted_at)}",  # noqa: S608
+        f"  UPDATE OML_MLFLOW_LIVE SET PHASE = 'swapping', CHANGED_AT = {at}",  # noqa: S608
         f"    {where} AND PHASE IN ('loading', 'swapping');",
         "  IF SQL%ROWCOUNT <> 1 THEN",
         f"    RAISE_APPLICATION_ERROR(-{STALE_CODE}, {literal(stale)});",
@@ -272,7 +272,7 @@ def swap_block(
     lines += [f"  EXECUTE IMMEDIATE {literal(grant(given))};" for given in grants]
     lines += [
         f"  INSERT INTO OML_MLFLOW_LEDGER ({_LEDGER_COLUMNS})",
-        f"    VALUES ({', '.join(_ledger_values(entry, sizes, promoted_at))});",
+        f"    VALUES ({', '.join(_ledger_values(entry, sizes, at))});",
         f"  UPDATE OML_MLFLOW_LIVE SET GENERATION = {int(entry.generation)}, PHASE = 'cleaning'",  # noqa: S608
         f"    {where} AND PHASE = 'swapping';",
         "  COMMIT;",
@@ -281,35 +281,33 @@ def swap_block(
     return "\n".join(lines)
 
 
-def _ledger_values(entry: LedgerEntry, sizes: dict[str, int], promoted_at: str) -> list[str]:
-    values: list[str | int | None] = [
-        entry.name,
-        entry.generation,
-        entry.action,
-        entry.restores,
-        entry.registered_model,
-        entry.version,
-        entry.run_id,
-        entry.fingerprints.get(IMG),
-        entry.fingerprints.get(TXT),
-        sizes.get(IMG),
-        sizes.get(TXT),
-        entry.dims,
-        entry.geometry,
-        entry.profile,
-        entry.verification,
-        json.dumps(entry.parity),
-        promoted_at,
-        entry.promoted_by,
-    ]
+def _ledger_values(entry: LedgerEntry, sizes: dict[str, int], at: str) -> list[str]:
     return [
-        "NULL"
-        if value is None or value == ""
-        else str(value)
-        if isinstance(value, int)
-        else literal(value)
-        for value in values
+        _value(entry.name),
+        _value(entry.generation),
+        _value(entry.action),
+        _value(entry.restores),
+        _value(entry.registered_model),
+        _value(entry.version),
+        _value(entry.run_id),
+        _value(entry.fingerprints.get(IMG)),
+        _value(entry.fingerprints.get(TXT)),
+        _value(sizes.get(IMG)),
+        _value(sizes.get(TXT)),
+        _value(entry.dims),
+        _value(entry.geometry),
+        _value(entry.profile),
+        _value(entry.verification),
+        _value(json.dumps(entry.parity)),
+        at,
+        _value(entry.promoted_by),
     ]
+
+
+def _value(value: str | int | None) -> str:
+    if value is None or value == "":
+        return "NULL"
+    return str(value) if isinstance(value, int) else literal(value)
 
 
 def literal(text: str) -> str:

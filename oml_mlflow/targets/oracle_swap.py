@@ -141,7 +141,7 @@ def _run_block(db: Database, work: Work, before: Mapping[str, LoadedModel]) -> N
         revokes=_pending_revokes(db, work, before),
         renames=renames,
         grants=work.grants if work.incoming else (),
-        promoted_at=utc_text(work.entry.promoted_at),
+        at=sql.literal(utc_text(work.entry.promoted_at)),
     )
     try:
         db.write(block, f"the swap of {name}", state="What it left is told below.")
