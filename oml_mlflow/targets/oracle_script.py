@@ -1,5 +1,8 @@
 """The SQL*Plus script of a promotion, for a DBA who would rather run it than have it run."""
 
+# every name and value in it is written by `oracle_statements`
+# ruff: noqa: S608
+
 from __future__ import annotations
 
 import json
@@ -71,9 +74,9 @@ def _journal(work: Work) -> str:
     else:
         otherwise = (
             "INSERT INTO OML_MLFLOW_LIVE (NAME, GENERATION, PHASE, WORK, CHANGED_AT)\n"
-            f"      VALUES ({name}, 0, 'loading', work, {_NOW})"
+            f"      VALUES ({name}, 0, 'loading', journal, {_NOW})"
         )
-    return f"""-- The lock: fails if another promoter holds it. It counts while this session is alive.
+    return f"""-- The lock: fails if another promoter holds it. Counts while this session is alive.
 INSERT INTO OML_MLFLOW_LOCK (NAME, HOLDER, PURPOSE, SINCE, SESSION_ID)
   VALUES ({name}, 'a script in SQL*Plus', 'generation {int(work.entry.generation)}',
     {_NOW},
@@ -82,9 +85,9 @@ COMMIT;
 
 -- The journal: says what is under way, until it is whole again.
 DECLARE
-  work CLOB := {sql.literal(written)};
+  journal CLOB := {sql.literal(written)};
 BEGIN
-  UPDATE OML_MLFLOW_LIVE SET PHASE = 'loading', WORK = work,
+  UPDATE OML_MLFLOW_LIVE SET PHASE = 'loading', WORK = journal,
     CHANGED_AT = {_NOW}
     WHERE NAME = {name} AND GENERATION = {before} AND PHASE = 'whole';
   IF SQL%ROWCOUNT = 0 THEN
@@ -92,7 +95,7 @@ BEGIN
   END IF;
   COMMIT;
 END;
-/"""  # noqa: S608
+/"""
 
 
 def _load(model: LoadedModel, path: Path) -> str:
@@ -114,7 +117,7 @@ def _look(models: Sequence[LoadedModel]) -> str:
     lines = [
         "-- Look at it before the swap. Sizes in bytes should be: "
         + ", ".join(f"{model.name} {model.size_bytes}" for model in models),
-        f"SELECT MODEL_NAME, MODEL_SIZE FROM USER_MINING_MODELS WHERE MODEL_NAME IN ({names});",  # noqa: S608
+        f"SELECT MODEL_NAME, MODEL_SIZE FROM USER_MINING_MODELS WHERE MODEL_NAME IN ({names});",
     ]
     for model in models:
         token = sql.model_token(model.name)
@@ -141,8 +144,8 @@ def _swap(work: Work, models: Sequence[LoadedModel]) -> str:
         grants=work.grants,
         at=_NOW,
     )
-    return f"""-- The swap. Each rename commits by itself: between the two the pair is mixed, and until
--- the grants behind them others may not be able to use the new models. PHASE in
+    return f"""-- The swap. Each rename commits by itself: between the two the pair is mixed, and
+-- until the grants behind them others may not be able to use the new models. PHASE in
 -- OML_MLFLOW_LIVE is 'swapping' for exactly that long:
 --   SELECT GENERATION, PHASE FROM OML_MLFLOW_LIVE WHERE NAME = {sql.literal(work.entry.name)};
 {block}
@@ -156,9 +159,9 @@ def _clean(work: Work) -> str:
         call = f"DBMS_VECTOR.DROP_ONNX_MODEL(model_name => {sql.literal(dropped)}, force => TRUE)"
         lines += [f"BEGIN {call}; END;", "/"]
     lines += [
-        f"UPDATE OML_MLFLOW_LIVE SET PHASE = 'whole', WORK = NULL, CHANGED_AT = {_NOW}",  # noqa: S608
+        f"UPDATE OML_MLFLOW_LIVE SET PHASE = 'whole', WORK = NULL, CHANGED_AT = {_NOW}",
         f"  WHERE NAME = {name} AND PHASE = 'cleaning';",
-        f"DELETE FROM OML_MLFLOW_LOCK WHERE NAME = {name}",  # noqa: S608
+        f"DELETE FROM OML_MLFLOW_LOCK WHERE NAME = {name}",
         "  AND SESSION_ID = DBMS_SESSION.UNIQUE_SESSION_ID;",
         "COMMIT;",
         f"-- Then compare the vectors: oml-mlflow verify <version> --name {work.entry.name}",
