@@ -1,0 +1,1 @@
+"""A stand-in for Oracle Database: an engine without transport, and a wire layer in front of it."""
