@@ -232,7 +232,7 @@ class OracleTarget:
         connection.inputtypehandler = connection.outputtypehandler = None
         connection.autocommit = False
         connection.call_timeout = int(self._call_timeout_s * 1000)
-        shown: tuple[Any, ...] = ("", "", "")
+        shown: tuple[Any, ...] = (None, None, None)
         if not is_ours:
             [shown] = Database(connection, self.uri, can_write=False).rows(
                 sql.READ_CONTEXT, "reading what V$SESSION shows"
@@ -243,7 +243,7 @@ class OracleTarget:
         finally:
             if not is_ours:
                 with contextlib.suppress(oracledb.Error, OSError):
-                    _show(connection, *(value or "" for value in shown))
+                    _show(connection, *shown)
                     for name, value in before.items():
                         setattr(connection, name, value)
 
@@ -262,14 +262,15 @@ def jpeg_components(picture: bytes) -> int:
     return 0
 
 
-def _show(connection: Any, module: str, action: str, client_info: str) -> None:
+def _show(connection: Any, module: str | None, action: str | None, client_info: str | None) -> None:
     connection.module = _cut(module)
     connection.action = _cut(action)
     connection.clientinfo = _cut(client_info)
 
 
-def _cut(text: str) -> str:
-    return text.encode()[:_SHOWN_BYTES].decode(errors="ignore")
+def _cut(text: str | None) -> str | None:
+    # None clears; of an empty text the driver sends a byte that its own length does not count
+    return text.encode()[:_SHOWN_BYTES].decode(errors="ignore") if text else None
 
 
 def _without(error: BaseException, *secrets: Secret | None) -> BaseException:

@@ -56,9 +56,10 @@ class Database:
     def ensure_tables(self) -> None:
         """Make those of our tables that are missing. Writes: tables; commits."""
         self._refuse_if_read_only()
-        for table in sql.CREATE_TABLES.keys() - self.tables:
-            self.write(sql.CREATE_TABLES[table], f"making table {table}")
-            self.tables.add(table)
+        for table, statement in sql.CREATE_TABLES.items():
+            if table not in self.tables:
+                self.write(statement, f"making table {table}")
+                self.tables.add(table)
 
     def rows(
         self, statement: str, step: str, binds: Mapping[str, Any] | None = None

@@ -273,7 +273,8 @@ def swap_block(
     lines += [
         f"  INSERT INTO OML_MLFLOW_LEDGER ({_LEDGER_COLUMNS})",
         f"    VALUES ({', '.join(_ledger_values(entry, sizes, at))});",
-        f"  UPDATE OML_MLFLOW_LIVE SET GENERATION = {int(entry.generation)}, PHASE = 'cleaning'",  # noqa: S608
+        f"  UPDATE OML_MLFLOW_LIVE SET GENERATION = {int(entry.generation)}, PHASE = 'cleaning',",  # noqa: S608
+        f"    CHANGED_AT = {at}",
         f"    {where} AND PHASE = 'swapping';",
         "  COMMIT;",
         "END;",
