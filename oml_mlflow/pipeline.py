@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -18,6 +17,7 @@ from oml_mlflow.pair import PipelinePair
 from oml_mlflow.presets import PRESETS, check_download, check_expectations
 from oml_mlflow.profiles import DEFAULT_PROFILE, Profile, get_profile
 from oml_mlflow.source import Source, open_source
+from oml_mlflow.spool import spool
 from oml_mlflow.template import MULTIMODAL_CLIP, ONNXPipelineConfig, warn_deprecated
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ class ONNXPipeline:
         The database is that of ``oml_mlflow.connect``. As in a promotion, the pair is loaded into
         slots, embeds the golden probes there, and must give this process's vectors before it gets
         the live names; a pair that was live stays loaded in its slots. Local files are made in a
-        temporary folder (``TMPDIR``) and removed, also on an error.
+        private temporary folder (below ``TMPDIR``) and removed, also on an error, and after a kill
+        by the next run.
 
         Args:
             export_name: Base of both in-database names.
@@ -179,7 +180,7 @@ class ONNXPipeline:
         # imported here: needs MLflow, whose import takes seconds
         from oml_mlflow.promotion import make_live, unregistered
 
-        with tempfile.TemporaryDirectory(prefix="oml_mlflow-") as folder:
+        with spool() as folder:
             pair = export_pair(
                 self._open(),
                 self.config,

@@ -262,9 +262,7 @@ def test_export2db_swaps_keeps_the_old_pair_and_writes_nothing_twice(
     again = ONNXPipeline(str(tiny_folder)).export2db("clip", validate=False)
     assert (again.changed, again.entry) == (False, first.entry)
     other = clip_folders.write_tiny(tmp_path / "other", seed=5)
-    second = ONNXPipeline(str(other)).export2db(
-        "CLIP", validate=False, accept_new_geometry=True
-    )
+    second = ONNXPipeline(str(other)).export2db("CLIP", validate=False, accept_new_geometry=True)
     assert second.entry.generation == 2
     with target.session("a test") as session:
         loaded = {model.name: model.fingerprint for model in session.list_models()}

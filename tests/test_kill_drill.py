@@ -1,5 +1,5 @@
-# ruff: noqa: T201 -- the counts belong in the log
-"""Killed before and after every step: the live pair is whole, or the ledger says what is pending."""
+# ruff: noqa: T201, S311 -- the counts belong in the log; indices are drawn by a fixed seed
+"""Killed before and after every step: the live pair is whole, or the ledger says what is up."""
 
 from __future__ import annotations
 

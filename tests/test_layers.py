@@ -10,6 +10,21 @@ import pytest
 import oml_mlflow
 
 PACKAGE = Path(oml_mlflow.__file__).parent
+ORACLE = [
+    part.stem.removeprefix("oracle") for part in sorted((PACKAGE / "targets").glob("oracle*.py"))
+]
+    "",
+    "_catalog",
+    "_database",
+    "_errors",
+    "_load",
+    "_lock",
+    "_preflight",
+    "_script",
+    "_session",
+    "_statements",
+    "_swap",
+)
 # each module may import from its own line and those above
 LAYERS = [
     {"errors", "events", "spool"},
@@ -19,13 +34,18 @@ LAYERS = [
     {"graph.external", "graph.finding", "graph.metadata", "graph.rules", "graph.walk"},
     {"graph.head", "graph.shrink"},
     {"pictures", "presets", "runtime", "source", "template", "texts", "weights"},
-    {"policy"},
+    {"policy", "settings"},
     {"embedder", "graph.interface", "parity", "parity_page", "probes"},
     {"geometry", "package", "pair", "reference"},
     {"candidate", "evidence", "export", "scoring"},
     {"flavor", "model_card", "registry"},
-    {"errors", "events", "spool"},
-    {"fingerprint", "ledger", "names", "profiles"},
+    {"plan"},
+    {"capability", "graph.capability_models", "preflight"},
+    {"connection", "targets", "targets.base", "targets.embedded", "targets.embedded_session"}
+    | {f"targets.oracle{part}" for part in ORACLE},
+    {"choice", "geometry_guard", "verification"},
+    {"apply"},
+    {"promotion", "rollback"},
     {"custody", "pipeline"},
     {"cli", "cli_database", "cli_model", "cli_promotion", "console"},
 ]

@@ -45,7 +45,7 @@ class TinyDatabase:
     users: dict[str, str] = field(default_factory=lambda: {"VEC": PASSWORD})
     version: str = "23.26.1.0.0"
     faults: TinyFaults = field(default_factory=TinyFaults)
-    answers: dict[str, Callable[[TinySession, Call], None | int | Rows]] = field(
+    answers: dict[str, Callable[[TinySession, Call], int | Rows | None]] = field(
         default_factory=dict
     )
     calls: list[Call] = field(default_factory=list)
@@ -66,7 +66,7 @@ class TinySession:
         self.threads: set[int] = set()
         self.closed = threading.Event()
 
-    def handle(self, call: Call) -> None | int | Rows:
+    def handle(self, call: Call) -> int | Rows | None:
         self.threads.add(threading.get_ident())
         self.database.calls.append(call)
         for start, answer in self.database.answers.items():
@@ -107,9 +107,7 @@ def server(database: TinyDatabase) -> Iterator[OracleServer]:
 
 
 def connect(server: OracleServer, **changes: Any) -> oracledb.Connection:
-    return oracledb.connect(
-        **{"user": "vec", "password": PASSWORD, "dsn": server.dsn, **changes}
-    )
+    return oracledb.connect(**{"user": "vec", "password": PASSWORD, "dsn": server.dsn, **changes})
 
 
 @pytest.fixture
@@ -185,7 +183,9 @@ def test_login_without_fast_authentication(database: TinyDatabase) -> None:
 @pytest.mark.parametrize("sdu", [8192, 32768])
 def test_packet_sizes(database: TinyDatabase, server: OracleServer, sdu: int) -> None:
     prefix = {"connection_id_prefix": "p" * 80, "program": "x" * 60}
-    database.answers["select text"] = lambda *_: Rows([Column("T", types.VARCHAR)], [("x" * 30_000,)])
+    database.answers["select text"] = lambda *_: Rows(
+        [Column("T", types.VARCHAR)], [("x" * 30_000,)]
+    )
     with connect(server, sdu=sdu, **prefix) as connection:
         assert connection.sdu == sdu
         assert select(connection, "select text") == [("x" * 30_000,)]
@@ -356,8 +356,10 @@ def test_out_values(connection: oracledb.Connection, database: TinyDatabase) -> 
 
     database.answers["begin :t"] = answer
     with connection.cursor() as cursor:
-        text, number, clob = cursor.var(str, 100), cursor.var(oracledb.DB_TYPE_NUMBER), cursor.var(
-            oracledb.DB_TYPE_CLOB
+        text, number, clob = (
+            cursor.var(str, 100),
+            cursor.var(oracledb.DB_TYPE_NUMBER),
+            cursor.var(oracledb.DB_TYPE_CLOB),
         )
         nothing = cursor.var(str)
         for i in range(3):
@@ -368,9 +370,7 @@ def test_out_values(connection: oracledb.Connection, database: TinyDatabase) -> 
             assert (clob.getvalue().read(), nothing.getvalue()) == (TEXT, None)
 
 
-def test_executemany_and_reexecute(
-    connection: oracledb.Connection, database: TinyDatabase
-) -> None:
+def test_executemany_and_reexecute(connection: oracledb.Connection, database: TinyDatabase) -> None:
     with connection.cursor() as cursor:
         cursor.executemany("insert into t values (:1, :2)", [(i, f"s{i}") for i in range(100)])
         assert cursor.rowcount == 100

@@ -104,7 +104,9 @@ class Lob:
             OraError: If it is not that long.
         """
         if size > self.size:
-            raise OraError(22926, "specified trim length is greater than current LOB value's length")
+            raise OraError(
+                22926, "specified trim length is greater than current LOB value's length"
+            )
         self.bytes_held = size * self.unit
         if self._file is None:
             del self._memory[self.bytes_held :]
