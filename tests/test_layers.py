@@ -13,18 +13,6 @@ PACKAGE = Path(oml_mlflow.__file__).parent
 ORACLE = [
     part.stem.removeprefix("oracle") for part in sorted((PACKAGE / "targets").glob("oracle*.py"))
 ]
-    "",
-    "_catalog",
-    "_database",
-    "_errors",
-    "_load",
-    "_lock",
-    "_preflight",
-    "_script",
-    "_session",
-    "_statements",
-    "_swap",
-)
 # each module may import from its own line and those above
 LAYERS = [
     {"errors", "events", "spool"},
