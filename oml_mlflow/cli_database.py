@@ -38,7 +38,7 @@ def verify(
         }
         Path(html).write_text(to_html(report, facts), "utf-8")
     if as_json:
-        console.out.print(report.to_json(), markup=False)
+        console.show_json(report.to_json())
     else:
         console.show_report(report)
     sys.exit(0 if report.ok else 3)

@@ -167,7 +167,7 @@ def _show_done(done: Promotion, database: Target, as_json: bool) -> None:
     if done.report.rows:
         compared = f"{done.report.summary}, largest difference {done.report.max_abs():.1e}"
         warned = [c for c in done.report.by_class() if c.state == WARNED]
-        compared += "".join(f"; {c.name} {c.max_abs:.1e} (only warns)" for c in warned)
+        compared += "".join(f"; {c.category} {c.max_abs:.1e} (only warns)" for c in warned)
     verb = "is now" if done.changed else "was already"
     swap = f" Swapped in {done.swap_s:.2f} s." if done.changed else ""
     console.out.print(

@@ -17,33 +17,53 @@ def connect(
 ) -> None:
     """Set the target that `export2db` loads into, for the whole process.
 
+    With `user`, `password` and `dsn` it is an Oracle database, as OML4Py's ``oml.connect`` has it.
+
     Args:
-        user: User of an Oracle database; as `password` and `dsn`, not supported yet.
-        password: Never repeated, stored or logged.
-        dsn: Where that database is.
-        target: A target or its URI, such as ``embedded:///folder``. Nothing is opened yet.
+        user: Its user, whose schema holds the models.
+        password: Its password; by default from OML_MLFLOW_PASSWORD, else asked for. Kept only in
+            this process, and never shown.
+        dsn: ``host:port/service``, an alias of ``tnsnames.ora``, or a connect descriptor.
+        target: Another target, or a URI such as ``embedded:///folder`` or
+            ``oracle://user@host:1521/service``. Nothing is opened yet.
 
     Raises:
         ConfigError: If no target is named, or one that is not there. The connection stays as it
             was.
     """
     global _connected
-    if target is None:
-        given = any(value is not None for value in (user, password, dsn))
-        raise ConfigError(
-            "an Oracle database can't be connected to yet: this release has no Oracle target. The "
-            "connection was not changed."
-            if given
-            else "connect() names no target. The connection was not changed.",
-            hint='use connect(target="embedded:///folder").',
-        )
-    if user is not None or password is not None or dsn is not None:
+    given = any(value is not None for value in (user, password, dsn))
+    if target is not None and given:
         raise ConfigError(
             "connect() was given both a target and a user, password or dsn. The connection was "
             "not changed.",
             hint="give one of the two.",
         )
+    if target is None:
+        if not user or not dsn:
+            raise ConfigError(
+                f"connect() names no {'user or dsn' if given else 'target'}. The connection was "
+                "not changed.",
+                hint='use connect(user, password, "host:1521/service") or '
+                'connect(target="embedded:///folder").',
+            )
+        _connected = _oracle(user, password, dsn)
+        return
     _connected = open_target(target) if isinstance(target, str) else target
+
+
+def _oracle(user: str, password: str | None, dsn: str) -> Target:
+    if "@" in dsn or "/" in user:
+        raise ConfigError(
+            "connect() was given a user or dsn with credentials in it. The connection was not "
+            "changed.",
+            hint="give user, password and dsn each on its own.",
+        )
+    # imported here: the driver takes a while to import
+    from oml_mlflow.settings import OracleSettings, Secret
+    from oml_mlflow.targets.oracle import OracleTarget
+
+    return OracleTarget(OracleSettings(user, dsn, Secret(password) if password else None))
 
 
 def disconnect() -> None:

@@ -133,11 +133,11 @@ def show_report(report: ParityReport) -> None:
         ("class", "demanded", "probes", "max abs", "cosine", "state"),
         [
             (
-                c.name,
+                c.category,
                 c.level,
                 f"{c.compared} of {c.count}",
-                "-" if c.max_abs is None else f"{c.max_abs:.1e}",
-                "-" if c.cosine is None else f"{c.cosine:.7f}",
+                f"{c.max_abs:.1e}" if c.compared else "-",
+                f"{c.min_cosine:.7f}" if c.compared else "-",
                 c.state,
             )
             for c in report.by_class()

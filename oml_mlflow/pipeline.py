@@ -139,6 +139,8 @@ class ONNXPipeline:
         *,
         profile: str | Profile = DEFAULT_PROFILE,
         validate: bool = True,
+        adopt: bool = False,
+        accept_new_geometry: bool = False,
         on_event: Listener = silent,
     ) -> Promotion:
         """Make the model the live pair ``<export_name>_IMG``, ``<export_name>_TXT`` of a database.
@@ -152,6 +154,9 @@ class ONNXPipeline:
             export_name: Base of both in-database names.
             profile: See `export2file`.
             validate: Compare the pair with the model's own Python code first.
+            adopt: Take over models of others under the live names; they are kept.
+            accept_new_geometry: Go on too where vectors that were stored from the live pair can't
+                be compared with new ones.
             on_event: Told of progress.
 
         Returns:
@@ -161,8 +166,10 @@ class ONNXPipeline:
             ConfigError: If nothing is connected.
             InvalidName: If the name can't be that of an in-database model.
             SourceError: See `export2file`.
+            PreflightError, ForeignModel, GeometryChanged: If the database can't take it, or should
+                not; nothing was loaded. `PrivilegeError`, `QuotaExceeded` and others likewise.
             ParityError: If a vector is not what it should be; the live pair is as it was.
-            ApplyError: If a step fails; the live pair is as it was.
+            ApplyError: If a step fails; the message says what state was left.
 
         Side effects: Writes models and a ledger row to the target; commits.
         """
@@ -183,7 +190,14 @@ class ONNXPipeline:
                 on_event=on_event,
             )
             candidate = unregistered(pair, self.model_name, on_event)
-            return make_live(candidate, target, export_name, on_event=on_event)
+            return make_live(
+                candidate,
+                target,
+                export_name,
+                adopt=adopt,
+                accept_new_geometry=accept_new_geometry,
+                on_event=on_event,
+            )
 
     def _open(self) -> Source:
         settings = self.settings

@@ -97,6 +97,7 @@ def promote(
     version = get_version(model_uri)
     export_name = check_export_name(name or version.name)
     folder = _fetch_checked(version)
+    _refuse_unverifiable(registered(read_package(folder), version), unverified)
     database = open_target(target) if isinstance(target, str) else target
     choose = partial(_choose, folder, version, database, True, on_event)
     done = _make_live(
@@ -104,7 +105,6 @@ def promote(
         version.uri,
         database,
         export_name,
-        unverified=unverified,
         adopt=adopt,
         accept_new_geometry=accept_new_geometry,
         on_event=on_event,
@@ -147,7 +147,6 @@ def make_live(
         candidate.title,
         database,
         check_export_name(export_name),
-        unverified=False,
         adopt=adopt,
         accept_new_geometry=accept_new_geometry,
         on_event=on_event,
@@ -289,7 +288,6 @@ def _make_live(
     database: Target,
     export_name: str,
     *,
-    unverified: bool,
     adopt: bool,
     accept_new_geometry: bool,
     on_event: Listener,
@@ -301,7 +299,6 @@ def _make_live(
     ):
         mended = heal(session, export_name)
         candidate = choose(session)
-        _refuse_unverifiable(candidate, unverified)
         planned = _plan(session, database, observe(session, export_name), candidate, adopt)
         live = planned.observed.live
         if planned.work is None and live is not None:

@@ -12,7 +12,7 @@ from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.names import SIDES
 from oml_mlflow.parity import ParityReport
 from oml_mlflow.precision import read_precisions
-from oml_mlflow.probes import Probe, by_side, compare_under, unsafe_reason
+from oml_mlflow.probes import Probe, by_side, compare, unsafe_reason
 from oml_mlflow.profiles import Profile
 from oml_mlflow.targets.base import Session, Target
 
@@ -64,13 +64,16 @@ def verify_pair(
             on_event(Event("verify", names[side], done, len(sent), "probes"))
     if failures and not vectors:
         raise next(iter(failures.values()))
-    return compare_under(
-        target.policy,
+    dims = next((len(vector) for vector in references.values()), 1)
+    precisions = read_precisions(metadata)
+    limits = {side: target.policy.limits(precisions[side], dims) for side in SIDES}
+    return compare(
         "Database against the pair's references",
         probes,
         vectors,
-        dict(references),
-        read_precisions(metadata),
+        references,
+        {probe.category: limits[probe.side] for probe in probes},
+        policy=target.policy,
         skipped=skipped,
         errors={key: error.message for key, error in failures.items()},
     )

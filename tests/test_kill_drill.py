@@ -6,8 +6,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import killed

@@ -12,7 +12,7 @@ import oml_mlflow
 PACKAGE = Path(oml_mlflow.__file__).parent
 # each module may import from its own line and those above
 LAYERS = [
-    {"errors", "events"},
+    {"errors", "events", "spool"},
     {"fingerprint", "ledger", "names", "profiles"},
     {"precision"},
     {"graph.encoder", "graph.image", "graph.ops", "graph.retarget", "graph.text", "graph.wire"},
@@ -24,12 +24,8 @@ LAYERS = [
     {"geometry", "package", "pair", "reference"},
     {"candidate", "evidence", "export", "scoring"},
     {"flavor", "model_card", "registry"},
-    {"plan"},
-    {"capability", "graph.capability_models", "preflight"},
-    {"connection", "targets", "targets.base", "targets.embedded", "targets.embedded_session"},
-    {"choice", "geometry_guard", "verification"},
-    {"apply"},
-    {"promotion", "rollback"},
+    {"errors", "events", "spool"},
+    {"fingerprint", "ledger", "names", "profiles"},
     {"custody", "pipeline"},
     {"cli", "cli_database", "cli_model", "cli_promotion", "console"},
 ]

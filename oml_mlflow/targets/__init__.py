@@ -13,8 +13,10 @@ def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:
 
     Args:
         uri: ``embedded:///folder`` (relative) or ``embedded:////absolute/folder``, read as
-            SQLAlchemy reads ``sqlite:///``.
-        timeout_s: How long a statement waits for another process to let go of the database.
+            SQLAlchemy reads ``sqlite:///``; or ``oracle://user@host:1521/service`` or
+            ``oracle://user@alias`` (see `OracleSettings.from_uri`).
+        timeout_s: How long to wait: for another process to let go of an embedded database, for a
+            connection to Oracle.
 
     Raises:
         ConfigError: If there is no such kind of target.
@@ -24,5 +26,12 @@ def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:
         from oml_mlflow.targets.embedded import EmbeddedTarget
 
         return EmbeddedTarget.from_uri(uri, timeout_s=timeout_s)
+    if scheme == "oracle":
+        from oml_mlflow.targets.oracle import OracleTarget
+
+        return OracleTarget.from_uri(uri, timeout_s=timeout_s)
     shown = scheme if rest else "no scheme"
-    raise ConfigError(f"there is no target of kind {shown!r}.", hint="use embedded:///folder.")
+    raise ConfigError(
+        f"there is no target of kind {shown!r}.",
+        hint="use embedded:///folder, or oracle://user@host:1521/service.",
+    )

@@ -1,0 +1,281 @@
+"""The Oracle target: a schema of Oracle Database 23ai (23.7 on) or 26ai, by python-oracledb."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import oracledb
+
+from oml_mlflow.errors import ConfigError
+from oml_mlflow.ledger import Dependant, this_process
+from oml_mlflow.names import TXT
+from oml_mlflow.policy import ParityPolicy
+from oml_mlflow.settings import PREFIX, OracleSettings, Secret
+from oml_mlflow.targets import oracle_statements as sql
+from oml_mlflow.targets.oracle_database import Database
+from oml_mlflow.targets.oracle_errors import from_driver, translated
+from oml_mlflow.targets.oracle_load import ATTRIBUTE
+from oml_mlflow.targets.oracle_preflight import NEWER, release
+from oml_mlflow.targets.oracle_session import OracleSession
+from oml_mlflow.texts import oracle_text_expression
+
+if TYPE_CHECKING:
+    from oml_mlflow.probes import Probe
+    from oml_mlflow.profiles import Profile
+
+MODULE = "oml_mlflow"
+# V$SESSION: MODULE, ACTION and CLIENT_INFO hold 64 bytes
+_SHOWN_BYTES = 64
+_DECODE_IMAGE = ("com.microsoft.extensions", "DecodeImage")
+_PUT_BACK = ("call_timeout", "autocommit", "inputtypehandler", "outputtypehandler")
+_COLUMN = re.compile(r"(?:[\w$#]+\.)?[\w$#]+\.[\w$#]+")
+_GENERAL = "onnxruntime"
+
+_log = logging.getLogger(__name__)
+
+
+class OracleTarget:
+    """A schema of an Oracle database.
+
+    Nothing is connected to before a `session` is opened; then, a connection of its own is made, or
+    the one handed in is used, or one is taken from the pool.
+
+    Args:
+        settings: How to connect; not together with the others.
+        connection: An open connection of python-oracledb. It is never closed, what is changed on it
+            is put back, and loading commits, so that it must have no transaction in progress.
+        pool: A pool of python-oracledb; its connections are given back.
+        keep: How many generations before the live one stay loaded, unless `settings` says it.
+        policy: How close vectors must be to their references, unless `settings` says it.
+        call_timeout_s: How long one call may take, unless `settings` says it.
+    """
+
+    is_probed = True
+
+    def __init__(
+        self,
+        settings: OracleSettings | None = None,
+        *,
+        connection: Any = None,
+        pool: Any = None,
+        keep: int = 1,
+        policy: ParityPolicy | None = None,
+        call_timeout_s: float = 900.0,
+    ) -> None:
+        given = [value for value in (settings, connection, pool) if value is not None]
+        if len(given) != 1:
+            raise ConfigError(
+                f"an Oracle target needs settings, a connection or a pool; {len(given)} of them "
+                "were given.",
+                hint='use OracleTarget.from_uri("oracle://user@host:1521/service"), '
+                "OracleTarget(connection=...) or OracleTarget(pool=...).",
+            )
+        self._settings, self._connection, self._pool = settings, connection, pool
+        self.keep = settings.keep if settings else keep
+        self.policy = settings.policy if settings else policy or ParityPolicy()
+        self._call_timeout_s = settings.call_timeout_s if settings else call_timeout_s
+
+    @classmethod
+    def from_uri(cls, uri: str, *, timeout_s: float | None = None) -> OracleTarget:
+        """Return the target of an ``oracle://user@host:1521/service`` URI.
+
+        Args:
+            uri: See `OracleSettings.from_uri`; never with a password.
+            timeout_s: How long to wait for a connection.
+        """
+        return cls(OracleSettings.from_uri(uri, timeout_s=timeout_s))
+
+    @property
+    def uri(self) -> str:
+        """Where it is, without secrets."""
+        if self._settings is not None:
+            return self._settings.uri
+        source = self._connection if self._connection is not None else self._pool
+        where = str(source.dsn or "").rpartition("@")[2]
+        if where.startswith("("):
+            where = " ".join(re.findall(r"\((?:HOST|PORT|SERVICE_NAME)=([^)]*)\)", where, re.I))
+        return f"{PREFIX}{quote(str(source.username or ''))}@{quote(where, safe='/:')}"
+
+    def __repr__(self) -> str:
+        """Return its URI."""
+        return f"OracleTarget({self.uri!r})"
+
+    @contextlib.contextmanager
+    def session(self, purpose: str, *, create: bool = True) -> Iterator[OracleSession]:
+        """Hold a connection for one promotion, or whatever else the purpose is.
+
+        V$SESSION shows it: MODULE ``oml_mlflow``, ACTION the purpose, CLIENT_INFO this process.
+
+        Args:
+            purpose: What for.
+            create: Whether anything may be written; tables are made once something is.
+
+        Raises:
+            LoginRefused: If user or password are wrong.
+            TargetUnreachable: If there is no such database.
+            ConfigError: If there is no password, or a transaction is in progress on a connection
+                that was handed in.
+        """
+        with self._open() as connection, self._prepared(connection, purpose):
+            db = Database(connection, self.uri, can_write=create)
+            try:
+                yield OracleSession(db)
+            except BaseException:
+                db.rollback()
+                raise
+
+    def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
+        """Return those of the stored profiles that may fit a database version, best first.
+
+        A pair made for any runtime comes last: it has operators that no database documents.
+        """
+        ranks = ["oracle-23.7", "oracle-26ai"]
+        if release(version) >= NEWER:
+            ranks.reverse()
+        rank = {name: number for number, name in enumerate(ranks)}
+        rank[_GENERAL] = len(stored) + len(ranks)
+        return sorted(stored, key=lambda name: rank.get(name, len(ranks)))
+
+    def skip_reason(self, probe: Probe, profile: Profile) -> str:
+        """Return why a golden probe can't be sent to it, or nothing."""
+        if not isinstance(probe.value, bytes):
+            return ""
+        is_png = probe.value.startswith(b"\x89PNG")
+        encoding = "PNG" if is_png else "JPEG"
+        if encoding not in profile.encodings:
+            return f"profile {profile.name} takes {', '.join(profile.encodings)}, not {encoding}"
+        if profile.decoder == _DECODE_IMAGE and jpeg_components(probe.value) == 1:
+            return (
+                "onnxruntime-extensions 0.14 to 0.15.2 write past the end of a JPEG of one "
+                "component, which can end the database's process"
+            )
+        return ""
+
+    def reembedding(self, dependant: Dependant) -> str:
+        """Return the SQL that embeds what depends on a live model anew; nothing is run."""
+        if dependant.kind == "view":
+            return f"-- {dependant.name} needs nothing: a view calls the model when it is read"
+        if dependant.kind != "column":
+            return (
+                f"-- makes {dependant.name} anew; replace the preference by one that names "
+                f"{dependant.model}\n"
+                f"ALTER INDEX {dependant.name} REBUILD PARAMETERS('REPLACE vectorizer <pref>');"
+            )
+        if not _COLUMN.fullmatch(dependant.name):
+            raise ConfigError(f"{dependant.name!r} is no column.", hint="write it as TABLE.COLUMN.")
+        table, column = dependant.name.rsplit(".", 1)
+        source = dependant.source or "<source>"
+        value = oracle_text_expression(source) if dependant.model.endswith(TXT.upper()) else source
+        call = f"VECTOR_EMBEDDING({sql.model_token(dependant.model)} USING {value} AS {ATTRIBUTE})"
+        update = f"UPDATE {table} SET {column} = {call}"  # noqa: S608
+        return f"{update}\n WHERE {source} IS NOT NULL;\nCOMMIT;"
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Any]:
+        if self._connection is not None:
+            yield self._connection
+        elif self._pool is not None:
+            with translated(f"taking a connection from the pool of {self.uri}"):
+                connection = self._pool.acquire()
+            try:
+                yield connection
+            finally:
+                with contextlib.suppress(oracledb.Error, OSError):
+                    self._pool.release(connection)
+        else:
+            connection = self._connect()
+            try:
+                yield connection
+            finally:
+                with contextlib.suppress(oracledb.Error, OSError):
+                    connection.close()
+
+    def _connect(self) -> Any:
+        settings = self._settings
+        assert settings is not None  # noqa: S101
+        password, wallet_password = settings.find_password(), settings.find_wallet_password()
+        options: dict[str, Any] = {
+            "config_dir": settings.config_dir or None,
+            "wallet_location": settings.wallet_location or None,
+            "wallet_password": wallet_password.reveal() if wallet_password else None,
+        }
+        try:
+            return oracledb.connect(
+                user=settings.user,
+                password=password.reveal(),
+                dsn=settings.dsn,
+                tcp_connect_timeout=settings.connect_timeout_s,
+                **{key: value for key, value in options.items() if value is not None},
+            )
+        except (oracledb.Error, OSError, ValueError) as error:
+            step = f"connecting to {settings.uri}"
+            shown = _without(error, password, wallet_password)
+            # without its cause, in whose text or frames a secret might be
+            raise from_driver(shown, step, state="Nothing was changed.") from None
+
+    @contextlib.contextmanager
+    def _prepared(self, connection: Any, purpose: str) -> Iterator[None]:
+        """Set what a session needs on a connection; put back what was there if it is not ours."""
+        is_ours = self._settings is not None
+        if not is_ours and connection.transaction_in_progress:
+            raise ConfigError(
+                f"the connection to {self.uri} has a transaction in progress, which would be "
+                "committed: loading a model commits. Nothing was run.",
+                hint="commit or roll back first, or hand in another connection.",
+            )
+        before = {name: getattr(connection, name) for name in _PUT_BACK}
+        connection.inputtypehandler = connection.outputtypehandler = None
+        connection.autocommit = False
+        connection.call_timeout = int(self._call_timeout_s * 1000)
+        shown: tuple[Any, ...] = (None, None, None)
+        if not is_ours:
+            [shown] = Database(connection, self.uri, can_write=False).rows(
+                sql.READ_CONTEXT, "reading what V$SESSION shows"
+            )
+        _show(connection, MODULE, purpose, this_process())
+        try:
+            yield
+        finally:
+            if not is_ours:
+                with contextlib.suppress(oracledb.Error, OSError):
+                    _show(connection, *shown)
+                    for name, value in before.items():
+                        setattr(connection, name, value)
+
+
+def jpeg_components(picture: bytes) -> int:
+    """Return how many components a JPEG says it has; 0 if it does not say.
+
+    Source: ITU-T T.81, B.2.2: the frame header holds precision, lines, samples, components.
+    """
+    at = 2
+    while at + 9 < len(picture) and picture[at] == 0xFF:
+        marker, length = picture[at + 1], int.from_bytes(picture[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return picture[at + 9]
+        at += 2 + length
+    return 0
+
+
+def _show(connection: Any, module: str | None, action: str | None, client_info: str | None) -> None:
+    connection.module = _cut(module)
+    connection.action = _cut(action)
+    connection.clientinfo = _cut(client_info)
+
+
+def _cut(text: str | None) -> str | None:
+    # None clears; of an empty text the driver sends a byte that its own length does not count
+    return text.encode()[:_SHOWN_BYTES].decode(errors="ignore") if text else None
+
+
+def _without(error: BaseException, *secrets: Secret | None) -> BaseException:
+    """Return an error whose text holds none of the secrets."""
+    text = str(error)
+    for secret in filter(None, secrets):
+        text = secret.redact(text)
+    return type(error)(text)

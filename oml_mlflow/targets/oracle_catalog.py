@@ -1,0 +1,278 @@
+"""What an Oracle schema holds: models, ledger, journal, grants, geometries and dependants."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from oml_mlflow.capability import CapabilityTable
+from oml_mlflow.ledger import Dependant, Grant, LedgerEntry, LiveState, LoadedModel, Work
+from oml_mlflow.names import IMG, SIDES, TXT, model_name, slot_name
+from oml_mlflow.targets import oracle_statements as sql
+from oml_mlflow.targets.oracle_database import Database
+from oml_mlflow.targets.oracle_load import FORMAT, is_size
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def list_models(db: Database) -> list[LoadedModel]:
+    """Return every model of the schema, by name. Read-only.
+
+    A model is ours if its comment says so and the size agrees; where the comment is gone, if the
+    ledger says that a model of ours of exactly that size was made to have the name.
+    """
+    rows = db.rows(sql.LIST_MODELS, "reading the mining models")
+    models = [_from_row(*row) for row in rows]
+    if any(model.foreign for model in models):
+        known = _recorded(db)
+        models = [_recognise(model, known) if model.foreign else model for model in models]
+    return models
+
+
+def read_ledger(db: Database, name: str | None = None) -> list[LedgerEntry]:
+    """Return promotions, oldest first. Read-only."""
+    wanted = name and name.upper()
+    entries = [entry for entry, _sizes in _ledger_rows(db)]
+    if wanted is None:
+        return entries
+    # not by their times, which come from the clocks of whoever promoted
+    return sorted((e for e in entries if e.name == wanted), key=lambda entry: entry.generation)
+
+
+def live_state(db: Database, name: str) -> LiveState:
+    """Return what is live under an export name. Read-only."""
+    name = name.upper()
+    if sql.LIVE not in db.tables:
+        return LiveState(name)
+    rows = db.rows(sql.READ_LIVE, f"reading what is live as {name}", {"name": name})
+    if not rows:
+        return LiveState(name)
+    generation, phase, work = rows[0]
+    return LiveState(name, int(generation), phase, Work.from_json(work) if work else None)
+
+
+def grants(db: Database, names: Sequence[str]) -> tuple[Grant, ...]:
+    """Return privileges on models that others were given. Read-only."""
+    found = set()
+    for name in names:
+        step = f"reading the grants on {name}"
+        for model, grantee, privilege, grantable in db.rows(
+            sql.LIST_GRANTS, step, {"model_name": name}
+        ):
+            found.add(Grant(model, grantee, privilege, grantable == "YES"))
+    return tuple(sorted(found, key=lambda g: (g.model, g.grantee, g.privilege)))
+
+
+def geometries(db: Database, name: str) -> dict[str, dict[str, np.ndarray]]:
+    """Return vectors that stand for each geometry of an export name, by id. Read-only."""
+    if sql.GEOMETRY not in db.tables:
+        return {}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    binds = {"name": name.upper()}
+    for geometry, packed in db.rows(sql.READ_GEOMETRIES, "reading the geometries", binds):
+        with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
+            found[geometry] = {key: stored[key] for key in stored.files}
+    return found
+
+
+def save_geometry(
+    db: Database, name: str, geometry: str, vectors: Mapping[str, np.ndarray]
+) -> None:
+    """Keep the vectors that stand for a geometry, unless there are some. Commits."""
+    db.ensure_tables()
+    if geometry in geometries(db, name):
+        return
+    packed = io.BytesIO()
+    np.savez(packed, **vectors)  # type: ignore[arg-type]
+    blob = db.blob(packed.getvalue())
+    binds = {"name": name.upper(), "geometry": geometry, "vectors": blob}
+    db.write(sql.INSERT_GEOMETRY, f"keeping geometry {geometry}", binds)
+    db.commit()
+
+
+def dependants(db: Database, name: str) -> list[Dependant]:
+    """Return what is known to depend on an export name's live models. Read-only.
+
+    Registered columns, views whose text names a model, and domain indexes, such as hybrid vector
+    indexes, whose parameters do.
+    """
+    found = registered_columns(db, name)
+    indexes = db.rows(sql.LIST_DOMAIN_INDEXES, "reading the domain indexes")
+    for side in SIDES:
+        live = model_name(name, side)
+        views = db.rows(sql.LIST_VIEWS, f"looking for views on {live}", {"model_name": live})
+        found += [Dependant("view", view, live) for view, text in views if _names(text, live)]
+        found += [
+            Dependant("hybrid vector index", index, live)
+            for index, parameters in indexes
+            if _names(parameters, live)
+        ]
+    return found
+
+
+def registered_columns(db: Database, name: str) -> list[Dependant]:
+    """Return the registered columns of an export name. Read-only."""
+    if sql.COLUMNS not in db.tables:
+        return []
+    rows = db.rows(sql.READ_COLUMNS, "reading the registered columns", {"name": name.upper()})
+    return [Dependant("column", column, model, source or "") for column, model, source in rows]
+
+
+def register_column(db: Database, name: str, column: Dependant) -> None:
+    """Remember that a table's column holds vectors of a live model. Commits."""
+    db.ensure_tables()
+    step, key = f"registering {column.name}", {"name": name.upper(), "column_name": column.name}
+    db.write(sql.FORGET_COLUMN, step, key)
+    db.write(sql.INSERT_COLUMN, step, {**key, "model": column.model, "source": column.source})
+    db.commit()
+
+
+def forget_column(db: Database, name: str, column: str) -> bool:
+    """Forget a registered column; return whether there was one. Commits."""
+    if sql.COLUMNS not in db.tables:
+        return False
+    binds = {"name": name.upper(), "column_name": column}
+    gone = db.write(sql.FORGET_COLUMN, f"forgetting {column}", binds)
+    db.commit()
+    return gone > 0
+
+
+def capabilities(db: Database) -> CapabilityTable | None:
+    """Return what capability probes found out, if they ever ran here. Read-only."""
+    if sql.CAPABILITIES not in db.tables:
+        return None
+    rows = db.rows(sql.READ_CAPABILITIES, "reading the capabilities")
+    return CapabilityTable.from_json(rows[0][0]) if rows else None
+
+
+def save_capabilities(db: Database, table: CapabilityTable) -> None:
+    """Keep what capability probes found out. Commits."""
+    db.ensure_tables()
+    step = "keeping the capabilities"
+    db.write(sql.FORGET_CAPABILITIES, step)
+    db.write(sql.INSERT_CAPABILITIES, step, {"content": table.to_json()})
+    db.commit()
+
+
+def _from_row(name: str, size: Any, created: Any, comments: str | None) -> LoadedModel:
+    reported = int(size or 0)
+    identity = _identity(comments)
+    if identity and is_size(reported, identity["size_bytes"]):
+        return LoadedModel(
+            name,
+            identity["side"],
+            identity["sha256"],
+            identity["dims"],
+            identity["size_bytes"],
+            identity["metadata"],
+            datetime.fromisoformat(identity["loaded_at"]),
+        )
+    at = created.replace(tzinfo=timezone.utc) if isinstance(created, datetime) else _EPOCH
+    return LoadedModel(name, "", "", 0, reported, {}, at, foreign=True)
+
+
+def _identity(comments: str | None) -> dict[str, Any] | None:
+    """Return what a comment says, if it is one of ours and whole."""
+    try:
+        found = json.loads(comments or "")
+    except ValueError:
+        return None
+    wanted = {
+        "oml_mlflow": int,
+        "side": str,
+        "sha256": str,
+        "dims": int,
+        "size_bytes": int,
+        "loaded_at": str,
+        "metadata": dict,
+    }
+    if not isinstance(found, dict) or found.get("oml_mlflow") != FORMAT:
+        return None
+    is_whole = all(isinstance(found.get(key), kind) for key, kind in wanted.items())
+    return found if is_whole else None
+
+
+def _recorded(db: Database) -> dict[str, list[tuple[int, LoadedModel]]]:
+    """Return, by name, models that the ledger says were made to have it, with their sizes."""
+    found: dict[str, list[tuple[int, LoadedModel]]] = {}
+    rows = _ledger_rows(db)
+    newest = {entry.name: entry.generation for entry, _sizes in rows}
+    for entry, sizes in rows:
+        origin = {
+            "registered_model": entry.registered_model,
+            "version": entry.version,
+            "run_id": entry.run_id,
+            "profile": entry.profile,
+        }
+        for side in sizes.keys() & entry.fingerprints.keys():
+            names = {
+                slot_name(entry.name, side, entry.generation),
+                slot_name(entry.name, side, entry.restores or entry.generation),
+            }
+            if entry.generation == newest[entry.name]:
+                names.add(model_name(entry.name, side))
+            for name in names:
+                model = LoadedModel(
+                    name,
+                    side,
+                    entry.fingerprints[side],
+                    entry.dims,
+                    sizes[side],
+                    dict(origin),
+                    entry.promoted_at or _EPOCH,
+                )
+                found.setdefault(name, []).append((sizes[side], model))
+    return found
+
+
+def _recognise(
+    model: LoadedModel, known: Mapping[str, Sequence[tuple[int, LoadedModel]]]
+) -> LoadedModel:
+    for size, recorded in reversed(known.get(model.name, ())):
+        if size == model.size_bytes:
+            return replace(recorded, loaded_at=model.loaded_at)
+    return model
+
+
+def _ledger_rows(db: Database) -> list[tuple[LedgerEntry, dict[str, int]]]:
+    if sql.LEDGER not in db.tables:
+        return []
+    return [_ledger_entry(row) for row in db.rows(sql.READ_LEDGER, "reading the ledger")]
+
+
+def _ledger_entry(row: tuple[Any, ...]) -> tuple[LedgerEntry, dict[str, int]]:
+    name, generation, action, restores, registered, version, run_id, *rest = row
+    img, txt, img_bytes, txt_bytes, dims, geometry, profile, *rest = rest
+    verification, parity, promoted_at, promoted_by = rest
+    entry = LedgerEntry(
+        name=name,
+        generation=int(generation),
+        registered_model=registered or "",
+        version=version or "",
+        run_id=run_id or "",
+        fingerprints={side: sha256 for side, sha256 in ((IMG, img), (TXT, txt)) if sha256},
+        dims=int(dims),
+        parity=json.loads(parity or "{}"),
+        promoted_at=datetime.fromisoformat(promoted_at),
+        verification=verification or "",
+        action=action,
+        restores=int(restores),
+        geometry=geometry or "",
+        profile=profile or "",
+        promoted_by=promoted_by or "",
+    )
+    sizes = {side: int(size) for side, size in ((IMG, img_bytes), (TXT, txt_bytes)) if size}
+    return entry, sizes
+
+
+def _names(text: str | None, model: str) -> bool:
+    """Return whether a text names a model as a word of its own, quoted or not, in any case."""
+    pattern = rf"(?<![\w$#]){re.escape(model)}(?![\w$#])"
+    return re.search(pattern, text or "", re.IGNORECASE) is not None

@@ -1,0 +1,186 @@
+"""Loading a model into Oracle: bytes into a BLOB, one call, its identity into its comment."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import oracledb
+
+from oml_mlflow.errors import ForeignModel, OmlMlflowError, TargetError
+from oml_mlflow.events import Event, Listener, silent
+from oml_mlflow.ledger import LoadedModel
+from oml_mlflow.names import TXT
+from oml_mlflow.targets import oracle_statements as sql
+from oml_mlflow.targets.oracle_database import Database
+from oml_mlflow.targets.oracle_errors import translated
+
+ATTRIBUTE = "DATA"
+FORMAT = 1
+_CHUNK_BYTES = 2 * 2**20
+_COMMENT_LIMIT = 4000
+# what is kept of the metadata when a comment would get too long
+_SHORT = ("registered_model", "version", "run_id", "profile", "ends", "precision")
+
+_log = logging.getLogger(__name__)
+
+
+def load(db: Database, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
+    """Load the bytes of a file under a name that is free. Writes: a model; commits.
+
+    Args:
+        db: Where to.
+        model: Its name and identity.
+        path: The file; it is read once, in chunks.
+        on_event: Told of the bytes sent.
+
+    Raises:
+        ForeignModel: If the name is taken.
+        ModelRefused: If the database does not take the graph.
+        TargetError: If the bytes are not those of the fingerprint, or another step fails. Then no
+            model of that name is there.
+    """
+    if find_size(db, model.name) is not None:
+        raise ForeignModel(
+            f"{model.name} is taken in {db.uri}. Nothing was loaded.",
+            hint="`oml-mlflow status` shows what is there; choose another name.",
+        )
+    db.ensure_tables()
+    state = f"No model {model.name} was loaded."
+    blob = _send(db, model, path, on_event, state)
+    binds = {
+        "model_name": model.name,
+        "model_data": blob,
+        "metadata": json.dumps(load_metadata(model)),
+    }
+    try:
+        db.write(sql.LOAD, f"loading {model.name}", binds, state=state)
+        del blob, binds
+        text = comment_text(model)
+        db.write(sql.comment(model.name, text), f"the comment on {model.name}", state=state)
+        _check_size(db, model)
+    except ForeignModel:
+        raise
+    except BaseException:
+        with contextlib.suppress(OmlMlflowError):
+            drop(db, [model.name])
+        raise
+
+
+def drop(db: Database, names: list[str]) -> None:
+    """Drop models by name; a name that is not there is passed over. Writes; commits."""
+    for name in names:
+        if find_size(db, name) is not None:
+            state = f"{name} is still there."
+            db.write(sql.DROP, f"dropping {name}", {"model_name": name}, state=state)
+
+
+def find_size(db: Database, name: str) -> int | None:
+    """Return what the catalogue says of a model's size, or None if there is no such model."""
+    rows = db.rows(sql.FIND_MODEL, f"looking for {name}", {"model_name": name})
+    return int(rows[0][0] or 0) if rows else None
+
+
+def is_size(reported: int, size_bytes: int) -> bool:
+    """Return whether MODEL_SIZE means so many bytes.
+
+    Bytes were reported of ONNX models in 26ai; the documentation of USER_MINING_MODELS says
+    megabytes, so that those count too.
+    """
+    return reported == size_bytes or abs(reported * 2**20 - size_bytes) <= 2**20
+
+
+def load_metadata(model: LoadedModel) -> dict[str, Any]:
+    """Return the JSON metadata that a model is loaded with.
+
+    The input mapping is explicit: nothing is left to defaults, which differ between releases.
+    Source: "JSON Metadata Parameters for ONNX Models", AI Vector Search User's Guide.
+    """
+    known = model.metadata
+    ends = known.get("ends") or {}
+    found: dict[str, Any] = {
+        "function": "embedding",
+        "embeddingOutput": ends.get("output", "embedding"),
+        "input": {ends.get("input", "input"): [ATTRIBUTE]},
+    }
+    if known.get("distance_metrics"):
+        found["suitableDistanceMetrics"] = list(known["distance_metrics"])
+    if known.get("post_processors"):
+        found["normalization"] = {"name": "Normalize"} in list(known["post_processors"])
+    if model.side == TXT and known.get("max_seq_length"):
+        found["maxSequenceLength"] = int(known["max_seq_length"])
+        found["tokenizer"] = "clip"
+    if known.get("languages"):
+        found["languages"] = list(known["languages"])
+    described = {
+        "written_by": "oml_mlflow",
+        "side": model.side,
+        "sha256": model.fingerprint,
+        "dims": model.dims,
+        "model_name": known.get("model_name"),
+        "registered_model": known.get("registered_model"),
+        "version": known.get("version"),
+        "run_id": known.get("run_id"),
+        "profile": known.get("profile"),
+    }
+    found["modelDescription"] = {key: value for key, value in described.items() if value}
+    return found
+
+
+def comment_text(model: LoadedModel, *, line_breaks: bool = False) -> str:
+    """Return the identity of a model, as its comment holds it: ASCII, at most 4000 characters.
+
+    Args:
+        model: The model.
+        line_breaks: Break lines, which SQL*Plus does not take in any length.
+    """
+    separators = (",\n" if line_breaks else ",", ":")
+    identity: dict[str, Any] = {
+        "oml_mlflow": FORMAT,
+        "side": model.side,
+        "sha256": model.fingerprint,
+        "dims": model.dims,
+        "size_bytes": model.size_bytes,
+        "loaded_at": model.loaded_at.isoformat(timespec="seconds"),
+        "metadata": model.metadata,
+    }
+    text = json.dumps(identity, separators=separators)
+    if len(text) > _COMMENT_LIMIT:
+        short = {key: model.metadata[key] for key in _SHORT if key in model.metadata}
+        text = json.dumps({**identity, "metadata": short}, separators=separators)
+    return text
+
+
+def _send(db: Database, model: LoadedModel, path: Path, on_event: Listener, state: str) -> Any:
+    """Return a temporary BLOB with a file's bytes, once they are those of the fingerprint."""
+    found, done, total = hashlib.sha256(), 0, path.stat().st_size
+    with translated(f"sending {path.name} to {db.uri}", state=state), path.open("rb") as file:
+        # not bytes: the driver turns those into RAW, or copies them whole
+        blob = db.connection.createlob(oracledb.DB_TYPE_BLOB)
+        while chunk := file.read(_CHUNK_BYTES):
+            blob.write(chunk, done + 1)
+            found.update(chunk)
+            done += len(chunk)
+            on_event(Event("upload", model.name, done, total))
+    if found.hexdigest() != model.fingerprint:
+        raise TargetError(
+            f"{model.name}: {path.name} has sha256 {found.hexdigest()[:12]}…, wanted "
+            f"{model.fingerprint[:12]}…. {state}",
+            hint="log the pair again.",
+        )
+    return blob
+
+
+def _check_size(db: Database, model: LoadedModel) -> None:
+    reported = find_size(db, model.name)
+    if reported is None or not is_size(reported, model.size_bytes):
+        raise TargetError(
+            f"{model.name}: the database holds {reported} bytes, wanted {model.size_bytes:,}. The "
+            "model was dropped again.",
+            hint="promote again; if it stays so, tell us the database's version.",
+        )
+    _log.info("loaded %s, %s bytes, into %s", model.name, model.size_bytes, db.uri)

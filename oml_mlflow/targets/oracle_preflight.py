@@ -1,0 +1,98 @@
+"""Checks that only Oracle has: version, privileges, DBMS_VECTOR, quota. Read-only."""
+
+from __future__ import annotations
+
+from oml_mlflow.errors import PrivilegeError, QuotaExceeded, TargetUnsupported
+from oml_mlflow.preflight import FAILED, NOT_RUN, OK, Check
+from oml_mlflow.targets import oracle_statements as sql
+from oml_mlflow.targets.oracle_database import Database
+from oml_mlflow.targets.oracle_errors import quota_grant
+
+# Source: "Support for Image Transformer Models", AI Vector Search User's Guide, 23.7.
+OLDEST = (23, 7)
+NEWER = (23, 26)
+_UNLIMITED = -1
+
+
+def checks(db: Database, size_bytes: int) -> list[Check]:
+    """Return what was found out about a database before anything is sent to it. Read-only.
+
+    Args:
+        db: The database.
+        size_bytes: How much is to be loaded.
+    """
+    held = {privilege for (privilege,) in db.rows(sql.LIST_PRIVILEGES, "reading privileges")}
+    return [
+        _check_version(db),
+        _check_privileges(db, held),
+        _check_package(db),
+        _check_quota(db, held, size_bytes),
+    ]
+
+
+def release(version: str) -> tuple[int, ...]:
+    """Return a version as numbers that can be compared."""
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _check_version(db: Database) -> Check:
+    if release(db.version) >= OLDEST:
+        return Check("database version", OK, db.version)
+    return Check(
+        "database version",
+        FAILED,
+        f"{db.version} can't hold image pipelines: those need 23.7 or newer.",
+        "ask a DBA for release update 23.7 or newer, or choose another database.",
+        TargetUnsupported.code,
+    )
+
+
+def _check_privileges(db: Database, held: set[str]) -> Check:
+    needed = ["CREATE MINING MODEL"]
+    if sql.CREATE_TABLES.keys() - db.tables:
+        needed.append("CREATE TABLE")
+    missing = [name for name in needed if name not in held]
+    if not missing:
+        return Check("privileges", OK, ", ".join(needed))
+    return Check(
+        "privileges",
+        FAILED,
+        f"{db.user} lacks {' and '.join(missing)}.",
+        f"ask a DBA for: GRANT {', '.join(missing)} TO {sql.quote_name(db.user)};",
+        PrivilegeError.code,
+    )
+
+
+def _check_package(db: Database) -> Check:
+    if db.rows(sql.FIND_PACKAGE, "looking for DBMS_VECTOR"):
+        return Check("DBMS_VECTOR", OK, f"{db.user} may call it.")
+    return Check(
+        "DBMS_VECTOR",
+        FAILED,
+        f"{db.user} can't see the package DBMS_VECTOR.",
+        f"ask a DBA for: GRANT EXECUTE ON SYS.DBMS_VECTOR TO {sql.quote_name(db.user)};",
+        PrivilegeError.code,
+    )
+
+
+def _check_quota(db: Database, held: set[str], size_bytes: int) -> Check:
+    needed = f"{size_bytes / 2**20:,.0f} MiB"
+    if "UNLIMITED TABLESPACE" in held:
+        return Check("quota", OK, f"unlimited; {needed} to be loaded.")
+    tablespaces = db.rows(sql.DEFAULT_TABLESPACE, "reading the default tablespace")
+    if not tablespaces:
+        return Check("quota", NOT_RUN, "the user's default tablespace is not known.")
+    tablespace = str(tablespaces[0][0])
+    rows = db.rows(sql.READ_QUOTA, "reading the quota", {"tablespace_name": tablespace})
+    used, limit = (int(rows[0][0]), int(rows[0][1])) if rows else (0, 0)
+    if limit == _UNLIMITED or limit - used >= size_bytes:
+        free = "unlimited" if limit == _UNLIMITED else f"{(limit - used) / 2**20:,.0f} MiB free"
+        return Check("quota", OK, f"{free} on {tablespace}; {needed} to be loaded.")
+    return Check(
+        "quota",
+        FAILED,
+        f"{max(0, limit - used) / 2**20:,.0f} MiB are free on {tablespace}, {needed} are to be "
+        "loaded.",
+        f"ask a DBA for: {quota_grant(sql.quote_name(db.user), tablespace, used + size_bytes)}",
+        QuotaExceeded.code,
+    )

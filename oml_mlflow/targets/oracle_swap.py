@@ -1,0 +1,241 @@
+"""The swap in Oracle: what is left to do of it, the block that does it, and its undoing."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from oml_mlflow.errors import OmlMlflowError, PlanStale, TargetError, TargetUnreachable
+from oml_mlflow.ledger import CLEANING, LOADING, SWAPPING, Grant, LiveState, LoadedModel, Work, now
+from oml_mlflow.names import model_name
+from oml_mlflow.targets import oracle_statements as sql
+from oml_mlflow.targets.oracle_catalog import grants, list_models, live_state
+from oml_mlflow.targets.oracle_database import NOTHING, Database
+from oml_mlflow.targets.oracle_load import comment_text
+
+_log = logging.getLogger(__name__)
+_PENDING = (
+    "The journal holds what is pending: PHASE in OML_MLFLOW_LIVE is 'swapping', and the pair may "
+    "be mixed until it is finished."
+)
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names that one pipeline has during a swap.
+
+    Attributes:
+        slot: Where the incoming model is.
+        live: Where it goes.
+        kept: Where the outgoing one goes; empty if there is none.
+    """
+
+    slot: str
+    live: str
+    kept: str
+
+
+def names_by_side(work: Work) -> dict[str, Names]:
+    """Return the names of each pipeline that is swapped."""
+    return {
+        side: Names(slot, model_name(work.entry.name, side), work.outgoing.get(side, ""))
+        for side, slot in work.incoming.items()
+    }
+
+
+def begin(db: Database, work: Work) -> None:
+    """Write down what is about to be done: ``whole`` becomes ``loading``. Commits.
+
+    Raises:
+        PlanStale: If the live generation is not ``work.before``, or something is under way.
+    """
+    db.ensure_tables()
+    name, step = work.entry.name, f"beginning generation {work.entry.generation}"
+    binds = {"name": name, "work": work.to_json(), "changed_at": utc_text()}
+    if db.write(sql.BEGIN_WORK, step, {**binds, "generation": work.before}) == 0:
+        state = live_state(db, name)
+        is_new = work.before == 0 and state == LiveState(name)
+        if not is_new or db.write(sql.INSERT_LIVE, step, binds) == 0:
+            db.rollback()
+            raise _stale(work, state)
+    db.commit()
+
+
+def end(db: Database, work: Work) -> None:
+    """Forget what was to be done: the phase becomes ``whole``. Commits.
+
+    Raises:
+        TargetError: If a swap is under way: that has to be finished first.
+    """
+    name = work.entry.name
+    step = f"ending generation {work.entry.generation}"
+    if db.write(sql.END_WORK, step, {"name": name, "changed_at": utc_text()}) == 0:
+        db.rollback()
+        if live_state(db, name).phase == SWAPPING:
+            raise TargetError(
+                f"{step} of {name} in {db.uri}: its swap is not finished. {_PENDING}",
+                hint="promote again: what is pending is finished first.",
+            )
+    db.commit()
+
+
+def swap(db: Database, work: Work) -> None:
+    """Give incoming models the live names and record it. Writes; commits.
+
+    What an interrupted call has done is found in the catalogue and left as it is. If the database
+    refuses a step, the renames are taken back, as far as it lets us.
+
+    Raises:
+        PlanStale: If neither ``work.before`` nor the new generation is live.
+    """
+    name = work.entry.name
+    state = live_state(db, name)
+    is_recorded = state.generation == work.entry.generation and state.phase == CLEANING
+    if not is_recorded:
+        if state.generation != work.before or state.phase not in (LOADING, SWAPPING):
+            raise _stale(work, state)
+        before = {model.name: model for model in list_models(db)}
+        _run_block(db, work, before)
+        _keep_comments(db, work, before)
+    settle_grants(db, work)
+
+
+def settle_grants(db: Database, work: Work) -> None:
+    """Make the grants on the live names those of the work, if the renames did not. Commits.
+
+    Nobody has confirmed whether grants follow a rename, so both are looked at afterwards.
+    """
+    live = [names.live for names in names_by_side(work).values()]
+    if not live:
+        return
+    found = set(grants(db, live))
+    wanted = {given for given in work.grants if given.model in live}
+    state = f"{work.entry.name} is swapped; grants on it may be missing or too many."
+    # a grant that may be passed on replaces the same one that may not, and has to go first
+    for given in sorted(found - wanted, key=_order):
+        db.write(sql.revoke(given), f"taking a grant on {given.model} back", state=state)
+    for given in sorted(wanted - found, key=_order):
+        db.write(sql.grant(given), f"a grant on {given.model}", state=state)
+
+
+def _run_block(db: Database, work: Work, before: Mapping[str, LoadedModel]) -> None:
+    name, sizes, renames = work.entry.name, {}, []
+    for side, names in names_by_side(work).items():
+        found = before.get(names.slot)
+        if found is not None:
+            renames.append(_next_rename(names, before))
+        elif names.live not in before or (names.kept and names.kept not in before):
+            raise TargetError(
+                f"{names.slot} is not loaded in {db.uri}, so that it can't become {names.live}. "
+                f"{NOTHING}",
+                hint="promote again; `oml-mlflow status` shows what is there.",
+            )
+        sizes[side] = (found or before[names.live]).size_bytes
+    block = sql.swap_block(
+        work.entry,
+        work.before,
+        sizes,
+        revokes=_pending_revokes(db, work, before),
+        renames=renames,
+        grants=work.grants if work.incoming else (),
+        at=sql.literal(utc_text(work.entry.promoted_at)),
+    )
+    try:
+        db.write(block, f"the swap of {name}", state="What it left is told below.")
+    except (PlanStale, TargetUnreachable):
+        raise
+    except OmlMlflowError as error:
+        db.rollback()
+        undone = _undo(db, work)
+        left = "The live pair is as it was." if undone else _PENDING
+        message = error.message.replace("What it left is told below.", left)
+        raise type(error)(message, hint=error.hint, details=error.details) from error
+
+
+def _next_rename(names: Names, before: Mapping[str, LoadedModel]) -> tuple[str, str, str]:
+    if names.live not in before:
+        return names.slot, names.live, ""
+    if not names.kept or names.kept in before:
+        taken = names.kept or names.live
+        raise TargetError(
+            f"{taken} is taken, so that {names.slot} can't become {names.live}. {NOTHING}",
+            hint="`oml-mlflow status` shows what is there; promote again.",
+        )
+    return names.slot, names.live, names.kept
+
+
+def _pending_revokes(
+    db: Database, work: Work, before: Mapping[str, LoadedModel]
+) -> Sequence[Grant]:
+    slots = [slot for slot in work.incoming.values() if slot in before]
+    if not work.revokes or not slots:
+        return ()
+    given = set(grants(db, slots))
+    return [grant for grant in work.revokes if grant in given]
+
+
+def _keep_comments(db: Database, work: Work, before: Mapping[str, LoadedModel]) -> None:
+    """Write the identity of a renamed model again if its comment did not come along."""
+    after = {model.name: model for model in list_models(db)}
+    for names in names_by_side(work).values():
+        for old, new in ((names.live, names.kept), (names.slot, names.live)):
+            model, found = before.get(old), after.get(new)
+            if model is None or model.foreign or found is None:
+                continue
+            if found.foreign or found.metadata != model.metadata:
+                text = comment_text(model)
+                state = f"{work.entry.name} is swapped; {new} has no comment."
+                db.write(sql.comment(new, text), f"the comment on {new}", state=state)
+
+
+def _undo(db: Database, work: Work) -> bool:
+    """Take renames back after a refusal; return whether the live pair is as it was."""
+    try:
+        if live_state(db, work.entry.name).phase != SWAPPING:
+            return True
+        loaded = {model.name for model in list_models(db)}
+        for names in names_by_side(work).values():
+            has_moved = not names.kept or names.kept in loaded
+            if names.slot not in loaded and names.live in loaded and has_moved:
+                _rename(db, names.live, names.slot)
+                loaded -= {names.live}
+            if names.kept in loaded and names.live not in loaded:
+                _rename(db, names.kept, names.live)
+        binds = {
+            "name": work.entry.name,
+            "generation": work.before,
+            "changed_at": utc_text(),
+        }
+        db.write(sql.UNDO_SWAP, f"undoing the swap of {work.entry.name}", binds)
+        db.commit()
+    except OmlMlflowError:
+        _log.warning("the swap of %s could not be undone", work.entry.name, exc_info=True)
+        return False
+    with contextlib.suppress(OmlMlflowError):
+        settle_grants(db, work)
+    return True
+
+
+def _rename(db: Database, old: str, new: str) -> None:
+    db.write(f"BEGIN {sql.rename(old, new)}; END;", f"renaming {old} back to {new}")
+
+
+def _stale(work: Work, state: LiveState) -> PlanStale:
+    under_way = f", and {state.work.holder} is at work on it" if state.work else ""
+    return PlanStale(
+        f"generation {state.generation} of {work.entry.name} is live (phase {state.phase})"
+        f"{under_way}; wanted generation {work.before}. {NOTHING}",
+        hint="plan again; `oml-mlflow history` shows who changed what.",
+    )
+
+
+def _order(given: Grant) -> tuple[str, str, str]:
+    return given.model, given.grantee, given.privilege
+
+
+def utc_text(at: datetime | None = None) -> str:
+    """Return a time, now by default, as the tables hold it."""
+    return (at or now()).astimezone(timezone.utc).isoformat(timespec="microseconds")
