@@ -140,17 +140,30 @@ def next_steps(report: ParityReport) -> list[str]:
             f"Nothing that must be right was compared on the {_side(side)} side, so nothing is "
             "proven there: see the reasons in the table below."
         )
+    if not steps and not report.ok:
+        steps.append(
+            "Do not use this pair here: see the reasons in the table below."
+            if report.rows
+            else "Nothing was compared, so nothing is proven."
+        )
     return steps or ["Nothing. The database gives the vectors that the version was logged with."]
 
 
 def _verdict_state(report: ParityReport) -> str:
+    if not report.rows:
+        return SKIPPED
     if not report.ok:
         return FAILED
     return WARNED if report.count(WARNED) else OK
 
 
 def _headline(report: ParityReport) -> str:
-    return {OK: "Passed", WARNED: "Passed, with warnings", FAILED: "Failed"}[_verdict_state(report)]
+    return {
+        OK: "Passed",
+        WARNED: "Passed, with warnings",
+        FAILED: "Failed",
+        SKIPPED: "Not compared",
+    }[_verdict_state(report)]
 
 
 def _explanation(report: ParityReport) -> str:

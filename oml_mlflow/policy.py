@@ -19,9 +19,9 @@ CLASSES: dict[str, tuple[str, ...]] = {
 MUST, WARN = "must", "warn"
 OK, FAILED, WARNED, SKIPPED = "ok", "failed", "warned", "skipped"
 
-# Follows from max-abs limits where those are tight: 512 elements that are 1e-4 off leave a cosine
-# of 0.9999974.
-_COSINES = {FLOAT32: 0.99999, FLOAT16: 0.99999, INT8: 0.99999, INT8_DYNAMIC: 0.99}
+# 512 elements that are all 1e-4 off leave a cosine of 0.9999974; int8-dynamic: 7 times as far as
+# measured between two runtimes
+_COSINES = {FLOAT32: 0.99999, FLOAT16: 0.99999, INT8: 0.99999, INT8_DYNAMIC: 0.999}
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,15 @@ class ParityPolicy:
     0.99988 there, with extensions 0.12.0 (onnxruntime 1.15.1) as with 0.15.2 (1.32.0); all else
     1.3e-7, but for accents, CJK and emoji, which 0.12.0 gets wrong or refuses.
 
+    ``int8-dynamic`` has wider limits, since its vectors depend on the runtime: 2.7e-3 and 0.99985
+    between the same two. What moves a vector by less than 8.8e-3 of an element with 512 dims can
+    hide behind them: another resampling filter, a rounded size, another standard deviation. Swapped
+    colours, a crop off by one, another mean and all faults of texts are seen.
+
     Attributes:
         warn: Classes that are only reported when they are over a limit.
         max_abs: Limits by precision, instead of `runtime_limit`.
-        cosine: Smallest cosines by precision, instead of 0.99999 (``int8-dynamic``: 0.99).
+        cosine: Smallest cosines by precision, instead of 0.99999 (``int8-dynamic``: 0.999).
     """
 
     warn: frozenset[str] = frozenset({"jpeg-420"})

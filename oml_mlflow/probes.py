@@ -146,15 +146,16 @@ def unsafe_reason(probe: Probe) -> str:
     """Return why a probe must not be sent to any database, or nothing.
 
     A JPEG of one component makes the decoder of onnxruntime-extensions 0.14.0 to 0.15.2 write past
-    its buffer, so that a whole server process may die of it (measured). No golden probe of this
-    release is one, but packages that were logged by others may hold any picture.
+    its buffer, so that a whole server process may die of it (measured); what others than three do
+    to other decoders, nobody knows. No golden probe of this release is one, but packages that were
+    logged elsewhere may hold any picture.
     """
     if not isinstance(probe.value, bytes) or not probe.value.startswith(b"\xff\xd8"):
         return ""
     components = _jpeg_components(probe.value)
     if components == 3:
         return ""
-    return f"a JPEG of {components or 'unknown'} components can crash a database's decoder"
+    return f"only JPEG of three components is safe for any decoder; this has {components or 'none'}"
 
 
 def _jpeg_components(data: bytes) -> int:
