@@ -91,8 +91,10 @@ class EngineSession:
 
     def close(self) -> None:
         """End the session: it is not alive any more, and what it did not commit is undone."""
-        self.database.alive.discard(self.unique_id)
         with self._lock:
+            if self.unique_id not in self.database.alive:
+                return
+            self.database.alive.discard(self.unique_id)
             self.undo_transaction()
             self.sqlite.close()
 
