@@ -1,3 +1,4 @@
+# ruff: noqa: S608 -- names in SQL are the engine's own
 """The data dictionary: tables that the engine writes, and views on them that users read."""
 
 from __future__ import annotations

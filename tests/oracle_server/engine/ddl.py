@@ -1,3 +1,4 @@
+# ruff: noqa: S608 -- names in SQL are the engine's own
 """Statements that define objects or give privileges: each commits by itself, before and after."""
 
 from __future__ import annotations

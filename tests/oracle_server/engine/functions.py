@@ -226,6 +226,8 @@ PLAIN = {
     "mod": (2, lambda a, b: None if a is None or b is None else a - b * int(a / b)),
 }
 # functions of SQLite that Oracle has too, with the same meaning
-SHARED = set(
-    ["count", "sum", "avg", "min", "max", "upper", "lower", "length", "substr", "instr", "trim", "ltrim", "rtrim", "replace", "coalesce", "nullif", "abs", "round", "floor", "ceil", "like", "row_number", "rank", "dense_rank", "lag", "lead", "first_value", "last_value"]
+_SHARED = (
+    "count sum avg min max upper lower length substr instr trim ltrim rtrim replace coalesce "
+    "nullif abs round floor ceil like row_number rank dense_rank lag lead first_value last_value"
 )
+SHARED = frozenset(_SHARED.split())

@@ -30,8 +30,12 @@ DEFAULT_METADATA = {
     "input": {"input": ["DATA"]},
 }
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_$#]{0,122}")
-_RESERVED = set(
-    ["ACCESS", "ADD", "ALL", "ALTER", "AND", "ANY", "AS", "ASC", "BETWEEN", "BY", "CHAR", "CHECK", "COLUMN", "COMMENT", "CREATE", "DATE", "DEFAULT", "DELETE", "DESC", "DISTINCT", "DROP", "ELSE", "EXISTS", "FOR", "FROM", "GRANT", "GROUP", "HAVING", "IN", "INDEX", "INSERT", "INTO", "IS", "LEVEL", "LIKE", "LONG", "MODE", "NOT", "NULL", "NUMBER", "OF", "ON", "OPTION", "OR", "ORDER", "RAW", "RENAME", "ROW", "ROWS", "SELECT", "SESSION", "SET", "SIZE", "TABLE", "THEN", "TO", "TRIGGER", "UNION", "UNIQUE", "UPDATE", "USER", "VALUES", "VARCHAR2", "VIEW", "WHERE", "WITH"]
+_RESERVED = (
+    "ACCESS ADD ALL ALTER AND ANY AS ASC BETWEEN BY CHAR CHECK COLUMN COMMENT CREATE DATE DEFAULT "
+    "DELETE DESC DISTINCT DROP ELSE EXISTS FOR FROM GRANT GROUP HAVING IN INDEX INSERT INTO IS "
+    "LEVEL LIKE LONG MODE NOT NULL NUMBER OF ON OPTION OR ORDER RAW RENAME ROW ROWS SELECT "
+    "SESSION SET SIZE TABLE THEN TO TRIGGER UNION UNIQUE UPDATE USER VALUES VARCHAR2 VIEW WHERE "
+    "WITH"
 )
 _CHUNK_BYTES = 2**20
 # Guesses: that a model fails on import is documented for other custom operations, and follows for
@@ -196,7 +200,7 @@ class Models:
         owner, dot, bare = (name or "").rpartition(".")
         if dot and owner.upper() != self.session.user:
             raise OraError(1031, "insufficient privileges")
-        if not _NAME.fullmatch(bare) or bare.upper() in _RESERVED:
+        if not _NAME.fullmatch(bare) or bare.upper() in _RESERVED.split():
             raise OraError(40281, "invalid model name")
         return bare.upper()
 
@@ -245,8 +249,10 @@ class Models:
         self.session.query(
             "INSERT INTO sys.models (owner, name, size_bytes, fingerprint, path, metadata, input, "
             "output, attribute, dims, is_text, created) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-            [self.session.user, name, size, fingerprint, str(path), json.dumps(metadata)]
-            + [tensor.name, output, attribute, dims, int(tensor.type == STRING), sysdate()],
+            [
+                *(self.session.user, name, size, fingerprint, str(path), json.dumps(metadata)),
+                *(tensor.name, output, attribute, dims, int(tensor.type == STRING), sysdate()),
+            ],
         )
 
     def _check_operators(self, found: OnnxFile) -> None:

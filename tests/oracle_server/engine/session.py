@@ -1,3 +1,4 @@
+# ruff: noqa: S608 -- names in SQL are the engine's own
 """One session: a user's connection to the database, its transaction and its statements."""
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     from oracle_server.engine.database import Database
 
 QUERIES, CHANGES = ("SELECT", "WITH", "("), ("INSERT", "UPDATE", "DELETE")
-_WRITES = {sqlite3.SQLITE_INSERT: "INSERT", sqlite3.SQLITE_UPDATE: "UPDATE", sqlite3.SQLITE_DELETE: "DELETE"}  # fmt: skip
+_WRITES = {
+    sqlite3.SQLITE_INSERT: "INSERT",
+    sqlite3.SQLITE_UPDATE: "UPDATE",
+    sqlite3.SQLITE_DELETE: "DELETE",
+}
 _POLL_S = 0.02
 T = TypeVar("T")
 
@@ -86,8 +91,10 @@ class EngineSession:
 
     def close(self) -> None:
         """End the session: it is not alive any more, and what it did not commit is undone."""
-        self.database.alive.discard(self.unique_id)
         with self._lock:
+            if self.unique_id not in self.database.alive:
+                return
+            self.database.alive.discard(self.unique_id)
             self.undo_transaction()
             self.sqlite.close()
 

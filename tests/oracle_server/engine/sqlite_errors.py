@@ -8,22 +8,25 @@ from collections.abc import Callable
 
 from oracle_server.statement import OraError
 
+_NO_TABLE = 'table or view "{user}"."{0}" does not exist'
+_NAME_USED = "name is already used by an existing object"
+_VIEW = "data manipulation operation not legal on this view"
 _RULES: list[tuple[str, int, str]] = [
-    (r"no such (?:table|view): (?:\w+\.)?(\S+)", 942, 'table or view "{user}"."{0}" does not exist'),
+    (r"no such (?:table|view): (?:\w+\.)?(\S+)", 942, _NO_TABLE),
     (r"no such column: (.+)", 904, '"{0}": invalid identifier'),
     (r"has no column named (\S+)", 904, '"{0}": invalid identifier'),
     (r"no such function: (\S+)", 904, '"{0}": invalid identifier'),
     (r"ambiguous column name: (\S+)", 918, '"{0}": column ambiguously specified'),
-    (r"(?:table|view|index) (\S+) already exists", 955, "name is already used by an existing object"),
+    (r"(?:table|view|index) \S+ already exists", 955, _NAME_USED),
     (r"duplicate column name: (\S+)", 957, "duplicate column name"),
-    (r"cannot modify \S+ because it is a view", 1732, "data manipulation operation not legal on this view"),
+    (r"cannot modify \S+ because it is a view", 1732, _VIEW),
     (r"(\d+) values for (\d+) columns", 913, "too many values or not enough values"),
     (r"wrong number of arguments to function (\w+)", 909, "invalid number of arguments"),
     (r"incomplete input", 936, "missing expression"),
     (r'near "(?:FROM|,|\))": syntax error', 936, "missing expression"),
     (r"syntax error", 933, "SQL command not properly ended"),
     (r"database is locked", 30006, "resource busy; acquire with WAIT timeout expired"),
-]  # fmt: skip
+]
 
 
 def as_ora_error(

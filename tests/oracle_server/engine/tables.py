@@ -1,3 +1,4 @@
+# ruff: noqa: S608 -- names in SQL are the engine's own
 """CREATE, ALTER and DROP of tables, views and indexes."""
 
 from __future__ import annotations
@@ -178,8 +179,10 @@ def _column(session: EngineSession, table: str, reader: Reader) -> tuple[str, st
     session.query(
         "INSERT INTO sys.cols VALUES (?, ?, ?, (SELECT count(*) + 1 FROM sys.cols WHERE owner = ? "
         "AND table_name = ?), ?, ?, ?, ?, ?, ?)",
-        [session.user, table, name, session.user, table, found.data_type, found.length]
-        + [found.precision, found.scale, is_null, found.vector_info],
+        [
+            *(session.user, table, name, session.user, table, found.data_type, found.length),
+            *(found.precision, found.scale, is_null, found.vector_info),
+        ],
     )
     checks = f" {found.check}" if found.check else ""
     must = " NOT NULL" if is_key and "NOT NULL" not in words else ""
@@ -225,7 +228,7 @@ def _type(name: str, reader: Reader) -> ColumnType:
         return ColumnType(data_type, data_type, size, check)
     if kind in _NUMBERS:
         check = f"CONSTRAINT [number|{name}] CHECK (typeof([{name}]) <> 'text')"
-        return ColumnType("NUMBER", "NUMBER", 22, check, *(sizes + [None, None])[:2])
+        return ColumnType("NUMBER", "NUMBER", 22, check, *[*sizes, None, None][:2])
     if kind in ("TIMESTAMP", "DATE"):
         reader.take_if("WITH", "TIME", "ZONE") or reader.take_if("WITH", "LOCAL", "TIME", "ZONE")
         check = f"CONSTRAINT [time|{name}] CHECK ([{name}] IS NULL OR [{name}] LIKE char(1) || '%')"
@@ -250,7 +253,8 @@ def _vector_type(name: str, given: list[list[Token]]) -> ColumnType:
     form = given[1][0].upper if len(given) > 1 else "*"
     if form not in _VECTOR_TYPES or not (dims == "*" or dims.isdigit()) or len(given) > 2:
         raise OraError(902, "invalid datatype")
-    check = f"CONSTRAINT [vector|{name}] CHECK ([{name}] IS NULL OR vector_dims([{name}]) > 0)"
+    is_vector = f"[{name}] IS NULL OR vector_dims([{name}]) IS NOT NULL"
+    check = f"CONSTRAINT [vector|{name}] CHECK ({is_vector})"
     if dims != "*":
         check += f" CONSTRAINT [dims|{name}] CHECK (vector_dims([{name}]) = {dims})"
     return ColumnType("VECTOR", "VECTOR", 8200, check, vector_info=f"VECTOR({dims},{form})")
@@ -313,5 +317,5 @@ def _create_index(session: EngineSession, reader: Reader) -> None:
             ddl.query(session, f"CREATE {sql} main.[{name}] ON [{table}] ({columns})")
         session.query(
             "INSERT INTO sys.indexes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [session.user, name, kind, table, unique, owner, index_type, parameters],
+            [session.user, name, kind, table, unique, owner, index_type, parameters or None],
         )

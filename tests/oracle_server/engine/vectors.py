@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
 import struct
@@ -70,6 +71,15 @@ def vector_distance(one: Any, other: Any, metric: str) -> float | None:
     raise OraError(904, f'"{metric}": invalid identifier')
 
 
+def shared_worker(python: str) -> VectorWorker:
+    """Return this process's worker for a Python executable: its imports take seconds."""
+    with _sharing:
+        if python not in _shared:
+            _shared[python] = VectorWorker(python)
+            atexit.register(_shared[python].close)
+        return _shared[python]
+
+
 class VectorWorker:
     """A process that runs models; started when first needed, and anew after it died.
 
@@ -79,7 +89,7 @@ class VectorWorker:
 
     def __init__(self, python: str = sys.executable) -> None:
         self.python = python
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
     def open(self, fingerprint: str, path: Path) -> str:
@@ -107,21 +117,26 @@ class VectorWorker:
             raise OraError(54400, f"ONNX Runtime failed: {found['error']}")
         return np.frombuffer(vector, np.float32)
 
+    def forget(self) -> None:
+        """Let go of all models."""
+        if self.process is not None:
+            self._ask({"op": "forget"}, b"")
+
     def close(self) -> None:
         """End the process."""
         with self._lock:
-            if self._process is not None:
-                self._process.kill()
-                self._process.communicate()
-                self._process = None
+            if self.process is not None:
+                self.process.kill()
+                self.process.communicate()
+                self.process = None
 
     def _ask(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
         text = json.dumps(request | {"bytes": len(data)}).encode()
         with self._lock:
-            process = self._process or subprocess.Popen(
+            process = self.process or subprocess.Popen(
                 [self.python, str(_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
-            self._process = process
+            self.process = process
             try:
                 process.stdin.write(struct.pack(">I", len(text)) + text + data)  # type: ignore[union-attr]
                 process.stdin.flush()  # type: ignore[union-attr]
@@ -131,5 +146,9 @@ class VectorWorker:
             except (OSError, struct.error) as error:
                 process.kill()
                 process.communicate()
-                self._process = None
+                self.process = None
                 raise ConnectionDropped(f"the process that runs models ended: {error}") from error
+
+
+_shared: dict[str, VectorWorker] = {}
+_sharing = threading.Lock()
