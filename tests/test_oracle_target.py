@@ -382,7 +382,7 @@ def test_vectors_are_those_of_the_pair(target: OracleTarget, tiny_pair: Pipeline
         found = session.embed("CLIP_TXT", TXT, texts)
         picture_vectors = session.embed("CLIP_IMG", IMG, [picture.value])
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, tiny_pair.embed_text(texts), atol=1e-5)
+    np.testing.assert_allclose(found, tiny_pair.embedder().embed_text(texts), atol=1e-5)
     assert picture_vectors.shape == (1, tiny_pair.dims)
 
 
@@ -762,7 +762,7 @@ def test_faults_have_their_errors(
 
     with target.session("making tables") as session:
         session.register_column("clip", Dependant("column", "T.C", "CLIP_TXT"))
-    load_fails(TargetUnreachable, "DPY-4011", Faults(drop_after_lob_bytes=300_000))
+    load_fails(TargetUnreachable, "DPY-4011", Faults(drop_after_lob_bytes=10_000))
     quota = load_fails(QuotaExceeded, "ORA-01536", Faults(quota_exceeded=True))
     assert "ALTER USER VEC QUOTA UNLIMITED ON USERS;" in quota.hint
     decode = frozenset({"com.microsoft.extensions:DecodeImage"})
@@ -824,7 +824,7 @@ def test_script_says_what_would_run(tiny_pair: PipelinePair) -> None:
         "'GRANT SELECT ON MINING MODEL CLIP_IMG TO \"APP\"'",
         "INSERT INTO OML_MLFLOW_LEDGER",
         "DROP_ONNX_MODEL(model_name => 'CLIP_IMG_S0'",
-        "PHASE = 'whole'",
+        "PHASE = 'whole', WORK = NULL",
     ]
     places = [script.index(text) for text in order]
     assert places == sorted(places)

@@ -130,7 +130,7 @@ def register_column(db: Database, name: str, column: Dependant) -> None:
     db.ensure_tables()
     step, key = f"registering {column.name}", {"name": name.upper(), "column_name": column.name}
     db.write(sql.FORGET_COLUMN, step, key)
-    db.write(sql.INSERT_COLUMN, step, {**key, "model": column.model, "source": column.source})
+    db.write(sql.INSERT_COLUMN, step, {**key, "model_name": column.model, "source": column.source})
     db.commit()
 
 

@@ -150,7 +150,7 @@ class OracleServer:
 
     def passwords(self) -> dict[str, str]:
         """Return the passwords by user."""
-        return dict(self.database.users)
+        return {n: str(getattr(u, "password", u)) for n, u in self.database.users.items()}
 
     def version(self) -> str:
         """Return the version that a login tells."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import sqlite3
@@ -16,9 +17,9 @@ from oracle_server.engine import catalogue
 from oracle_server.engine.packages import ROUTINES
 from oracle_server.engine.privileges import User, as_users
 from oracle_server.engine.session import EngineSession
-from oracle_server.engine.vectors import VectorWorker
+from oracle_server.engine.vectors import shared_worker
 from oracle_server.faults import Faults
-from oracle_server.statement import OraError
+from oracle_server.statement import ConnectionDropped, OraError
 
 # what a pair of this package uses; whether Oracle takes these two is not known
 EXTENSIONS = frozenset({"ai.onnx.contrib:CLIPTokenizer", "com.microsoft.extensions:DecodeImage"})
@@ -36,7 +37,8 @@ class Database:
             outside of ONNX's own domains is refused on load.
         max_opset: Highest opset that a model may have. ONNX Runtime 1.15.1 knows up to 19.
         max_model_bytes: Largest model; 1 GB in 23.7, 2 GB in 26ai, by the documentation.
-        worker_python: Python executable with the ONNX Runtime that models run in.
+        worker_python: Python executable with the ONNX Runtime that models run in. Databases of one
+            process share what runs them.
         directories: Folders by DIRECTORY name.
         grants_follow_rename: Whether RENAME_MODEL leaves privileges on the model as they are.
             Oracle's behaviour is not documented.
@@ -68,7 +70,7 @@ class Database:
         self.grants_follow_rename = grants_follow_rename
         self.comments_follow_rename = comments_follow_rename
         self.lock_wait_s = lock_wait_s
-        self.worker = VectorWorker(worker_python)
+        self.worker = shared_worker(worker_python)
         self.statements: list[tuple[str, str]] = []
         self.folder = Path(tempfile.mkdtemp(prefix="oracle-stand-in-"))
         self.alive: set[str] = set()
@@ -83,8 +85,9 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """End the process that runs models, and remove all files."""
-        self.worker.close()
+        """Let go of all models, and remove all files."""
+        with contextlib.suppress(ConnectionDropped):
+            self.worker.forget()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def open_session(self, user: str) -> EngineSession:

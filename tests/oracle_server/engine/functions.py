@@ -100,9 +100,14 @@ def to_outside(value: Any) -> Any:
     return value
 
 
-def column(name: str, values: list[Any]) -> Column:
-    """Describe a column by SQLite's values in it."""
+_DECLARED = {"CLOB": CLOB, "BLOB": BLOB, "NUMBER": NUMBER, "RAW": RAW}
+
+
+def column(name: str, values: list[Any], declared: str = "") -> Column:
+    """Describe a column by SQLite's values in it, or by its declared type if it has none."""
     value = next((v for v in values if v is not None), None)
+    if value is None and declared:
+        return Column(name, _DECLARED.get(declared.partition("(")[0], VARCHAR))
     if is_vector(value):
         vector = unpack_vector(value)
         return Column(name, VECTOR, _VECTOR_FORMATS[vector.typecode], len(vector))

@@ -7,25 +7,18 @@ refused with ORA-06550 before the first step runs, as Oracle does for what it ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from oracle_server.engine.expressions import (
-    Expression,
-    Frame,
-    Names,
-    call_routine,
-    parse,
-    syntax_error,
-)
-from oracle_server.engine.functions import to_inside
-from oracle_server.engine.tokens import BIND, NUMBER, Reader, Token, tokenize
-from oracle_server.statement import Call, OraError, Rows
+from oracle_server.engine.expressions import call_routine, parse
+from oracle_server.engine.names import Expression, Frame, Names, syntax_error
+from oracle_server.engine.plsql_sql import SqlCompiler, Step, fitted
+from oracle_server.engine.tokens import BIND, NUMBER, Reader, Token
+from oracle_server.statement import Call, OraError
 
 if TYPE_CHECKING:
     from oracle_server.engine.session import EngineSession
 
-Step = Callable[[Frame], None]
 _TYPES = {
     **dict.fromkeys(["VARCHAR2", "VARCHAR", "CHAR"], "VARCHAR2"),
     **dict.fromkeys(("NUMBER", "INTEGER", "PLS_INTEGER", "BINARY_INTEGER"), "NUMBER"),
@@ -90,11 +83,8 @@ def _run(step: Step, frame: Frame) -> None:
         raise OraError(1476, "divisor is equal to zero") from error
 
 
-class _Compiler:
+class _Compiler(SqlCompiler):
     """Turns tokens into steps."""
-
-    def __init__(self, session: EngineSession, reader: Reader, names: Names) -> None:
-        self.session, self.reader, self.names = session, reader, names
 
     def whole(self) -> Step:
         """Compile all of the block."""
@@ -118,26 +108,22 @@ class _Compiler:
             told = str(syntax_error(self.reader)).partition(": ")[2]
         return OraError(code, f"line {line}, column {column}:\n{told}", error.offset)
 
-    def _need(self, *words: str) -> None:
-        if not self.reader.take_if(*words):
-            raise syntax_error(self.reader)
-
     def _block(self) -> Step:
         outer, steps = self.names, list[Step]()
         self.names = Names(outer.binds, outer)
         if self.reader.take_if("DECLARE"):
             while not self.reader.looks_at("BEGIN"):
                 steps += self._declaration()
-        self._need("BEGIN")
+        self.need("BEGIN")
         body = self._steps("EXCEPTION", "END")
         handlers = list[tuple[list[str], Step]]()
         if self.reader.take_if("EXCEPTION"):
             while self.reader.take_if("WHEN"):
                 handlers.append(self._handler())
-        self._need("END")
+        self.need("END")
         if self.reader.peek().is_name:
             self.reader.take()
-        self._need(";")
+        self.need(";")
         codes = dict(self.names.exceptions)
         self.names = outer
 
@@ -159,33 +145,33 @@ class _Compiler:
     def _declaration(self) -> list[Step]:
         reader = self.reader
         if reader.take_if("PRAGMA"):
-            self._need("EXCEPTION_INIT")
-            self._need("(")
+            self.need("EXCEPTION_INIT")
+            self.need("(")
             name = reader.take_name()
-            self._need(",")
-            self._need("-")
+            self.need(",")
+            self.need("-")
             self.names.exceptions[name] = int(reader.take().text)
-            self._need(")")
-            self._need(";")
+            self.need(")")
+            self.need(";")
             return []
         if not reader.peek().is_name or reader.peek().upper in ("PROCEDURE", "FUNCTION", "CURSOR"):
             raise syntax_error(reader)
         name = reader.take_name()
         if reader.take_if("EXCEPTION"):
             self.names.exceptions[name] = None
-            self._need(";")
+            self.need(";")
             return []
         reader.take_if("CONSTANT")
         limit, slot = self._variable(name)
         value: Expression | None = None
         if reader.take_if(":=") or reader.take_if("DEFAULT"):
             value = parse(reader, self.names)
-        self._need(";")
+        self.need(";")
 
         def run(frame: Frame) -> None:
             frame.values[slot] = None
             if value is not None:
-                frame.values[slot] = _fitted(value.value(frame), limit)
+                frame.values[slot] = fitted(value.value(frame), limit)
 
         return [run]
 
@@ -212,7 +198,7 @@ class _Compiler:
             if name != "OTHERS" and name not in self.names.exceptions:
                 told = f"PLS-00201: identifier '{name}' must be declared"
                 raise OraError(6550, told, self.reader.peek().start)
-        self._need("THEN")
+        self.need("THEN")
         return listed, self._steps("WHEN", "END")
 
     def _steps(self, *ends: str) -> Step:
@@ -251,9 +237,9 @@ class _Compiler:
         if upper == "FOR":
             return self._for()
         if upper in ("SELECT", "WITH", "INSERT", "UPDATE", "DELETE"):
-            return self._sql()
+            return self.sql()
         if upper == "EXECUTE":
-            return self._dynamic()
+            return self.dynamic()
         if upper == "RAISE":
             return self._raise()
         if upper == "RAISE_APPLICATION_ERROR":
@@ -262,7 +248,7 @@ class _Compiler:
             reader.take()
             if upper in ("COMMIT", "ROLLBACK"):
                 reader.take_if("WORK")
-            self._need(";")
+            self.need(";")
             return _simple(upper)
         if token.kind == BIND or (token.is_name and reader.peek(1).upper == ":="):
             return self._assignment()
@@ -279,14 +265,14 @@ class _Compiler:
             if condition.type not in ("BOOLEAN", "NULL"):
                 told = "PLS-00382: expression is of wrong type"
                 raise OraError(6550, told, self.reader.peek().start)
-            self._need("THEN")
+            self.need("THEN")
             branches.append((condition, self._steps("ELSIF", "ELSE", "END")))
             if not self.reader.take_if("ELSIF"):
                 break
         if self.reader.take_if("ELSE"):
             otherwise = self._steps("END")
-        self._need("END", "IF")
-        self._need(";")
+        self.need("END", "IF")
+        self.need(";")
 
         def run(frame: Frame) -> None:
             for condition, step in branches:
@@ -302,18 +288,18 @@ class _Compiler:
         """Compile ``FOR row IN (query) LOOP ... END LOOP``."""
         self.reader.take()
         name = self.reader.take_name()
-        self._need("IN")
+        self.need("IN")
         if not self.reader.looks_at("("):
             raise syntax_error(self.reader)
         inside = self.reader.parenthesised()
-        query, columns = self._query(inside)
-        self._need("LOOP")
+        query, columns = self.query(inside)
+        self.need("LOOP")
         outer = self.names
         self.names = Names(outer.binds, outer)
         slots = [self.names.declare(f"{name}.{column}", "") for column in columns]
         body = self._steps("END")
-        self._need("END", "LOOP")
-        self._need(";")
+        self.need("END", "LOOP")
+        self.need(";")
         self.names = outer
 
         def run(frame: Frame) -> None:
@@ -323,111 +309,15 @@ class _Compiler:
 
         return run
 
-    def _query(self, tokens: Sequence[Token]) -> tuple[Callable[[Frame], list[Any]], list[str]]:
-        text = self._text(tokens)
-        done = self._compiled(tokens)
-        columns = self.session.column_names(done)
-
-        def run(frame: Frame) -> list[Any]:
-            values = [frame.values[name] for name in done.params]
-            found = frame.session.counted(
-                text, lambda: frame.session.execute(done, values, tokens[0].upper)
-            )
-            assert isinstance(found, Rows)
-            frame.rowcount = len(found.rows)
-            return found.rows
-
-        return run, columns
-
-    def _sql(self) -> Step:
-        tokens, targets = self._until_semicolon()
-        text, verb = self._text(tokens), tokens[0].upper
-        if verb in ("SELECT", "WITH"):
-            if not targets:
-                told = "PLS-00428: an INTO clause is expected in this SELECT statement"
-                raise OraError(6550, told, tokens[0].start)
-            query, _ = self._query(tokens)
-            return lambda frame: self._store(frame, query(frame), targets)
-        done = self._compiled(tokens)
-
-        def run(frame: Frame) -> None:
-            values = [frame.values[name] for name in done.params]
-            found = frame.session.counted(text, lambda: frame.session.execute(done, values, verb))
-            frame.rowcount = found if isinstance(found, int) else None
-
-        return run
-
-    def _until_semicolon(self) -> tuple[list[Token], list[str]]:
-        """Take a SQL statement; return it without its INTO, and the slots of that."""
-        reader, tokens, targets = self.reader, list[Token](), list[str]()
-        depth, is_insert = 0, reader.looks_at("INSERT")
-        while not reader.looks_at(";"):
-            token = reader.peek()
-            if not token.kind:
-                raise syntax_error(reader)
-            if token.upper == "INTO" and depth == 0 and not is_insert:
-                reader.take()
-                targets.append(self._target())
-                while reader.take_if(","):
-                    targets.append(self._target())
-                continue
-            depth += {"(": 1, ")": -1}.get(token.upper, 0)
-            tokens.append(reader.take())
-        reader.take()
-        return tokens, targets
-
-    def _compiled(self, tokens: Sequence[Token]) -> Any:
-        """Translate static SQL; names in it that mean columns are not variables."""
-        columns = self.session.columns_of([t.name for t in tokens if t.is_name])
-        slots = {n: s for n, s in self.names.slots.items() if n not in columns}
-        try:
-            done = self.session.translate(tokens, self.reader.text, slots)
-            self.session.compile(done)
-        except OraError as error:
-            told = OraError(6550, f"PL/SQL: {error}", error.offset or tokens[0].start)
-            raise told from error
-        for name in done.params:
-            if name.startswith(":") and name[1:] not in self.names.binds:
-                raise OraError(1008, "not all variables bound")
-        return done
-
-    def _text(self, tokens: Sequence[Token]) -> str:
-        last = tokens[-1]
-        return self.reader.text[tokens[0].start : last.start + len(last.text)]
-
-    def _target(self) -> str:
-        """Take a variable or bind that something is assigned to; return its slot."""
-        token = self.reader.peek()
-        if token.kind == BIND:
-            self.reader.take()
-            if token.name not in self.names.binds:
-                raise OraError(1008, "not all variables bound")
-            self.names.assigned.add(":" + token.name)
-            return ":" + token.name
-        if not token.is_name or token.name not in self.names.slots:
-            told = f"PLS-00201: identifier '{token.text}' must be declared"
-            raise OraError(6550, told, token.start)
-        return self.names.slots[self.reader.take().name]
-
-    def _store(self, frame: Frame, rows: list[Any], targets: list[str]) -> None:
-        if not rows:
-            raise OraError(1403, "no data found")
-        if len(rows) > 1:
-            raise OraError(1422, "exact fetch returns more than requested number of rows")
-        if len(rows[0]) != len(targets):
-            raise OraError(947, "not enough values")
-        for slot, value in zip(targets, rows[0], strict=True):
-            frame.values[slot] = _fitted(value, self.names.limits.get(slot, 0))
-
     def _assignment(self) -> Step:
-        slot = self._target()
-        self._need(":=")
+        slot = self.target()
+        self.need(":=")
         value = parse(self.reader, self.names)
-        self._need(";")
+        self.need(";")
         limit = self.names.limits.get(slot, 0)
 
         def run(frame: Frame) -> None:
-            frame.values[slot] = _fitted(value.value(frame), limit)
+            frame.values[slot] = fitted(value.value(frame), limit)
 
         return run
 
@@ -435,8 +325,8 @@ class _Compiler:
         start = self.reader.peek()
         first = self.reader.at
         expression, returns = call_routine(self.reader, self.names, start.start)
-        text = self._text(self.reader.tokens[first : self.reader.at])
-        self._need(";")
+        text = self.text(self.reader.tokens[first : self.reader.at])
+        self.need(";")
         if returns:
             raise OraError(6550, f"PLS-00221: '{start.name}' is not a procedure", start.start)
         return lambda frame: frame.session.counted(text, lambda: expression.value(frame))
@@ -447,7 +337,7 @@ class _Compiler:
         if name and name not in self.names.exceptions:
             told = f"PLS-00201: identifier '{name}' must be declared"
             raise OraError(6550, told, self.reader.peek().start)
-        self._need(";")
+        self.need(";")
         code = self.names.exceptions.get(name) or 6510
 
         def run(frame: Frame) -> None:
@@ -463,12 +353,12 @@ class _Compiler:
 
     def _application_error(self) -> Step:
         self.reader.take()
-        self._need("(")
+        self.need("(")
         number = parse(self.reader, self.names)
-        self._need(",")
+        self.need(",")
         message = parse(self.reader, self.names)
-        self._need(")")
-        self._need(";")
+        self.need(")")
+        self.need(";")
 
         def run(frame: Frame) -> None:
             code = number.value(frame)
@@ -476,41 +366,6 @@ class _Compiler:
                 told = f"error number argument to raise_application_error of {code} is out of range"
                 raise OraError(21000, told)
             raise OraError(-code, str(message.value(frame) or ""))
-
-        return run
-
-    def _dynamic(self) -> Step:
-        """Compile ``EXECUTE IMMEDIATE text [INTO ...] [USING ...]``."""
-        self.reader.take()
-        self._need("IMMEDIATE")
-        text = parse(self.reader, self.names)
-        targets, given = list[str](), list[Expression]()
-        if self.reader.take_if("INTO"):
-            targets.append(self._target())
-            while self.reader.take_if(","):
-                targets.append(self._target())
-        if self.reader.take_if("USING"):
-            self.reader.take_if("IN")
-            given.append(parse(self.reader, self.names))
-            while self.reader.take_if(","):
-                self.reader.take_if("IN")
-                given.append(parse(self.reader, self.names))
-        self._need(";")
-
-        def run(frame: Frame) -> None:
-            sql = to_inside(text.value(frame))
-            if sql is None:
-                raise OraError(6535, "statement string in EXECUTE IMMEDIATE is NULL or 0 length")
-            tokens = tokenize(sql)
-            values = [expression.value(frame) for expression in given]
-            if tokens[0].upper in ("BEGIN", "DECLARE"):
-                raise OraError(3001, "unimplemented feature: EXECUTE IMMEDIATE of a block")
-            session = frame.session
-            found = session.counted(sql, lambda: session.run_statement(sql, tokens, values, {}))
-            frame.rowcount = found if isinstance(found, int) else 0
-            if isinstance(found, Rows) and targets:
-                frame.rowcount = len(found.rows)
-                self._store(frame, found.rows, targets)
 
         return run
 
@@ -540,12 +395,3 @@ def _handler_for(
             if name == "OTHERS" or name == raised or (known is not None and known == error.code):
                 return step
     return None
-
-
-def _fitted(value: Any, limit: int) -> Any:
-    """Return a value that fits into a VARCHAR2 variable, or fail."""
-    if isinstance(value, str) and not value:
-        return None
-    if limit and isinstance(value, str) and len(value.encode()) > limit:
-        raise OraError(6502, "PL/SQL: value or conversion error: character string buffer too small")
-    return value

@@ -91,8 +91,10 @@ class EngineSession:
 
     def close(self) -> None:
         """End the session: it is not alive any more, and what it did not commit is undone."""
-        self.database.alive.discard(self.unique_id)
         with self._lock:
+            if self.unique_id not in self.database.alive:
+                return
+            self.database.alive.discard(self.unique_id)
             self.undo_transaction()
             self.sqlite.close()
 
@@ -205,8 +207,24 @@ class EngineSession:
             self.begin()
         cursor, rows = self._guard(done, done.sql, inside)
         names = [part[0].upper().replace(" ", "") for part in cursor.description]
-        columns = [functions.column(name, [row[i] for row in rows]) for i, name in enumerate(names)]
+        declared = self._declared() if any(None in row for row in rows) or not rows else {}
+        columns = [
+            functions.column(name, [row[i] for row in rows], declared.get(name, ""))
+            for i, name in enumerate(names)
+        ]
         return Rows(columns, [tuple(functions.to_outside(v) for v in row) for row in rows])
+
+    def _declared(self) -> dict[str, str]:
+        """Return the declared types of the columns of the user's tables, by name of the column.
+
+        A driver that executes a statement again counts on the types it saw before, also where
+        there was no value.
+        """
+        sql = (
+            "SELECT p.name, p.type FROM main.sqlite_master m, pragma_table_info(m.name) p "
+            "WHERE m.type = 'table'"
+        )
+        return {name.upper(): declared.upper() for name, declared in self.query(sql)}
 
     def compile(self, done: Translated) -> None:
         """Raise the error that a statement would have for the names in it."""

@@ -253,7 +253,8 @@ def _vector_type(name: str, given: list[list[Token]]) -> ColumnType:
     form = given[1][0].upper if len(given) > 1 else "*"
     if form not in _VECTOR_TYPES or not (dims == "*" or dims.isdigit()) or len(given) > 2:
         raise OraError(902, "invalid datatype")
-    check = f"CONSTRAINT [vector|{name}] CHECK ([{name}] IS NULL OR vector_dims([{name}]) > 0)"
+    is_vector = f"[{name}] IS NULL OR vector_dims([{name}]) IS NOT NULL"
+    check = f"CONSTRAINT [vector|{name}] CHECK ({is_vector})"
     if dims != "*":
         check += f" CONSTRAINT [dims|{name}] CHECK (vector_dims([{name}]) = {dims})"
     return ColumnType("VECTOR", "VECTOR", 8200, check, vector_info=f"VECTOR({dims},{form})")
@@ -316,5 +317,5 @@ def _create_index(session: EngineSession, reader: Reader) -> None:
             ddl.query(session, f"CREATE {sql} main.[{name}] ON [{table}] ({columns})")
         session.query(
             "INSERT INTO sys.indexes VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [session.user, name, kind, table, unique, owner, index_type, parameters],
+            [session.user, name, kind, table, unique, owner, index_type, parameters or None],
         )

@@ -26,6 +26,9 @@ class Sessions:
     def __init__(self) -> None:
         self._sessions: OrderedDict[str, Any] = OrderedDict()
 
+    def clear(self) -> None:
+        self._sessions.clear()
+
     def get(self, fingerprint: str, path: str) -> Any:
         if fingerprint not in self._sessions:
             options = onnxruntime.SessionOptions()
@@ -57,6 +60,9 @@ def answer(
     sessions: Sessions, request: dict[str, Any], data: bytes
 ) -> tuple[dict[str, Any], bytes]:
     """Return what a request asks for, or the error that the runtime raised."""
+    if request["op"] == "forget":
+        sessions.clear()
+        return {}, b""
     try:
         session = sessions.get(request["fingerprint"], request["path"])
         if request["op"] == "open":

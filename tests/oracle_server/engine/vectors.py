@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import re
 import struct
@@ -70,6 +71,15 @@ def vector_distance(one: Any, other: Any, metric: str) -> float | None:
     raise OraError(904, f'"{metric}": invalid identifier')
 
 
+def shared_worker(python: str) -> VectorWorker:
+    """Return this process's worker for a Python executable: its imports take seconds."""
+    with _sharing:
+        if python not in _shared:
+            _shared[python] = VectorWorker(python)
+            atexit.register(_shared[python].close)
+        return _shared[python]
+
+
 class VectorWorker:
     """A process that runs models; started when first needed, and anew after it died.
 
@@ -107,6 +117,11 @@ class VectorWorker:
             raise OraError(54400, f"ONNX Runtime failed: {found['error']}")
         return np.frombuffer(vector, np.float32)
 
+    def forget(self) -> None:
+        """Let go of all models."""
+        if self.process is not None:
+            self._ask({"op": "forget"}, b"")
+
     def close(self) -> None:
         """End the process."""
         with self._lock:
@@ -133,3 +148,7 @@ class VectorWorker:
                 process.communicate()
                 self.process = None
                 raise ConnectionDropped(f"the process that runs models ended: {error}") from error
+
+
+_shared: dict[str, VectorWorker] = {}
+_sharing = threading.Lock()
