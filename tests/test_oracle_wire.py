@@ -107,9 +107,7 @@ def server(database: TinyDatabase) -> Iterator[OracleServer]:
 
 
 def connect(server: OracleServer, **changes: Any) -> oracledb.Connection:
-    return oracledb.connect(
-        **{"user": "vec", "password": PASSWORD, "dsn": server.dsn, **changes}
-    )
+    return oracledb.connect(**{"user": "vec", "password": PASSWORD, "dsn": server.dsn, **changes})
 
 
 @pytest.fixture
@@ -185,7 +183,9 @@ def test_login_without_fast_authentication(database: TinyDatabase) -> None:
 @pytest.mark.parametrize("sdu", [8192, 32768])
 def test_packet_sizes(database: TinyDatabase, server: OracleServer, sdu: int) -> None:
     prefix = {"connection_id_prefix": "p" * 80, "program": "x" * 60}
-    database.answers["select text"] = lambda *_: Rows([Column("T", types.VARCHAR)], [("x" * 30_000,)])
+    database.answers["select text"] = lambda *_: Rows(
+        [Column("T", types.VARCHAR)], [("x" * 30_000,)]
+    )
     with connect(server, sdu=sdu, **prefix) as connection:
         assert connection.sdu == sdu
         assert select(connection, "select text") == [("x" * 30_000,)]
@@ -264,7 +264,7 @@ def test_fault_of_the_engine_is_kept(database: TinyDatabase) -> None:
 
 SCALARS: list[tuple[int, Any, list[Any]]] = [
     (types.VARCHAR, oracledb.DB_TYPE_VARCHAR, ["", "x" * 4000, "🐕ß"]),
-    (types.NUMBER, oracledb.DB_TYPE_NUMBER, [0, -1, 10**37, decimal.Decimal("-0.00125"), 99.5]),
+    (types.NUMBER, oracledb.DB_TYPE_NUMBER, [0, -1, 10**37, -0.5, 99.5, 1e-130]),
     (types.RAW, oracledb.DB_TYPE_RAW, [b"\0", bytes(range(256))]),
     (types.BINARY_DOUBLE, oracledb.DB_TYPE_BINARY_DOUBLE, [0.1, -1e300]),
     (types.BINARY_FLOAT, oracledb.DB_TYPE_BINARY_FLOAT, [0.5, -2.25]),
@@ -316,8 +316,8 @@ def test_timestamp_with_time_zone_is_bound(
     with connection.cursor() as cursor:
         cursor.setinputsizes(oracledb.DB_TYPE_TIMESTAMP_TZ)
         cursor.execute("insert into t values (:1)", [when])
-    (value,) = bound(database)
-    assert value.replace(tzinfo=None) in (when.replace(tzinfo=None), value.replace(tzinfo=None))
+    # The driver keeps the clock and drops the zone.
+    assert bound(database) == [when.replace(tzinfo=datetime.timezone.utc)]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_vectors_of_every_format(
     rows = Rows([Column("V", types.VECTOR, vector_format, dims)], [(vector,)] * 300)
     database.answers["select vector"] = lambda *_: rows
     for _ in range(2):
-        assert select(connection, "select vector from t where a = :a") == [(vector,)] * 300
+        assert select(connection, "select vector from t") == [(vector,)] * 300
     with connection.cursor() as cursor:
         cursor.execute("insert into t values (:1, :2)", [vector, "after"])
     assert bound(database) == [vector, "after"]
@@ -356,8 +356,10 @@ def test_out_values(connection: oracledb.Connection, database: TinyDatabase) -> 
 
     database.answers["begin :t"] = answer
     with connection.cursor() as cursor:
-        text, number, clob = cursor.var(str, 100), cursor.var(oracledb.DB_TYPE_NUMBER), cursor.var(
-            oracledb.DB_TYPE_CLOB
+        text, number, clob = (
+            cursor.var(str, 100),
+            cursor.var(oracledb.DB_TYPE_NUMBER),
+            cursor.var(oracledb.DB_TYPE_CLOB),
         )
         nothing = cursor.var(str)
         for i in range(3):
@@ -368,9 +370,7 @@ def test_out_values(connection: oracledb.Connection, database: TinyDatabase) -> 
             assert (clob.getvalue().read(), nothing.getvalue()) == (TEXT, None)
 
 
-def test_executemany_and_reexecute(
-    connection: oracledb.Connection, database: TinyDatabase
-) -> None:
+def test_executemany_and_reexecute(connection: oracledb.Connection, database: TinyDatabase) -> None:
     with connection.cursor() as cursor:
         cursor.executemany("insert into t values (:1, :2)", [(i, f"s{i}") for i in range(100)])
         assert cursor.rowcount == 100
@@ -460,7 +460,6 @@ def test_large_upload_is_fast_and_right(
             assert received.read_at(offset, chunk) == offset.to_bytes(8, "big") + block
         path = received.path
         assert path.stat().st_size == megabytes * MB
-        lob.close() if hasattr(lob, "_closed") else None
         del lob
         select(connection)
         assert not path.exists()

@@ -92,7 +92,7 @@ def decode_number(raw: bytes) -> int | decimal.Decimal:
     if places >= 0:
         return (whole if positive else -whole) * 10**places
     number = decimal.Decimal((0 if positive else 1, tuple(map(int, str(whole))), places))
-    return int(number) if number == number.to_integral_value() else number
+    return int(number) if number == number.to_integral_value() else number.normalize()
 
 
 def sortable(ieee: bytes) -> bytes:

@@ -153,7 +153,9 @@ class Statements:
         rows = self._read_rows(cursor, sent, 1 if is_query else count)
         if len(sent) < len(is_out):
             rows = [_with_outs(row, cursor.bind_types, is_out) for row in rows]
-        self._run(number, rows, count if is_query else 0, is_query, bool(options & REEXECUTE_COMMIT))
+        self._run(
+            number, rows, count if is_query else 0, is_query, bool(options & REEXECUTE_COMMIT)
+        )
 
     def _run(
         self,
@@ -196,8 +198,10 @@ class Statements:
     def _answer_query(
         self, number: int, cursor: Cursor, result: Rows, wanted_rows: int
     ) -> list[bytes]:
+        kinds = [column.type for column in result.columns]
+        if cursor.result is None or kinds != [column.type for column in cursor.result.columns]:
+            cursor.wanted = [None] * len(kinds)  # or else what the client said last time holds
         cursor.result, cursor.fetched = result, 0
-        cursor.wanted = [None] * len(result.columns)
         description = describe(result.columns)
         if any(column.type in LOB_TYPES for column in result.columns):
             # The client says first how it wants them; the rows come then.
