@@ -45,7 +45,7 @@ class TinyDatabase:
     users: dict[str, str] = field(default_factory=lambda: {"VEC": PASSWORD})
     version: str = "23.26.1.0.0"
     faults: TinyFaults = field(default_factory=TinyFaults)
-    answers: dict[str, Callable[[TinySession, Call], None | int | Rows]] = field(
+    answers: dict[str, Callable[[TinySession, Call], int | Rows | None]] = field(
         default_factory=dict
     )
     calls: list[Call] = field(default_factory=list)
@@ -66,7 +66,7 @@ class TinySession:
         self.threads: set[int] = set()
         self.closed = threading.Event()
 
-    def handle(self, call: Call) -> None | int | Rows:
+    def handle(self, call: Call) -> int | Rows | None:
         self.threads.add(threading.get_ident())
         self.database.calls.append(call)
         for start, answer in self.database.answers.items():

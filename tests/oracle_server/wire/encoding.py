@@ -135,7 +135,7 @@ def encode_date(when: datetime.date) -> bytes:
 
 
 def encode_timestamp(when: datetime.datetime, with_zone: bool = False) -> bytes:
-    """Return a TIMESTAMP: a DATE and nanoseconds, in UTC and with an offset where there is a zone."""
+    """Return a TIMESTAMP: a DATE and nanoseconds; with a zone in UTC, and its offset."""
     zone = b""
     if with_zone:
         offset = when.utcoffset() or datetime.timedelta(0)

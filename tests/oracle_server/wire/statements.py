@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,7 +40,7 @@ class EngineSession(Protocol):
     client_info: str | None
     in_transaction: bool
 
-    def handle(self, call: Call) -> None | int | Rows: ...
+    def handle(self, call: Call) -> int | Rows | None: ...
     def commit(self) -> None: ...
     def rollback(self) -> None: ...
     def close(self) -> None: ...
@@ -189,8 +188,8 @@ class Statements:
         end = call_error(None, self._session.in_transaction, number, affected)
         stream.reply(*outs, no_parameters(), end)
 
-    def _handle(self, call: Call) -> None | int | Rows:
-        outcome: None | int | Rows = self._engine.run(
+    def _handle(self, call: Call) -> int | Rows | None:
+        outcome: int | Rows | None = self._engine.run(
             self._session.handle, call, cancelled=call.cancelled
         )
         return outcome
