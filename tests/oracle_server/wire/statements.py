@@ -171,6 +171,8 @@ class Statements:
             for binds in rows:
                 for bind, name in zip(binds, names, strict=False):
                     bind.name = name
+                    if isinstance(bind.value, OraError):
+                        raise bind.value
                 calls.append(Call(cursor.text, binds))
                 result = self._handle(calls[-1])
                 affected += result if isinstance(result, int) else 0
