@@ -171,6 +171,8 @@ class Statements:
             for binds in rows:
                 for bind, name in zip(binds, names, strict=False):
                     bind.name = name
+                    if isinstance(bind.value, OraError):
+                        raise bind.value
                 calls.append(Call(cursor.text, binds))
                 result = self._handle(calls[-1])
                 affected += result if isinstance(result, int) else 0
@@ -197,8 +199,10 @@ class Statements:
     def _answer_query(
         self, number: int, cursor: Cursor, result: Rows, wanted_rows: int
     ) -> list[bytes]:
+        kinds = [column.type for column in result.columns]
+        if cursor.result is None or kinds != [column.type for column in cursor.result.columns]:
+            cursor.wanted = [None] * len(kinds)  # or else what the client said last time holds
         cursor.result, cursor.fetched = result, 0
-        cursor.wanted = [None] * len(result.columns)
         description = describe(result.columns)
         if any(column.type in LOB_TYPES for column in result.columns):
             # The client says first how it wants them; the rows come then.
