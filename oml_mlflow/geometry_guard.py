@@ -18,6 +18,9 @@ from oml_mlflow.geometry import (
 from oml_mlflow.ledger import LedgerEntry
 from oml_mlflow.names import SIDES
 from oml_mlflow.plan import Observed, Plan
+from oml_mlflow.policy import MUST
+from oml_mlflow.probes import unsafe_reason
+from oml_mlflow.profiles import get_profile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 _GEOMETRY = "g-"
 
 
-def with_geometry(session: Session, plan: Plan, candidate: Candidate) -> Plan:
+def with_geometry(session: Session, plan: Plan, candidate: Candidate, target: Target) -> Plan:
     """Return the plan with its geometry, compared with what is live. Read-only.
 
     Where nobody has recorded the live pair's vectors, as where others loaded it, the live models
@@ -44,7 +47,14 @@ def with_geometry(session: Session, plan: Plan, candidate: Candidate) -> Plan:
     if entry is not None and entry.geometry:
         live = LiveVectors(entry.geometry, entry.dims)
     elif entry is not None or plan.adoption is not None:
-        measured = _measure(session, observed, candidate.probes)
+        profile = get_profile(candidate.profile)
+        sent = [
+            probe
+            for probe in candidate.probes
+            if target.policy.level(probe.category) == MUST
+            and not (unsafe_reason(probe) or target.skip_reason(probe, profile))
+        ]
+        measured = _measure(session, observed, sent)
         live = LiveVectors("", entry.dims if entry else 0)
         if measured:
             # the version's own id where they are equal, so that later versions find it too

@@ -352,7 +352,7 @@ def _plan(
         target=database.uri,
         title=candidate.title,
     )
-    return with_geometry(session, planned, candidate)
+    return with_geometry(session, planned, candidate, database)
 
 
 def _refuse_unverifiable(candidate: Candidate, unverified: bool) -> None:

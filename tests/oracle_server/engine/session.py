@@ -17,6 +17,7 @@ from oracle_server.engine.privileges import quota_exceeded
 from oracle_server.engine.sql import Translated, Translator
 from oracle_server.engine.sqlite_errors import as_ora_error
 from oracle_server.engine.tokens import Token, tokenize
+from oracle_server.engine.text_functions import TEXT
 from oracle_server.engine.vectors import to_vector, vector_dims, vector_distance
 from oracle_server.statement import Call, ConnectionDropped, OraError, Rows
 
@@ -356,7 +357,8 @@ class EngineSession:
 
             return called
 
-        for name, (count, function) in functions.PLAIN.items():
+        plain = {**functions.PLAIN, **TEXT}
+        for name, (count, function) in plain.items():
             connection.create_function(name, count, kept(function))
         own: dict[str, tuple[int, Callable[..., Any]]] = {
             "session_user": (0, lambda: self.user),
@@ -370,7 +372,7 @@ class EngineSession:
         for name, (count, function) in own.items():
             connection.create_function(name, count, kept(function))
         connection.create_function("vector_dims", 1, vector_dims, deterministic=True)
-        self._functions = functions.SHARED | set(functions.PLAIN) | set(own) | {"vector_dims"}
+        self._functions = functions.SHARED | set(plain) | set(own) | {"vector_dims"}
 
     def context(self, namespace: str, parameter: str) -> str | None:
         """SYS_CONTEXT of the namespace USERENV."""
