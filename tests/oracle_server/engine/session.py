@@ -324,7 +324,7 @@ class EngineSession:
         database = self.database
         connection = sqlite3.connect(
             database.schema_file(self.user),
-            timeout=_POLL_S,
+            timeout=database.lock_wait_s,
             isolation_level=None,
             detect_types=sqlite3.PARSE_DECLTYPES,
             check_same_thread=False,
@@ -342,6 +342,8 @@ class EngineSession:
         for name, query in views.items():
             connection.execute(f"CREATE TEMP VIEW [{name}] AS {query}")
         self._catalogue = set(views)
+        # only now: the last session to close empties the log, and a new one has to wait for that
+        connection.execute(f"PRAGMA busy_timeout = {int(_POLL_S * 1000)}")
         connection.set_authorizer(self._authorize)
         return connection
 
