@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from oml_mlflow.pair import PipelinePair
     from oml_mlflow.pipeline import EmbeddingModel, MiningFunction, ONNXPipeline
     from oml_mlflow.promotion import promote
+    from oml_mlflow.rollback import rollback
     from oml_mlflow.targets import open_target
     from oml_mlflow.template import EmbeddingModelConfig, ONNXPipelineConfig
 
@@ -42,6 +43,7 @@ __all__ = [
     "log_model",
     "open_target",
     "promote",
+    "rollback",
     "save_model",
 ]
 
@@ -59,6 +61,7 @@ _HOMES = {
     "pair": ("PipelinePair",),
     "pipeline": ("EmbeddingModel", "MiningFunction", "ONNXPipeline"),
     "promotion": ("promote",),
+    "rollback": ("rollback",),
     "targets": ("open_target",),
     "template": ("EmbeddingModelConfig", "ONNXPipelineConfig"),
 }

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import logging
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-FORMAT_VERSION = 1
+from oml_mlflow.errors import (
+    CapabilityMissing,
+    ForeignModel,
+    LoginRefused,
+    PrivilegeError,
+    QuotaExceeded,
+    TargetError,
+    TargetLocked,
+    TargetUnreachable,
+    TargetUnsupported,
+)
+from oml_mlflow.events import Event, Listener, silent
+from oml_mlflow.ledger import LoadedModel, now
+from oml_mlflow.names import IMG, TXT
+
+if TYPE_CHECKING:
+    from oml_mlflow.targets.base import Session
+
+FORMAT_VERSION = "1.0"
+SCRATCH_PREFIX = "OML_MLFLOW_PROBE_"
 OPERATOR, ANTIALIAS, INTEGER, INPUT = "operator", "antialias", "integer", "input"
 STRING, BYTES = "string", "uint8"
+_SCRATCH = re.compile(rf"{SCRATCH_PREFIX}\d+")
+_CODE = re.compile(r"\bORA-\d{5}\b")
+# errors of a database, or on the way to it, that say nothing about what it can run
+_NO_ANSWER = (
+    ForeignModel,
+    LoginRefused,
+    PrivilegeError,
+    QuotaExceeded,
+    TargetLocked,
+    TargetUnreachable,
+    TargetUnsupported,
+)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, order=True)
@@ -61,6 +100,15 @@ class Answer:
     taken: bool | None
     message: str = ""
 
+    def __str__(self) -> str:
+        """Return it for people, such as ``ai.onnx.contrib:CLIPTokenizer, refused with ORA-…``."""
+        if self.taken:
+            return f"{self.capability}, taken"
+        if self.taken is None:
+            return f"{self.capability}, {self.message}"
+        code = _CODE.search(self.message)
+        return f"{self.capability}, refused {f'with {code[0]}' if code else f'({self.message})'}"
+
 
 @dataclass(frozen=True)
 class CapabilityTable:
@@ -86,6 +134,23 @@ class CapabilityTable:
         answered = {row.capability for row in self.rows if row.taken is not None}
         return [need for need in needs if need not in answered]
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return the table as a list of flat dicts."""
+        shown = {True: "takes", False: "refuses", None: "not run"}
+        return [
+            {**asdict(r.capability), "state": shown[r.taken], "message": r.message}
+            for r in self.rows
+        ]
+
+    def age(self, at: datetime | None = None) -> str:
+        """Return how long ago it was asked, for people: ``12 minutes``, ``3 days``."""
+        seconds = max(0.0, ((at or now()) - self.probed_at).total_seconds())
+        for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+            if seconds >= size:
+                count = int(seconds // size)
+                return f"{count} {unit}{'s' if count > 1 else ''}"
+        return "less than a minute"
+
     def to_json(self) -> str:
         """Return it as one JSON document."""
         document = {
@@ -106,3 +171,172 @@ class CapabilityTable:
         )
         probed_at = datetime.fromisoformat(stored["probed_at"])
         return cls(rows, probed_at, stored["database_version"])
+
+
+def needs(path: Path) -> tuple[Capability, ...]:
+    """Return what a pipeline needs of the database that is to run it. Read-only.
+
+    Weights are passed over: memory stays small.
+
+    Raises:
+        PackageError: If the file is no ONNX model.
+    """
+    from oml_mlflow.graph.capability_models import read_needs
+
+    return read_needs(path)
+
+
+def probe_capabilities(
+    session: Session, needs: Sequence[Capability], on_event: Listener = silent
+) -> CapabilityTable:
+    """Ask a database for capabilities, with a model of a few kilobytes for each.
+
+    Each is loaded under a scratch name, embeds one value, and is dropped in any case; what an
+    earlier run left is dropped first. No model or value is known to crash any release of
+    onnxruntime-extensions. An error that says nothing about a capability, such as a lost
+    connection or a missing privilege, is no answer: then the rest is not asked.
+
+    Args:
+        session: The database. No other process may be probing it under the same user.
+        needs: What to ask for.
+        on_event: Told of progress.
+
+    Returns:
+        The answers, and those that this version of the database gave before to other questions.
+
+    Side effects: Writes scratch models, drops them, and keeps the answers; commits.
+    """
+    _drop_leftovers(session)
+    before = session.capabilities()
+    kept: dict[Capability, Answer] = {}
+    if before is not None and before.database_version == session.version:
+        kept = {answer.capability: answer for answer in before.rows}
+    asked, obstacle = tuple(dict.fromkeys(needs)), None
+    for number, capability in enumerate(asked, 1):
+        if obstacle is None:
+            try:
+                kept[capability] = _ask(session, capability, f"{SCRATCH_PREFIX}{number}")
+            except _NO_ANSWER as error:
+                _log.warning("capability probes stopped: %s", error)
+                obstacle = error
+        if obstacle is not None and capability not in kept:
+            kept[capability] = Answer(capability, None, f"not run: {obstacle.message}")
+        on_event(Event("probe", "capabilities", number, len(asked), "probes"))
+    table = CapabilityTable(tuple(kept.values()), now(), session.version)
+    if not isinstance(obstacle, TargetUnreachable):
+        session.save_capabilities(table)
+    return table
+
+
+def choose_profile(
+    stored: Mapping[str, Sequence[Capability]],
+    ranked: Sequence[str],
+    table: CapabilityTable | None,
+) -> str:
+    """Return the best stored profile of whose needs the database refused none.
+
+    Args:
+        stored: What the pair of each profile needs.
+        ranked: Names of profiles, best first; at least one.
+        table: What the database answered; None if it was never asked.
+
+    Raises:
+        CapabilityMissing: If it refused something to each; names what, and the command that makes
+            a pair without it.
+    """
+    refusals = {name: table.missing(stored[name]) if table else [] for name in ranked}
+    for name in ranked:
+        if not refusals[name]:
+            return name
+    told = [
+        f"the pair for {name} needs {' and '.join(str(answer) for answer in answers)}"
+        for name, answers in refusals.items()
+    ]
+    rows = [
+        {"profile": name, "needs": str(answer.capability), "message": answer.message}
+        for name, answers in refusals.items()
+        for answer in answers
+    ]
+    raise CapabilityMissing(
+        f"the database, version {table.database_version if table else 'unknown'}, can run none of "
+        f"the stored pairs: {'; '.join(told)}. Nothing was loaded.",
+        hint=next_command([answer for answers in refusals.values() for answer in answers]),
+        details={"refused": rows},
+    )
+
+
+def next_command(refused: Sequence[Answer]) -> str:
+    """Return what makes a pair that does without what was refused, where there is such a thing."""
+    kinds = {answer.capability.kind for answer in refused}
+    decoders = [
+        a.capability.operator
+        for a in refused
+        if a.capability.kind == OPERATOR and a.capability.input == BYTES
+    ]
+    if decoders:
+        return (
+            f"name the database's own decode operator instead of {decoders[0]}: `oml-mlflow "
+            "export MODEL NAME --decode-op DOMAIN:NAME`, log that pair, and promote it."
+        )
+    if INTEGER in kinds:
+        return (
+            "export it with INT8 weights that are computed in float32 (`oml-mlflow export MODEL "
+            "NAME --quantize-model`), log that pair, and promote it."
+        )
+    if kinds & {OPERATOR, ANTIALIAS, INPUT}:
+        return (
+            "log a pair for another profile too (`oml-mlflow log IMG TXT --register NAME --profile "
+            "oracle-23.7`), or use a newer database; then ask again with `oml-mlflow preflight "
+            "--probe`."
+        )
+    return "ask again with `oml-mlflow preflight --probe`."
+
+
+def _ask(session: Session, capability: Capability, name: str) -> Answer:
+    """Return the answer to one question; raises what is no answer."""
+    from oml_mlflow.graph.capability_models import probe_model
+
+    probe = probe_model(capability)
+    if probe is None:
+        return Answer(capability, None, "not run: only loading the pair itself can tell")
+    side = TXT if capability.input == STRING else IMG
+    model = LoadedModel(
+        name=name,
+        side=side,
+        fingerprint=hashlib.sha256(probe.data).hexdigest(),
+        dims=probe.dims,
+        size_bytes=len(probe.data),
+        # an origin, though an empty one, so that the catalogue knows it as ours
+        metadata={
+            "registered_model": "",
+            "version": "",
+            "run_id": "",
+            "ends": {"input": "input", "output": "embedding"},
+            "unknown_operators": [],
+            "capability": str(capability),
+        },
+        loaded_at=now(),
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="oml_mlflow_") as folder:
+            path = Path(folder) / "probe.onnx"
+            path.write_bytes(probe.data)
+            session.load(model, path)
+        vector = session.embed(name, side, [probe.value])[0]
+    except _NO_ANSWER:
+        raise
+    except TargetError as error:
+        return Answer(capability, False, error.message)
+    finally:
+        # the error that is under way says more; a leftover goes with the next run
+        with contextlib.suppress(TargetError):
+            session.drop([name])
+    wrong = probe.judge(vector)
+    return Answer(capability, not wrong, wrong)
+
+
+def _drop_leftovers(session: Session) -> None:
+    names = [m.name for m in session.list_models() if _SCRATCH.fullmatch(m.name)]
+    if names:
+        _log.warning("dropping %s, which an earlier run left", ", ".join(names))
+        session.drop(names)

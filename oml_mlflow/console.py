@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
@@ -30,7 +30,37 @@ from rich.text import Text
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.events import Event, Listener
 
+if TYPE_CHECKING:
+    from oml_mlflow.parity import ParityReport
+
 _USAGE, _INTERRUPTED = 64, 130
+_DEFAULT_TARGET = "embedded:///database"
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
+name_option = click.option(
+    "--name", help="Export name in the database; the registered model's name by default."
+)
+
+
+def target_option(function: _F) -> _F:
+    """Give a verb the options --target and --timeout."""
+    timeout = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0),
+        default=30.0,
+        show_default=True,
+        help="Seconds to wait for another process to let go of the database.",
+    )
+    target = click.option(
+        "--target",
+        default=_DEFAULT_TARGET,
+        show_default=True,
+        envvar="OML_MLFLOW_TARGET",
+        help="Database: embedded:///folder, or oracle://user@host:1521/service.",
+    )
+    return target(timeout(function))
+
 
 # a fingerprint and where it is fit on one line of a log or pipe
 _PIPE_WIDTH = 160
@@ -92,6 +122,29 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     out.print(table)
+
+
+def show_report(report: ParityReport) -> None:
+    """Write a comparison to stdout: its classes, then its probes, then what it comes to."""
+    from oml_mlflow.parity import COLUMNS
+
+    show_table(
+        report.title,
+        ("class", "demanded", "probes", "max abs", "cosine", "state"),
+        [
+            (
+                c.category,
+                c.level,
+                f"{c.compared} of {c.count}",
+                f"{c.max_abs:.1e}" if c.compared else "-",
+                f"{c.min_cosine:.7f}" if c.compared else "-",
+                c.state,
+            )
+            for c in report.by_class()
+        ],
+    )
+    show_table("Probes", COLUMNS, report.to_table())
+    out.print(f"{'right' if report.ok else 'WRONG'}: {report.summary}.", markup=False)
 
 
 def show_error(error: OmlMlflowError) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import socket
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from oml_mlflow.errors import TargetError
+
+_SLOT = re.compile(r"_S\d+$")
 VERIFIED, UNVERIFIED = "verified", "unverified"
 
 PROMOTE, ROLLBACK, ADOPT, DROP = "promote", "rollback", "adopt", "drop"
@@ -60,8 +65,7 @@ class LedgerEntry:
         verification: ``verified``: the golden probes were compared in the database;
             ``unverified``: they could not be.
         action: ``promote``, ``rollback``, ``adopt`` or ``drop``.
-        restores: Generation that first loaded these models; its own, unless it brought back a
-            kept one.
+        restores: Generation whose place it takes: its own, or that which a rollback went to.
         geometry: Id of the space that the vectors are in; empty if unknown.
         profile: Profile of the pair.
         promoted_by: User, host and process.
@@ -192,6 +196,24 @@ class Dependant:
     name: str
     model: str
     source: str = ""
+
+
+def refuse_unplanned(names: Sequence[str], live_state: Callable[[str], LiveState]) -> None:
+    """Raise TargetError for a live name that no journal says is to be dropped.
+
+    Args:
+        names: Names that are about to be dropped.
+        live_state: What is live under an export name.
+    """
+    for name in names:
+        if _SLOT.search(name) or not name.endswith(("_IMG", "_TXT")):
+            continue
+        work = live_state(name[: -len("_IMG")]).work
+        if work is None or name not in work.drops:
+            raise TargetError(
+                f"{name} is a live name, and no drop of it was begun. Nothing was dropped.",
+                hint="use `oml-mlflow drop NAME --yes`.",
+            )
 
 
 def this_process() -> str:

@@ -16,6 +16,7 @@ _SLOT_DIGITS = 6
 _MODEL_NAME_LIMIT = 123
 EXPORT_NAME_LIMIT = _MODEL_NAME_LIMIT - len("_img") - len("_S") - _SLOT_DIGITS
 _LEGAL = re.compile(r"[A-Za-z][A-Za-z0-9_$#]*")
+_COLUMN = re.compile(r"[A-Za-z_][\w$#]*(\.[A-Za-z_][\w$#]*){1,2}", re.ASCII)
 
 
 def check_export_name(name: str) -> str:
@@ -58,3 +59,18 @@ def model_name(export_name: str, side: str) -> str:
 def slot_name(export_name: str, side: str, generation: int) -> str:
     """Return the name under which a generation is held while it is not live."""
     return f"{model_name(export_name, side)}_S{generation}"
+
+
+def check_column(name: str) -> tuple[str, str]:
+    """Return table and column of ``table.column`` or ``schema.table.column``.
+
+    Raises:
+        InvalidName: If it is neither; quoted names are not supported.
+    """
+    if _COLUMN.fullmatch(name) is None:
+        raise InvalidName(
+            f"{name!r} names no column. Nothing was changed.",
+            hint="write it as table.column or schema.table.column, without quotes.",
+        )
+    table, _, column = name.rpartition(".")
+    return table, column

@@ -37,6 +37,7 @@ class PackagedPair:
         metadata: Template metadata.
         ends: Names of input and output by side.
         unknown_operators: Operators that the process which logged the pair could not run, by side.
+        stored_profiles: Names of all profiles that the package holds a pair for.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class PackagedPair:
     metadata: dict[str, Any]
     ends: dict[str, Ends]
     unknown_operators: dict[str, tuple[str, ...]]
+    stored_profiles: tuple[str, ...] = ()
 
     def check_fingerprints(self) -> None:
         """Raise PackageError if a file's bytes are not those that were logged."""
@@ -154,6 +156,7 @@ def _packaged(root: Path, section: Mapping[str, Any], profile: str | None) -> Pa
             for side in SIDES
             if entry[side].get("unknown_operators")
         },
+        stored_profiles=tuple(profiles),
     )
 
 

@@ -128,12 +128,14 @@ class PipelinePair:
                 on_event(Event("export", item, done, total))
 
             fingerprints[side] = retarget_pipeline(self.path(side), path, profile, report)
+        found = {side: read_interface(path, side).unknown_operators for side, path in paths.items()}
         return replace(
             self,
             img=paths[IMG],
             txt=paths[TXT],
             fingerprints=fingerprints,
             profile=profile.name,
+            unknown_operators={side: unknown for side, unknown in found.items() if unknown},
         )
 
     def path(self, side: str) -> Path:

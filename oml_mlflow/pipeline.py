@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
@@ -18,6 +17,7 @@ from oml_mlflow.pair import PipelinePair
 from oml_mlflow.presets import PRESETS, check_download, check_expectations
 from oml_mlflow.profiles import DEFAULT_PROFILE, Profile, get_profile
 from oml_mlflow.source import Source, open_source
+from oml_mlflow.spool import spool
 from oml_mlflow.template import MULTIMODAL_CLIP, ONNXPipelineConfig, warn_deprecated
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ class ONNXPipeline:
         *,
         profile: str | Profile = DEFAULT_PROFILE,
         validate: bool = True,
+        adopt: bool = False,
+        accept_new_geometry: bool = False,
         on_event: Listener = silent,
     ) -> Promotion:
         """Make the model the live pair ``<export_name>_IMG``, ``<export_name>_TXT`` of a database.
@@ -146,12 +148,16 @@ class ONNXPipeline:
         The database is that of ``oml_mlflow.connect``. As in a promotion, the pair is loaded into
         slots, embeds the golden probes there, and must give this process's vectors before it gets
         the live names; a pair that was live stays loaded in its slots. Local files are made in a
-        temporary folder (``TMPDIR``) and removed, also on an error.
+        private temporary folder (below ``TMPDIR``) and removed, also on an error, and after a kill
+        by the next run.
 
         Args:
             export_name: Base of both in-database names.
             profile: See `export2file`.
             validate: Compare the pair with the model's own Python code first.
+            adopt: Take over models of others under the live names; they are kept.
+            accept_new_geometry: Go on too where vectors that were stored from the live pair can't
+                be compared with new ones.
             on_event: Told of progress.
 
         Returns:
@@ -161,8 +167,10 @@ class ONNXPipeline:
             ConfigError: If nothing is connected.
             InvalidName: If the name can't be that of an in-database model.
             SourceError: See `export2file`.
+            PreflightError, ForeignModel, GeometryChanged: If the database can't take it, or should
+                not; nothing was loaded. `PrivilegeError`, `QuotaExceeded` and others likewise.
             ParityError: If a vector is not what it should be; the live pair is as it was.
-            ApplyError: If a step fails; the live pair is as it was.
+            ApplyError: If a step fails; the message says what state was left.
 
         Side effects: Writes models and a ledger row to the target; commits.
         """
@@ -172,7 +180,7 @@ class ONNXPipeline:
         # imported here: needs MLflow, whose import takes seconds
         from oml_mlflow.promotion import make_live, unregistered
 
-        with tempfile.TemporaryDirectory(prefix="oml_mlflow-") as folder:
+        with spool() as folder:
             pair = export_pair(
                 self._open(),
                 self.config,
@@ -183,7 +191,14 @@ class ONNXPipeline:
                 on_event=on_event,
             )
             candidate = unregistered(pair, self.model_name, on_event)
-            return make_live(candidate, target, export_name, on_event=on_event)
+            return make_live(
+                candidate,
+                target,
+                export_name,
+                adopt=adopt,
+                accept_new_geometry=accept_new_geometry,
+                on_event=on_event,
+            )
 
     def _open(self) -> Source:
         settings = self.settings

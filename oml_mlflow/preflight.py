@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oml_mlflow.capability import Capability, CapabilityTable, needs, next_command
+from oml_mlflow.errors import ERRORS_BY_CODE, InvalidName, PreflightError
+from oml_mlflow.ledger import ADOPT, LOADING, WHOLE, LoadedModel
+from oml_mlflow.names import SIDES, check_export_name, model_name, slot_name
+
+if TYPE_CHECKING:
+    from oml_mlflow.graph.finding import Finding
+    from oml_mlflow.profiles import Profile
+    from oml_mlflow.targets.base import Session, Target
 
 OK, FAILED, SKIPPED, NOT_RUN = "ok", "failed", "skipped", "not run"
+FORMAT_VERSION = "1.0"
+_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -24,8 +38,257 @@ class Check:
     state: str
     message: str
     hint: str = ""
-    error: str = "preflight-failed"
+    error: str = PreflightError.code
 
     def to_row(self) -> dict[str, Any]:
         """Return the check as a flat dict."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """All checks that come before a promotion.
+
+    Attributes:
+        title: What was checked, such as ``CLIP in oracle://…``.
+        rows: The checks, in the order in which they were made.
+    """
+
+    title: str
+    rows: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether none failed; one that was not run is no failure."""
+        return bool(self.rows) and not self.failed
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.rows if check.state == FAILED)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return the checks as a list of flat dicts."""
+        return [check.to_row() for check in self.rows]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report for programs."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "title": self.title,
+            "ok": self.ok,
+            "checks": self.to_rows(),
+        }
+
+    def demand(self) -> None:
+        """Raise the error of the first failed check, which tells of all of them.
+
+        Raises:
+            PreflightError: Or the class that the check names, such as `PrivilegeError`,
+                `QuotaExceeded`, `ForeignModel`, `InvalidName` or `CapabilityMissing`.
+        """
+        if not self.failed:
+            return
+        first = self.failed[0]
+        told = "; ".join(f"{check.name}: {check.message.rstrip('.')}" for check in self.failed)
+        count = f"{len(self.failed)} of {len(self.rows)} checks failed"
+        raise ERRORS_BY_CODE.get(first.error, PreflightError)(
+            f"{self.title}: {count}: {told}. Nothing was loaded.",
+            hint=first.hint or "`oml-mlflow preflight` shows every check.",
+            details={"rows": self.to_rows()},
+        )
+
+
+def preflight(
+    session: Session,
+    target: Target,
+    export_name: str,
+    package_paths: Mapping[str, Path],
+    profile: Profile,
+    *,
+    adopt: bool = False,
+    capabilities: CapabilityTable | None = None,
+) -> Preflight:
+    """Return every check of a database before a pair is promoted into it. Read-only.
+
+    Args:
+        session: The database.
+        target: What it is.
+        export_name: Name of the pair there.
+        package_paths: The pair's files by side.
+        profile: What they were made for.
+        adopt: Whether models of others under the live names may be taken over.
+        capabilities: What the database answered to capability probes; by default what is kept.
+
+    Raises:
+        TargetError: If the database can't be read.
+    """
+    title = f"{export_name.upper()} in {target.uri}"
+    names = _check_names(export_name)
+    if names.state == FAILED:
+        return Preflight(title, (names,))
+    rows = [names, _check_models(session, export_name, adopt), _check_journal(session, export_name)]
+    rows += [_check_file(side, package_paths[side], profile, target) for side in SIDES]
+    rows.append(_check_capabilities(session, target, package_paths, capabilities))
+    rows += session.checks(sum(path.stat().st_size for path in package_paths.values()))
+    return Preflight(title, tuple(rows))
+
+
+def _check_names(export_name: str) -> Check:
+    """Check that both pipelines and all their slots can be in-database models.
+
+    A reserved word can't occur: none of Oracle's ends in ``_IMG`` or ``_TXT``, as every name does
+    here, or in ``_S`` and a number, as slots do. Source: "Oracle SQL Reserved Words", SQL Language
+    Reference.
+    """
+    try:
+        check_export_name(export_name)
+    except InvalidName as error:
+        return Check("names", FAILED, error.message, error.hint, InvalidName.code)
+    longest = max((slot_name(export_name, side, 999_999) for side in SIDES), key=len)
+    live = " and ".join(model_name(export_name, side) for side in SIDES)
+    return Check(
+        "names",
+        OK,
+        f"{live} are legal, and no reserved words; slots have at most {len(longest)} characters",
+    )
+
+
+def _check_models(session: Session, export_name: str, adopt: bool) -> Check:
+    """Check who made the models that have the live names."""
+    models = {model.name: model for model in session.list_models()}
+    names = [model_name(export_name, side) for side in SIDES]
+    found = [models[name] for name in names if name in models]
+    ledger = session.ledger(export_name.upper())
+    is_adopted = bool(ledger) and ledger[-1].action == ADOPT
+    strangers = [model for model in found if model.foreign and not is_adopted]
+    if strangers and not adopt:
+        return Check(
+            "existing models",
+            FAILED,
+            f"not loaded by this package: {'; '.join(_described(m) for m in strangers)}",
+            "choose another name (--name), or take them over with --adopt: they are kept, and "
+            "never dropped.",
+            "model-foreign",
+        )
+    if strangers:
+        shown = "; ".join(_described(model) for model in strangers)
+        return Check("existing models", OK, f"to be adopted, and kept: {shown}")
+    if not found:
+        return Check("existing models", OK, f"none of {' and '.join(names)} is there yet")
+    return Check("existing models", OK, f"to be replaced: {'; '.join(map(_described, found))}")
+
+
+def _described(model: LoadedModel) -> str:
+    name, version = model.metadata.get("registered_model"), model.metadata.get("version")
+    if model.foreign:
+        origin = "of others"
+    else:
+        origin = f"{name} version {version}" if name else "from export2db"
+    return (
+        f"{model.name} ({origin}, {model.size_bytes:,} bytes, loaded "
+        f"{model.loaded_at:%Y-%m-%d %H:%M} UTC)"
+    )
+
+
+def _check_journal(session: Session, export_name: str) -> Check:
+    """Report what an earlier run left; the next one heals it, so that this never fails."""
+    state = session.live_state(export_name.upper())
+    work = state.work
+    if state.phase == WHOLE or work is None:
+        return Check("journal", OK, f"nothing under way; generation {state.generation} is live")
+    since = f" since {work.started_at:%Y-%m-%d %H:%M} UTC" if work.started_at else ""
+    if state.phase == LOADING:
+        then = f"undoes it; generation {state.generation} stays live"
+    else:
+        then = f"finishes it; then generation {work.entry.generation} is live"
+    return Check(
+        "journal",
+        OK,
+        f"{work.entry.action} by {work.holder or 'somebody'} is under way{since} (phase "
+        f"{state.phase}); the next run {then}",
+    )
+
+
+def _check_file(side: str, path: Path, profile: Profile, target: Target) -> Check:
+    """Check a file by the rules of the profile, as `oml-mlflow check` does."""
+    from oml_mlflow.graph.rules import check_file
+
+    name = f"{side} file"
+    findings = check_file(path, profile, embedding_output=_embedding_output(path))
+    errors = [f for f in findings if f.is_error and not _is_asked(f, target)]
+    warnings = len(findings) - sum(f.is_error for f in findings)
+    size = f"{path.name}, {path.stat().st_size / _MIB:,.1f} MiB"
+    if not errors:
+        noted = f", {warnings} warnings of `oml-mlflow check`" if warnings else ""
+        return Check(name, OK, f"{size}: keeps the rules of {profile.name}{noted}")
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return Check(
+        name,
+        FAILED,
+        f"{size}: {first.where}: {first.message.rstrip('.')} ({first.shown_code}){more}",
+        first.hint,
+        "graph-rejected",
+    )
+
+
+def _is_asked(finding: Finding, target: Target) -> bool:
+    """Return whether the database itself is asked, since it knows better than a profile."""
+    return finding.rule == "custom-operator" and target.is_probed
+
+
+def _embedding_output(path: Path) -> str:
+    """Return the output that holds the embedding: of that name, else the only one."""
+    from oml_mlflow.errors import PackageError
+    from oml_mlflow.graph.rules import EMBEDDING
+    from oml_mlflow.graph.wire import read_header
+
+    try:
+        names = [output.name for output in read_header(path).graph.output]
+    except PackageError:  # the static check says so
+        return EMBEDDING
+    return names[0] if len(names) == 1 and EMBEDDING not in names else EMBEDDING
+
+
+def _check_capabilities(
+    session: Session,
+    target: Target,
+    paths: Mapping[str, Path],
+    given: CapabilityTable | None,
+) -> Check:
+    """Check what the pair needs against what the database answered when it was asked."""
+    name, ask = "capabilities", "ask it with `oml-mlflow preflight --probe`."
+    if not target.is_probed:
+        return Check(name, SKIPPED, "nothing to ask: this process runs the models")
+    table = given or session.capabilities()
+    if table is None:
+        return Check(name, NOT_RUN, "the database was never asked what it can run", ask)
+    asked = f"asked {table.age()} ago"
+    if table.database_version != session.version:
+        return Check(
+            name,
+            NOT_RUN,
+            f"{asked}, when its version was {table.database_version}; it is {session.version} now",
+            ask,
+        )
+    wanted = [need for side in SIDES for need in needs(paths[side])]
+    missing, unanswered = table.missing(wanted), table.unanswered(wanted)
+    if missing:
+        shown = "; ".join(map(str, missing))
+        return Check(
+            name, FAILED, f"{shown} ({asked})", next_command(missing), "capability-missing"
+        )
+    if unanswered:
+        # asking again is no use where no probe can be made
+        return Check(
+            name,
+            NOT_RUN,
+            f"no answer about {_listed(unanswered)} ({asked})",
+            ask if any(need.has_probe for need in unanswered) else "",
+        )
+    return Check(name, OK, f"it takes {_listed(wanted)} ({asked})")
+
+
+def _listed(capabilities: Sequence[Capability]) -> str:
+    return "; ".join(dict.fromkeys(map(str, capabilities)))

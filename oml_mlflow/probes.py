@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,10 +16,32 @@ import numpy as np
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.precision import loss_sentence, measure_loss
+from oml_mlflow.parity import ClassSummary, Difference, ParityReport
+from oml_mlflow.policy import MUST, Limits, ParityPolicy
+from oml_mlflow.precision import measure_loss
+
+__all__ = [
+    "DEFAULT_LIMIT",
+    "ClassSummary",
+    "Difference",
+    "Embedder",
+    "ParityReport",
+    "Probe",
+    "References",
+    "by_side",
+    "compare",
+    "embed_probes",
+    "golden_probes",
+    "limits_by_side",
+    "read_probes",
+    "save_probes",
+    "unsafe_reason",
+]
 
 # A right graph reaches 1.3e-5; wrong resampling, crop or statistics break 1e-4 on these probes.
 DEFAULT_LIMIT = 1e-4
+# start of a JPEG's frame: SOF0 to SOF15 without DHT, JPG and DAC (ITU-T T.81, table B.1)
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 @dataclass(frozen=True)
@@ -74,90 +96,6 @@ class References:
         return cls(vectors, runtime)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How far one probe's vector is from its reference."""
-
-    probe: Probe
-    max_abs: float
-    cosine: float
-    limit: float | None
-    error: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether it is within its limit; a category without one is only reported."""
-        return not self.error and (self.limit is None or self.max_abs <= self.limit)
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """Vectors of a set of probes against their references.
-
-    Attributes:
-        title: Heading.
-        rows: A row for every probe.
-        loss: Figures over all probes of a side, by side (see `measure_loss`).
-    """
-
-    title: str
-    rows: tuple[Difference, ...] = field(default=())
-    loss: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @property
-    def ok(self) -> bool:
-        """Whether there are rows and every one is within its limit."""
-        return bool(self.rows) and all(row.ok for row in self.rows)
-
-    @property
-    def worst(self) -> Difference:
-        """The row that is furthest over its limit, or else has the largest difference."""
-        return max(self.rows, key=lambda row: (not row.ok, row.max_abs))
-
-    def max_abs(self, side: str | None = None) -> float:
-        """Return the largest difference of one side, or of both."""
-        return max((r.max_abs for r in self.rows if side in (None, r.probe.side)), default=0.0)
-
-    def min_cosine(self, side: str | None = None) -> float:
-        """Return the smallest cosine of one side, or of both."""
-        return min((r.cosine for r in self.rows if side in (None, r.probe.side)), default=1.0)
-
-    def to_rows(self) -> list[dict[str, Any]]:
-        """Return the report as a list of flat dicts."""
-        return [
-            {
-                "probe": row.probe.id,
-                "side": row.probe.side,
-                "category": row.probe.category,
-                "max_abs": row.max_abs,
-                "cosine": row.cosine,
-                "limit": row.limit,
-                "ok": row.ok,
-                "error": row.error,
-            }
-            for row in self.rows
-        ]
-
-    def to_markdown(self) -> str:
-        """Return the report as a Markdown table."""
-        lines = [
-            f"### {self.title}",
-            "",
-            "| probe | category | max abs difference | cosine | limit | within |",
-            "|---|---|---|---|---|---|",
-        ]
-        for row in self.rows:
-            limit = "reported only" if row.limit is None else f"{row.limit:.0e}"
-            verdict = "yes" if row.ok else f"**NO** {row.error}".rstrip()
-            lines.append(
-                f"| {row.probe.id} | {row.probe.category} | {row.max_abs:.1e} | "
-                f"{row.cosine:.7f} | {limit} | {verdict} |"
-            )
-        for side, loss in self.loss.items():
-            lines += ["", f"{side}: {loss_sentence(loss)}."]
-        return "\n".join(lines) + "\n"
-
-
 class Embedder(Protocol):
     """Anything that embeds pictures and texts, one call per list."""
 
@@ -204,6 +142,33 @@ def read_probes(folder: Path) -> tuple[Probe, ...]:
         ) from error
 
 
+def unsafe_reason(probe: Probe) -> str:
+    """Return why a probe must not be sent to any database, or nothing.
+
+    A JPEG of one component makes the decoder of onnxruntime-extensions 0.14.0 to 0.15.2 write past
+    its buffer, so that a whole server process may die of it (measured); what others than three do
+    to other decoders, nobody knows. No golden probe of this release is one, but packages that were
+    logged elsewhere may hold any picture.
+    """
+    if not isinstance(probe.value, bytes) or not probe.value.startswith(b"\xff\xd8"):
+        return ""
+    components = _jpeg_components(probe.value)
+    if components == 3:
+        return ""
+    return f"only JPEG of three components is safe for any decoder; this has {components or 'none'}"
+
+
+def _jpeg_components(data: bytes) -> int:
+    """Return how many components a JPEG's frame header names; 0 if there is none."""
+    at = 2
+    while at + 9 < len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker in _FRAME_MARKERS:
+            return data[at + 9]
+        at += 2 + length
+    return 0
+
+
 def _parse(entries: list[dict[str, str]], locate: Callable[[str], Any]) -> Iterable[Probe]:
     for entry in entries:
         name = entry.get("file", "")
@@ -233,9 +198,13 @@ def embed_probes(
 def compare(
     title: str,
     probes: Sequence[Probe],
-    vectors: dict[str, np.ndarray],
-    references: dict[str, np.ndarray],
-    limits: dict[str, float | None] | None = None,
+    vectors: Mapping[str, np.ndarray],
+    references: Mapping[str, np.ndarray],
+    limits: Mapping[str, float | Limits | None] | None = None,
+    *,
+    policy: ParityPolicy | None = None,
+    skipped: Mapping[str, str] | None = None,
+    errors: Mapping[str, str] | None = None,
 ) -> ParityReport:
     """Return the report of `vectors` against `references`.
 
@@ -244,8 +213,12 @@ def compare(
         probes: What was embedded.
         vectors: Vectors to judge, by probe id.
         references: Vectors to judge by.
-        limits: Largest difference of an element by category; None: reported only. Categories
-            not named have `DEFAULT_LIMIT`.
+        limits: By category: largest difference of an element, or `Limits`; None: reported only.
+            Categories not named have `DEFAULT_LIMIT`.
+        policy: Which categories must be within limits; by default all, and then it is enough if
+            the sides that have probes were compared.
+        skipped: Why a probe was not sent, by probe id.
+        errors: What a probe was refused with, by probe id.
 
     Returns:
         A row for every probe. A vector that is missing, of other dims or not finite is an error,
@@ -254,34 +227,62 @@ def compare(
     rows = []
     for probe in probes:
         limit = (limits or {}).get(probe.category, DEFAULT_LIMIT)
-        got, wanted = vectors.get(probe.id), references.get(probe.id)
-        error = ""
-        if got is None or wanted is None:
-            error = "no vector" if got is None else "no reference"
-        elif got.shape != wanted.shape:
-            error = f"dims {got.shape[-1]}, wanted {wanted.shape[-1]}"
-        elif not np.isfinite(got).all():
-            error = "not finite"
-        if error or got is None or wanted is None:
-            rows.append(Difference(probe, float("inf"), -1.0, limit, error))
-            continue
+        row = _difference(
+            probe,
+            vectors,
+            references,
+            limit if isinstance(limit, Limits) else Limits(limit),
+            policy.level(probe.category) if policy else MUST,
+        )
+        if skipped and skipped.get(probe.id):
+            row = replace(row, max_abs=0.0, cosine=1.0, error="", skipped=skipped[probe.id])
+        elif row.error and errors and errors.get(probe.id):
+            row = replace(row, error=errors[probe.id])
+        rows.append(row)
+    sides = SIDES if policy else ()
+    return ParityReport(title, tuple(rows), _loss(rows, vectors, references), sides)
+
+
+def _difference(
+    probe: Probe,
+    vectors: Mapping[str, np.ndarray],
+    references: Mapping[str, np.ndarray],
+    limits: Limits,
+    level: str,
+) -> Difference:
+    got, wanted = vectors.get(probe.id), references.get(probe.id)
+    error = ""
+    if got is None or wanted is None:
+        error = "no vector" if got is None else "no reference"
+    elif got.shape != wanted.shape:
+        error = f"dims {got.shape[-1]}, wanted {wanted.shape[-1]}"
+    elif not np.isfinite(got).all():
+        error = "not finite"
+    elif not got.any():
+        error = "all zero"
+    figures = (float("inf"), -1.0)
+    if not error and got is not None and wanted is not None:
         a, b = got.astype(np.float64), wanted.astype(np.float64)
         cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-        rows.append(Difference(probe, float(np.abs(a - b).max()), cosine, limit))
-    return ParityReport(title, tuple(rows), _loss(rows, vectors, references))
+        figures = (float(np.abs(a - b).max()), cosine)
+    return Difference(probe, *figures, limits.max_abs, error, limits.cosine, level)
 
 
-def limits_by_side(probes: Sequence[Probe], limits: dict[str, float]) -> dict[str, float | None]:
+def limits_by_side(
+    probes: Sequence[Probe], limits: Mapping[str, float | Limits]
+) -> dict[str, float | Limits | None]:
     """Return limits by category, as `compare` wants them, from limits by side."""
     return {probe.category: limits[probe.side] for probe in probes}
 
 
 def _loss(
-    rows: Sequence[Difference], vectors: dict[str, np.ndarray], references: dict[str, np.ndarray]
+    rows: Sequence[Difference],
+    vectors: Mapping[str, np.ndarray],
+    references: Mapping[str, np.ndarray],
 ) -> dict[str, dict[str, float]]:
     loss = {}
     for side in SIDES:
-        ids = [row.probe.id for row in rows if row.probe.side == side and not row.error]
+        ids = [row.probe.id for row in rows if row.probe.side == side and row.has_figures]
         if ids:
             ours, theirs = (np.stack([where[i] for i in ids]) for where in (vectors, references))
             loss[side] = measure_loss(ours, theirs)

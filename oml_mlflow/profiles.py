@@ -106,26 +106,34 @@ def get_profile(name: str, *, decode_op: str | None = None) -> Profile:
     """Return a profile, its decode operator changed if one is given.
 
     Args:
-        name: One of `PROFILES`.
+        name: One of `PROFILES`, or ``profile+domain.Name`` or ``profile+raw``, as a profile with
+            another decode operator calls itself.
         decode_op: ``domain:Name`` of the target's own decode operator, or ``raw`` for graphs that
             take undecoded RGB pixels, uint8 ``(height, width, 3)``.
 
     Raises:
         ConfigError: If there is no such profile, or `decode_op` is neither.
     """
-    if name not in PROFILES:
+    base, _, own = name.partition("+")
+    if base not in PROFILES:
         raise ConfigError(
             f"there is no profile {name!r}.", hint=f"there are {', '.join(PROFILES)}."
         )
-    profile = PROFILES[name]
+    if own and decode_op is None:
+        domain, _, operator = own.rpartition(".")
+        decode_op = RAW if own == RAW else f"{domain}:{operator}"
+    profile = PROFILES[base]
     if decode_op is None:
         return profile
     if decode_op == RAW:
-        return replace(profile, decoder=None)
+        return replace(profile, name=f"{base}+{RAW}", decoder=None)
     parts = _CUSTOM_OP.fullmatch(decode_op)
     if parts is None:
         raise ConfigError(
             f"decode operator {decode_op!r} is neither 'raw' nor domain:Name.",
             hint="write it as com.microsoft.extensions:DecodeImage.",
         )
-    return replace(profile, decoder=(parts["domain"], parts["name"]))
+    decoder = (parts["domain"], parts["name"])
+    if decoder == profile.decoder:
+        return profile
+    return replace(profile, name=f"{base}+{'.'.join(decoder)}", decoder=decoder)

@@ -108,7 +108,7 @@ class OracleSettings:
     config_dir: str = ""
     wallet_location: str = ""
     wallet_password: Secret | None = None
-    keep: int = 1
+    keep: int = 2
     connect_timeout_s: float = 30.0
     call_timeout_s: float = 900.0
     policy: ParityPolicy = field(default_factory=ParityPolicy)
@@ -150,7 +150,7 @@ class OracleSettings:
             password_file=Path(file).expanduser() if file else None,
             config_dir=options.get("config_dir", ""),
             wallet_location=options.get("wallet_location", ""),
-            keep=int(_number(options, "keep", 1, whole=True)),
+            keep=int(_number(options, "keep", 2, whole=True)),
             connect_timeout_s=_number(options, "connect_timeout", wait),
             call_timeout_s=_number(options, "call_timeout", 900.0),
             policy=ParityPolicy.from_settings(

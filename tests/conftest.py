@@ -42,6 +42,26 @@ def tiny_pair(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pi
 
 
 @pytest.fixture(scope="session")
+def resaved_pair(tiny_pair: PipelinePair, tmp_path_factory: pytest.TempPathFactory) -> PipelinePair:
+    """Other bytes that give the vectors of `tiny_pair`."""
+    import onnx
+
+    folder = tmp_path_factory.mktemp("resaved_pair")
+    for path in (tiny_pair.img, tiny_pair.txt):
+        model = onnx.load(str(path))
+        model.doc_string = "saved again"
+        onnx.save(model, str(folder / path.name))
+    return PipelinePair.from_files(folder / tiny_pair.img.name, folder / tiny_pair.txt.name)
+
+
+@pytest.fixture(scope="session")
+def second_pair(tmp_path_factory: pytest.TempPathFactory) -> PipelinePair:
+    """A pair with other vectors than `tiny_pair`, of the same dims."""
+    folder = clip_folders.write_tiny(tmp_path_factory.mktemp("second") / "model", seed=5)
+    return ONNXPipeline(str(folder)).export2file("clip", tmp_path_factory.mktemp("second_pair"))
+
+
+@pytest.fixture(scope="session")
 def tiny_reference(tiny_folder: Path) -> ReferenceModel:
     """The tiny model in transformers."""
     return ReferenceModel(open_source(str(tiny_folder)))

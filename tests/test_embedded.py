@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from oml_mlflow import PipelinePair, open_target
-from oml_mlflow.errors import ConfigError, TargetError, TargetLocked
+from oml_mlflow.errors import ConfigError, PlanStale, TargetError, TargetLocked
 from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.ledger import LedgerEntry, LoadedModel, Work
 from oml_mlflow.probes import golden_probes
-from oml_mlflow.targets.base import LedgerEntry, LoadedModel
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 PICTURES = [probe.value for probe in golden_probes() if probe.side == "img"]
@@ -28,12 +28,24 @@ def load_pair(target: EmbeddedTarget, pair: PipelinePair, generation: int = 1) -
                 pair.fingerprints[side],
                 pair.dims,
                 pair.path(side).stat().st_size,
-                {"note": "ü"},
+                {"note": "ü", "registered_model": "clip", "version": "1"},
                 datetime.now(timezone.utc),
             )
             session.load(model, pair.path(side))
-        entry = LedgerEntry("CLIP", generation, "clip", "1", "", pair.fingerprints, pair.dims)
-        session.swap(entry)
+        work = work_to(generation, pair)
+        session.begin(work)
+        session.swap(work)
+        session.end(work)
+
+
+def work_to(generation: int, pair: PipelinePair) -> Work:
+    names = {side: f"CLIP_{side.upper()}" for side in ("img", "txt")}
+    entry = LedgerEntry("CLIP", generation, "clip", "1", "", pair.fingerprints, pair.dims)
+    incoming = {side: f"{name}_S{generation}" for side, name in names.items()}
+    outgoing = {side: f"{name}_S{generation - 1}" for side, name in names.items()}
+    return Work(
+        entry, generation - 1, incoming=incoming, outgoing=outgoing if generation > 1 else {}
+    )
 
 
 @pytest.fixture
@@ -79,7 +91,7 @@ def test_opening_the_folder_again_finds_models_and_tables(
     with again.session("a test") as session:
         models = {model.name: model for model in session.list_models()}
     assert set(models) == {"CLIP_IMG", "CLIP_TXT"}
-    assert models["CLIP_IMG"].metadata == {"note": "ü"}
+    assert models["CLIP_IMG"].metadata["note"] == "ü"
     assert models["CLIP_IMG"].size_bytes == tiny_pair.img.stat().st_size
 
 
@@ -143,7 +155,7 @@ def test_a_second_process_waits_then_names_the_holder(target: EmbeddedTarget) ->
 def test_a_live_model_is_never_dropped(target: EmbeddedTarget) -> None:
     with (
         target.session("a test") as session,
-        pytest.raises(TargetError, match="only slots are dropped"),
+        pytest.raises(TargetError, match="no drop of it was begun"),
     ):
         session.drop(["CLIP_IMG"])
 
@@ -151,12 +163,29 @@ def test_a_live_model_is_never_dropped(target: EmbeddedTarget) -> None:
 def test_swap_without_slots_leaves_the_live_pair(
     target: EmbeddedTarget, tiny_pair: PipelinePair
 ) -> None:
-    entry = LedgerEntry("CLIP", 2, "clip", "2", "", tiny_pair.fingerprints, tiny_pair.dims)
-    with (
-        target.session("a test") as session,
-        pytest.raises(TargetError, match="slot CLIP_IMG_S2 is not loaded"),
-    ):
-        session.swap(entry)
+    work = work_to(2, tiny_pair)
+    with target.session("a test") as session:
+        session.begin(work)
+        with pytest.raises(TargetError, match="CLIP_IMG_S2 is not loaded"):
+            session.swap(work)
+
+
+def test_only_one_who_knows_what_is_live_may_begin(
+    target: EmbeddedTarget, tiny_pair: PipelinePair
+) -> None:
+    with target.session("a test") as session:
+        with pytest.raises(PlanStale, match="generation 4 was to be followed, but 1 is live"):
+            session.begin(work_to(5, tiny_pair))
+        session.begin(work_to(2, tiny_pair))
+        with pytest.raises(PlanStale, match="phase loading"):
+            session.begin(work_to(2, tiny_pair))
+
+
+def test_a_swap_that_stopped_leaves_the_live_pair(
+    target: EmbeddedTarget, tiny_pair: PipelinePair
+) -> None:
+    with target.session("a test") as session:
+        session.begin(work_to(2, tiny_pair))
     assert target.sql("SELECT len(CLIP_IMG(?))", [PICTURES[0]]) == [(16,)]
     with target.session("a test") as session:
         assert [e.generation for e in session.ledger()] == [1]

@@ -262,7 +262,7 @@ def test_export2db_swaps_keeps_the_old_pair_and_writes_nothing_twice(
     again = ONNXPipeline(str(tiny_folder)).export2db("clip", validate=False)
     assert (again.changed, again.entry) == (False, first.entry)
     other = clip_folders.write_tiny(tmp_path / "other", seed=5)
-    second = ONNXPipeline(str(other)).export2db("CLIP", validate=False)
+    second = ONNXPipeline(str(other)).export2db("CLIP", validate=False, accept_new_geometry=True)
     assert second.entry.generation == 2
     with target.session("a test") as session:
         loaded = {model.name: model.fingerprint for model in session.list_models()}
@@ -291,7 +291,9 @@ def test_an_interrupted_export2db_leaves_no_file_and_the_old_pair(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ONNXPipeline(str(other)).export2db("clip", validate=False, on_event=interrupt)
+        ONNXPipeline(str(other)).export2db(
+            "clip", validate=False, accept_new_geometry=True, on_event=interrupt
+        )
     assert list(temporary.iterdir()) == []
     with target.session("a test") as session:
         assert len(session.ledger()) == 1

@@ -10,42 +10,32 @@ import pytest
 import oml_mlflow
 
 PACKAGE = Path(oml_mlflow.__file__).parent
+ORACLE = [
+    part.stem.removeprefix("oracle") for part in sorted((PACKAGE / "targets").glob("oracle*.py"))
+]
 # each module may import from its own line and those above
 LAYERS = [
     {"errors", "events", "spool"},
-    {"fingerprint", "names", "profiles"},
+    {"fingerprint", "ledger", "names", "profiles"},
     {"precision"},
     {"graph.encoder", "graph.image", "graph.ops", "graph.retarget", "graph.text", "graph.wire"},
     {"graph.external", "graph.finding", "graph.metadata", "graph.rules", "graph.walk"},
     {"graph.head", "graph.shrink"},
     {"pictures", "presets", "runtime", "source", "template", "texts", "weights"},
-    {"embedder", "graph.interface", "policy", "probes"},
-    {"package", "pair", "reference"},
-    {"evidence", "export", "scoring"},
+    {"policy", "settings"},
+    {"embedder", "graph.interface", "parity", "parity_page", "probes"},
+    {"geometry", "package", "pair", "reference"},
+    {"candidate", "evidence", "export", "scoring"},
     {"flavor", "model_card", "registry"},
-    {
-        "capability",
-        "connection",
-        "preflight",
-        "settings",
-        "targets",
-        "targets.base",
-        "targets.embedded",
-        "targets.oracle",
-        "targets.oracle_catalog",
-        "targets.oracle_database",
-        "targets.oracle_errors",
-        "targets.oracle_load",
-        "targets.oracle_lock",
-        "targets.oracle_preflight",
-        "targets.oracle_script",
-        "targets.oracle_session",
-        "targets.oracle_statements",
-        "targets.oracle_swap",
-    },
-    {"promotion"},
+    {"plan"},
+    {"capability", "graph.capability_models", "preflight"},
+    {"connection", "targets", "targets.base", "targets.embedded", "targets.embedded_session"}
+    | {f"targets.oracle{part}" for part in ORACLE},
+    {"choice", "geometry_guard", "verification"},
+    {"apply"},
+    {"promotion", "rollback"},
     {"custody", "pipeline"},
-    {"cli", "console"},
+    {"cli", "cli_database", "cli_model", "cli_promotion", "console"},
 ]
 
 
@@ -60,10 +50,12 @@ def modules() -> dict[str, Path]:
 def imported(path: Path) -> set[str]:
     """Return modules of this package that a file imports when it runs, not only for types."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):  # ast.walk looks ahead: a body must be cleared before it is walked
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             node.body.clear()
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("oml_mlflow."):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("oml_mlflow."):
             names.add((node.module or "").removeprefix("oml_mlflow."))
     return names
 

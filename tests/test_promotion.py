@@ -8,21 +8,12 @@ import numpy as np
 import pytest
 
 import oml_mlflow
-from oml_mlflow import ONNXPipeline, PipelinePair, promote
+from oml_mlflow import PipelinePair, promote
 from oml_mlflow.custody import trace_bytes
 from oml_mlflow.errors import ApplyError, InvalidName, PackageError, ParityError, RegistryError
 from oml_mlflow.promotion import verify
 from oml_mlflow.registry import fetch_version, get_version, register_alias
 from oml_mlflow.targets.embedded import EmbeddedTarget
-
-
-@pytest.fixture(scope="session")
-def second_pair(tmp_path_factory: pytest.TempPathFactory) -> PipelinePair:
-    """A pair with other vectors than `tiny_pair`."""
-    from clip_folders import write_tiny
-
-    folder = write_tiny(tmp_path_factory.mktemp("second") / "model", seed=5)
-    return ONNXPipeline(str(folder)).export2file("clip", tmp_path_factory.mktemp("second_pair"))
 
 
 @pytest.fixture
@@ -60,7 +51,7 @@ def test_promote_by_alias_and_back(
     np.testing.assert_allclose(vector, first.embedder().embed_text([text])[0], atol=1e-6)
 
     register_alias(get_version("models:/clip/2"), "prod")
-    done = promote("models:/clip@prod", target)
+    done = promote("models:/clip@prod", target, accept_new_geometry=True)
     assert (done.entry.generation, done.entry.version) == (2, "2")
     [(vector,)] = target.sql("SELECT CLIP_TXT(?)", [text])
     np.testing.assert_allclose(vector, second.embedder().embed_text([text])[0], atol=1e-6)
@@ -72,7 +63,7 @@ def test_promote_by_alias_and_back(
     }
 
     events = []
-    done = promote("models:/clip/1", target, on_event=events.append)
+    done = promote("models:/clip/1", target, accept_new_geometry=True, on_event=events.append)
     assert done.entry.generation == 3
     assert not [event for event in events if event.stage == "upload"]
     assert live(target)["CLIP_IMG"] == first.fingerprints["img"]
@@ -106,7 +97,7 @@ def test_a_failed_comparison_leaves_the_old_pair_live(
     vectors["png-portrait"] = vectors["png-portrait"] + np.float32(2e-4)
     np.savez(golden, **vectors)
     with pytest.raises(ParityError, match=r"1 of 24 .* worst png-portrait .* as it was") as err:
-        promote("models:/clip/2", target)
+        promote("models:/clip/2", target, accept_new_geometry=True)
     assert err.value.exit_code == 3
     assert live(target) == before
     assert verify("models:/clip/1", target).ok
@@ -124,9 +115,10 @@ def test_an_interrupted_promotion_leaves_the_old_pair_live(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        promote("models:/clip/2", target, on_event=interrupt)
+        promote("models:/clip/2", target, accept_new_geometry=True, on_event=interrupt)
     assert live(target) == before
-    assert promote("models:/clip/2", target).entry.generation == 2
+    again = promote("models:/clip/2", target, accept_new_geometry=True)
+    assert again.entry.generation == 2
 
 
 def test_a_step_that_fails_is_reported_with_the_state_that_was_left(
@@ -139,7 +131,7 @@ def test_a_step_that_fails_is_reported_with_the_state_that_was_left(
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ApplyError, match=r"No space left.* The live pair is as it was"):
-        promote("models:/clip/2", target, on_event=fail)
+        promote("models:/clip/2", target, accept_new_geometry=True, on_event=fail)
     assert live(target) == before
 
 

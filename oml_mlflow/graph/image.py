@@ -19,12 +19,12 @@ PIXEL_VALUES = "pixel_values"
 
 # Pillow's resampling filters by number; ONNX's Resize has no Lanczos, box or Hamming.
 NEAREST, BILINEAR, BICUBIC = 0, 2, 3
-_RESIZE: dict[int, dict[str, Any]] = {
+RESIZE_ATTRIBUTES: dict[int, dict[str, Any]] = {
     NEAREST: {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
     BILINEAR: {"mode": "linear", "antialias": 1, "exclude_outside": 1},
     BICUBIC: {"mode": "cubic", "antialias": 1, "exclude_outside": 1, "cubic_coeff_a": -0.5},
 }
-RESAMPLING = tuple(_RESIZE)
+RESAMPLING = tuple(RESIZE_ATTRIBUTES)
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _resize(g: GraphBuilder, pixels: str, preparation: ImagePreparation) -> str:
         "",
         sizes,
         coordinate_transformation_mode="half_pixel",
-        **_RESIZE[preparation.resample],
+        **RESIZE_ATTRIBUTES[preparation.resample],
     )
 
 

@@ -23,12 +23,15 @@ from oml_mlflow.ledger import (
 
 if TYPE_CHECKING:
     from oml_mlflow.capability import CapabilityTable
+    from oml_mlflow.plan import Plan
     from oml_mlflow.policy import ParityPolicy
     from oml_mlflow.preflight import Check
     from oml_mlflow.probes import Probe
     from oml_mlflow.profiles import Profile
 
 __all__ = ["UNVERIFIED", "VERIFIED", "LedgerEntry", "LoadedModel", "Session", "Target"]
+
+KEPT_GENERATIONS = 2
 
 
 class Session(Protocol):
@@ -175,10 +178,30 @@ class Target(Protocol):
         """Whether what it can run has to be found out with capability probes."""
         ...
 
-    def session(self, purpose: str, *, create: bool = True) -> AbstractContextManager[Session]:
-        """Hold the database open; with `create`, make what is missing in it.
+    @property
+    def window(self) -> str:
+        """What a reader may see while a pair is swapped, for a plan."""
+        ...
 
-        Without `create`, nothing at all is written; what is missing reads as empty.
+    def script(self, plan: Plan) -> str:
+        """Return what a plan would run, as SQL for a DBA.
+
+        Raises:
+            ConfigError: If the database is not one that a DBA runs SQL in.
+        """
+        ...
+
+    def session(
+        self, purpose: str, *, create: bool = True, missing_ok: bool = False
+    ) -> AbstractContextManager[Session]:
+        """Hold the database open.
+
+        Args:
+            purpose: What for, as an error or a DBA's view of sessions would say it.
+            create: Make what is missing in it, once something is to be written. Without, nothing
+                at all is written, and tables that are missing read as empty.
+            missing_ok: Without `create`, take a whole database that is not there for an empty one
+                too, where one can be made.
         """
         ...
 

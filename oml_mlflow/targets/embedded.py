@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import duckdb
@@ -24,16 +21,22 @@ import numpy as np
 
 from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import ConfigError, TargetError, TargetLocked
-from oml_mlflow.events import Event, Listener, silent
-from oml_mlflow.fingerprint import fingerprint_file
-from oml_mlflow.names import IMG, SIDES, TXT, model_name, slot_name
+from oml_mlflow.ledger import Dependant, LoadedModel
+from oml_mlflow.names import IMG
+from oml_mlflow.package import PREFERRED_PROFILE
+from oml_mlflow.policy import ParityPolicy
 from oml_mlflow.runtime import Ends
-from oml_mlflow.targets.base import LedgerEntry, LoadedModel
+from oml_mlflow.targets.base import KEPT_GENERATIONS
+
+if TYPE_CHECKING:
+    from oml_mlflow.plan import Plan
+    from oml_mlflow.probes import Probe
+    from oml_mlflow.profiles import Profile
+    from oml_mlflow.targets.embedded_session import EmbeddedSession
 
 CATALOG = "catalog.duckdb"
-_MODELS_FOLDER = "models"
+MODELS_FOLDER = "models"
 _POLL_S = 0.1
-_COPY_BYTES = 4 * 2**20
 _HOLDER = re.compile(r"Conflicting lock is held in (.*?)\.?(?: See also|$)", re.DOTALL)
 _SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS oml;
@@ -60,6 +63,30 @@ CREATE TABLE IF NOT EXISTS oml.ledger (
     PRIMARY KEY (name, generation)
 );
 ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS verification VARCHAR DEFAULT 'verified';
+ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS action VARCHAR DEFAULT 'promote';
+ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS restores INTEGER DEFAULT 0;
+ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS geometry VARCHAR DEFAULT '';
+ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS profile VARCHAR DEFAULT '';
+ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS promoted_by VARCHAR DEFAULT '';
+CREATE TABLE IF NOT EXISTS oml.live (
+    name VARCHAR PRIMARY KEY,
+    generation INTEGER NOT NULL,
+    phase VARCHAR NOT NULL,
+    work JSON
+);
+CREATE TABLE IF NOT EXISTS oml.geometry (
+    name VARCHAR NOT NULL,
+    id VARCHAR NOT NULL,
+    vectors BLOB NOT NULL,
+    PRIMARY KEY (name, id)
+);
+CREATE TABLE IF NOT EXISTS oml.columns (
+    name VARCHAR NOT NULL,
+    table_column VARCHAR NOT NULL,
+    model VARCHAR NOT NULL,
+    source VARCHAR NOT NULL,
+    PRIMARY KEY (name, table_column)
+);
 """
 
 
@@ -72,11 +99,21 @@ class EmbeddedTarget:
     Args:
         folder: The folder; created by the first thing that writes.
         timeout_s: How long to wait for another process to let go of the database.
+        keep: How many generations before the live one stay loaded.
+        policy: How close vectors must be to their references.
     """
 
-    def __init__(self, folder: str | Path, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        timeout_s: float = 30.0,
+        keep: int = KEPT_GENERATIONS,
+        policy: ParityPolicy | None = None,
+    ) -> None:
         self.folder = Path(folder).expanduser().absolute()
-        self.timeout_s = timeout_s
+        self.timeout_s, self.keep = timeout_s, keep
+        self.policy = policy or ParityPolicy()
         self._embedders: dict[str, PairEmbedder] = {}
 
     @classmethod
@@ -134,14 +171,62 @@ class EmbeddedTarget:
                 connection.forget_functions()
 
     @contextlib.contextmanager
-    def session(self, purpose: str, *, create: bool = True) -> Iterator[EmbeddedSession]:
-        """Hold the database open for a promotion or a verification."""
+    def session(
+        self, purpose: str, *, create: bool = True, missing_ok: bool = False
+    ) -> Iterator[EmbeddedSession]:
+        """Hold the database open for a promotion or a verification.
+
+        Args:
+            purpose: What for, as an error would say it.
+            create: Make the database if there is none.
+            missing_ok: Without `create`, an empty one in memory stands for one that is not there.
+        """
+        from oml_mlflow.targets.embedded_session import EmbeddedSession
+
+        if missing_ok and not create and not (self.folder / CATALOG).is_file():
+            with contextlib.closing(duckdb.connect(":memory:")) as raw:
+                raw.execute(_SCHEMA)
+                yield EmbeddedSession(self, Connection(raw, self))
+            return
         with self.connect(purpose, create=create) as connection:
             yield EmbeddedSession(self, connection)
 
+    @property
+    def is_probed(self) -> bool:
+        """Return False: this process runs the models, and knows what it can."""
+        return False
+
+    @property
+    def window(self) -> str:
+        """What a reader may see while a pair is swapped."""
+        return "     both models change in one transaction; no other process reads meanwhile"
+
+    def script(self, plan: Plan) -> str:
+        """Refuse: there is no DBA here."""
+        raise ConfigError(
+            "an embedded database is only changed by this package: there is no SQL to run by hand.",
+            hint="leave out --sql.",
+        )
+
+    def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
+        """Return the stored profiles, that of this process's own runtime first."""
+        return sorted(stored, key=lambda name: name != PREFERRED_PROFILE)
+
+    def skip_reason(self, probe: Probe, profile: Profile) -> str:
+        """Return nothing: pictures of every kind are prepared before a graph sees them."""
+        return ""
+
+    def reembedding(self, dependant: Dependant) -> str:
+        """Return the SQL that embeds a registered column anew."""
+        table, _, column = dependant.name.rpartition(".")
+        return (
+            f"UPDATE {table} SET {column} = {dependant.model}({dependant.source}) "  # noqa: S608
+            f"WHERE {dependant.source} IS NOT NULL;"
+        )
+
     def model_path(self, fingerprint: str) -> Path:
         """Return where the bytes of a fingerprint are kept."""
-        return self.folder / _MODELS_FOLDER / f"{fingerprint}.onnx"
+        return self.folder / MODELS_FOLDER / f"{fingerprint}.onnx"
 
     def embedder(self, model: LoadedModel) -> PairEmbedder:
         """Return what runs a loaded model; sessions are kept while this target is."""
@@ -165,7 +250,7 @@ class EmbeddedTarget:
                 hint="check the target's folder, or promote a version into it first.",
             )
         try:
-            (self.folder / _MODELS_FOLDER).mkdir(parents=True, exist_ok=True)
+            (self.folder / MODELS_FOLDER).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TargetError(
                 f"folder {self.folder} can't be made ({error.strerror}).",
@@ -261,119 +346,6 @@ class Connection:
             self._raw.remove_function(self._functions.pop())
 
 
-class EmbeddedSession:
-    """The embedded target, held open for one promotion or verification."""
-
-    def __init__(self, target: EmbeddedTarget, connection: Connection) -> None:
-        self._target, self._connection = target, connection
-
-    def list_models(self) -> list[LoadedModel]:
-        """Return the catalogue. Read-only."""
-        return self._connection.models()
-
-    def ledger(self, name: str | None = None) -> list[LedgerEntry]:
-        """Return promotions, oldest first. Read-only."""
-        rows = self._connection.execute(
-            "SELECT name, generation, registered_model, version, run_id, img_fingerprint, "
-            "txt_fingerprint, dims, parity, promoted_at, verification FROM oml.ledger "
-            "WHERE ? IS NULL OR name = ? ORDER BY promoted_at, generation",
-            [name, name and name.upper()],
-        ).fetchall()
-        return [_ledger_entry(row) for row in rows]
-
-    def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-        """Copy the bytes beside the database and list them under a slot name. Commits."""
-        stored = self._target.model_path(model.fingerprint)
-        if not stored.is_file() or fingerprint_file(stored) != model.fingerprint:
-            _copy_whole(path, stored, model, on_event)
-        self._connection.execute(
-            "INSERT OR REPLACE INTO oml.models VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                model.name,
-                model.side,
-                model.fingerprint,
-                model.dims,
-                model.size_bytes,
-                json.dumps(model.metadata),
-                _now(),
-            ],
-        )
-        self._connection.offer_functions()
-
-    def embed(self, model: str, side: str, values: Sequence[bytes | str]) -> np.ndarray:
-        """Return ``(n, dims)`` float32, one SQL statement a value. Read-only."""
-        rows = []
-        for value in values:
-            [(vector,)] = self._connection.execute(f'SELECT "{model}"(?)', [value]).fetchall()
-            rows.append(np.asarray(vector, np.float32))
-        return np.stack(rows)
-
-    def swap(self, entry: LedgerEntry) -> None:
-        """Move a generation's slots to the live names and record it, in one transaction."""
-        execute = self._connection.execute
-        execute("BEGIN TRANSACTION")
-        try:
-            for side in SIDES:
-                live = model_name(entry.name, side)
-                kept = slot_name(entry.name, side, entry.generation - 1)
-                slot = slot_name(entry.name, side, entry.generation)
-                self._rename(live, kept)
-                if not self._rename(slot, live):
-                    raise TargetError(
-                        f"slot {slot} is not loaded. The live pair is as it was.",
-                        hint="promote again.",
-                    )
-            execute(
-                "INSERT INTO oml.ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    entry.name,
-                    entry.generation,
-                    entry.registered_model,
-                    entry.version,
-                    entry.run_id,
-                    *(entry.fingerprints[side] for side in SIDES),
-                    entry.dims,
-                    json.dumps(entry.parity),
-                    _now(),
-                    entry.verification,
-                ],
-            )
-            execute("COMMIT")
-        except BaseException:
-            execute("ROLLBACK")
-            raise
-        self._connection.offer_functions()
-
-    def _rename(self, old: str, new: str) -> bool:
-        done = self._connection.execute(
-            "UPDATE oml.models SET name = ? WHERE name = ?", [new, old]
-        ).fetchall()
-        return done == [(1,)]
-
-    def drop(self, names: Sequence[str]) -> None:
-        """Take slots off the catalogue, and files that no other name needs. Commits."""
-        if any(re.search(r"_S\d+$", name) is None for name in names):
-            raise TargetError(
-                f"{', '.join(names)}: only slots are dropped here. Nothing was changed."
-            )
-        for name in names:
-            self._connection.execute("DELETE FROM oml.models WHERE name = ?", [name])
-        self._connection.offer_functions()
-        needed = {model.fingerprint for model in self.list_models()}
-        for path in (self._target.folder / _MODELS_FOLDER).glob("*.onnx"):
-            if path.stem not in needed:
-                path.unlink()
-
-    def loaded_fingerprint(self, name: str) -> str:
-        """Return the sha256 of a loaded model's file, read anew."""
-        for model in self.list_models():
-            if model.name == name.upper():
-                return fingerprint_file(self._target.model_path(model.fingerprint))
-        raise TargetError(
-            f"no model {name} is loaded in {self._target.uri}.", hint="run `oml-mlflow status`."
-        )
-
-
 def _as_function(target: EmbeddedTarget, model: LoadedModel) -> Any:
     """Return a function over an Arrow column that embeds what is not NULL."""
     import pyarrow as pa
@@ -395,54 +367,12 @@ def _as_function(target: EmbeddedTarget, model: LoadedModel) -> Any:
     return embed
 
 
-def _copy_whole(path: Path, stored: Path, model: LoadedModel, on_event: Listener) -> None:
-    """Copy a file under its content's name; a reader never sees part of it."""
-    done, total = 0, path.stat().st_size
-    handle, aside = tempfile.mkstemp(prefix=".loading-", dir=stored.parent)
-    try:
-        with path.open("rb") as source, os.fdopen(handle, "wb") as copy:
-            while chunk := source.read(_COPY_BYTES):
-                copy.write(chunk)
-                done += len(chunk)
-                on_event(Event("upload", model.name, done, total))
-            copy.flush()
-            os.fsync(copy.fileno())
-        found = fingerprint_file(Path(aside))
-        if found != model.fingerprint:
-            raise TargetError(
-                f"{model.name}: {path.name} has sha256 {found[:12]}…, wanted "
-                f"{model.fingerprint[:12]}…. Nothing was loaded.",
-                hint="log the pair again.",
-            )
-        os.replace(aside, stored)
-    finally:
-        Path(aside).unlink(missing_ok=True)
-
-
 def _loaded_model(row: tuple[Any, ...]) -> LoadedModel:
-    name, side, fingerprint, dims, size_bytes, metadata, loaded_at = row
-    return LoadedModel(name, side, fingerprint, dims, size_bytes, json.loads(metadata), loaded_at)
-
-
-def _ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
-    name, generation, registered, version, run_id, img, txt, dims, *rest = row
-    parity, promoted_at, verification = rest
-    return LedgerEntry(
-        name=name,
-        generation=generation,
-        registered_model=registered,
-        version=version,
-        run_id=run_id,
-        fingerprints={IMG: img, TXT: txt},
-        dims=dims,
-        parity=json.loads(parity),
-        promoted_at=promoted_at,
-        verification=verification,
-    )
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)
+    name, side, fingerprint, dims, size_bytes, written, loaded_at = row
+    metadata = json.loads(written)
+    # every promotion writes where a model came from, if only that it is in no registry
+    foreign = "registered_model" not in metadata
+    return LoadedModel(name, side, fingerprint, dims, size_bytes, metadata, loaded_at, foreign)
 
 
 def _first_lines(error: Exception) -> str:

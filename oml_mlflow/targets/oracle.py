@@ -6,25 +6,29 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import oracledb
 
 from oml_mlflow.errors import ConfigError
-from oml_mlflow.ledger import Dependant, this_process
+from oml_mlflow.ledger import Dependant, now, this_process
 from oml_mlflow.names import TXT
 from oml_mlflow.policy import ParityPolicy
 from oml_mlflow.settings import PREFIX, OracleSettings, Secret
 from oml_mlflow.targets import oracle_statements as sql
+from oml_mlflow.targets.base import KEPT_GENERATIONS
 from oml_mlflow.targets.oracle_database import Database
 from oml_mlflow.targets.oracle_errors import from_driver, translated
 from oml_mlflow.targets.oracle_load import ATTRIBUTE
 from oml_mlflow.targets.oracle_preflight import NEWER, release
+from oml_mlflow.targets.oracle_script import promotion_script
 from oml_mlflow.targets.oracle_session import OracleSession
 from oml_mlflow.texts import oracle_text_expression
 
 if TYPE_CHECKING:
+    from oml_mlflow.plan import Plan
     from oml_mlflow.probes import Probe
     from oml_mlflow.profiles import Profile
 
@@ -63,7 +67,7 @@ class OracleTarget:
         *,
         connection: Any = None,
         pool: Any = None,
-        keep: int = 1,
+        keep: int = KEPT_GENERATIONS,
         policy: ParityPolicy | None = None,
         call_timeout_s: float = 900.0,
     ) -> None:
@@ -106,7 +110,9 @@ class OracleTarget:
         return f"OracleTarget({self.uri!r})"
 
     @contextlib.contextmanager
-    def session(self, purpose: str, *, create: bool = True) -> Iterator[OracleSession]:
+    def session(
+        self, purpose: str, *, create: bool = True, missing_ok: bool = False
+    ) -> Iterator[OracleSession]:
         """Hold a connection for one promotion, or whatever else the purpose is.
 
         V$SESSION shows it: MODULE ``oml_mlflow``, ACTION the purpose, CLIENT_INFO this process.
@@ -114,6 +120,7 @@ class OracleTarget:
         Args:
             purpose: What for.
             create: Whether anything may be written; tables are made once something is.
+            missing_ok: Means nothing here: a database that is not there can't be made.
 
         Raises:
             LoginRefused: If user or password are wrong.
@@ -128,6 +135,26 @@ class OracleTarget:
             except BaseException:
                 db.rollback()
                 raise
+
+    @property
+    def window(self) -> str:
+        """What a reader may see while a pair is swapped."""
+        return (
+            "     The swap is one statement, but not one transaction: between its two renames\n"
+            "     the live models are of two generations, and until its grants ran, others may\n"
+            "     be unable to use the new ones. SELECT GENERATION, PHASE FROM OML_MLFLOW_LIVE\n"
+            "     tells a reader which generation is whole, unless PHASE is 'swapping'."
+        )
+
+    def script(self, plan: Plan) -> str:
+        """Return what a plan would run, for SQL*Plus."""
+        if plan.work is None:
+            return f"-- {plan.summary()}\n"
+        work = replace(plan.work, holder=this_process(), started_at=now())
+        sizes = [
+            plan.observed.models[n] for n in work.incoming.values() if n in plan.observed.models
+        ]
+        return promotion_script(work, [*plan.uploads, *sizes], plan.paths)
 
     def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
         """Return those of the stored profiles that may fit a database version, best first.

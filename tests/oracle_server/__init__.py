@@ -1,5 +1,5 @@
-"""Stand-in for Oracle Database in tests: a wire layer for python-oracledb thin, and an engine.
+"""A stand-in for Oracle Database: an engine that knows the calls we make, and a wire layer.
 
-It says what the driver accepts and what our own code sends. It says nothing about what Oracle
-Database does: no part of it was compared with a real one.
+It shows what the unmodified driver accepts and what our code does with documented answers, not
+what Oracle Database does: it was never compared with one.
 """

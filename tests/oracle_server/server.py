@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from oracle_server.statement import ConnectionDropped, OraError
 from oracle_server.wire.session import Connection
 from oracle_server.wire.statements import EngineSession
 
@@ -23,7 +24,10 @@ class OracleServer:
 
     Args:
         database: State that all sessions share: ``users`` (passwords by user), ``version``,
-            ``faults`` (or none) and ``open_session(user)``.
+            ``open_session(user)`` and ``faults``, of which the wire reads two. ``refuse_login`` is
+            an OraError (a listener refuses with one of ORA-12500 to 12599, a database with any
+            other) or ConnectionDropped, for a socket that is closed when it was accepted.
+            ``drop_after_lob_bytes`` resets a connection after so much LOB data on it.
         services: Names of its services; the first one is in ``dsn``.
         port: Where to listen, 0 for any free port.
         tls: Set for TLS; the driver then wants ``tcps`` and a wallet, see ``wallet.py``.
@@ -44,6 +48,7 @@ class OracleServer:
         fast_auth: bool = True,
     ) -> None:
         self.database, self.fast_auth, self.is_stopping = database, fast_auth, False
+        self._faults = getattr(database, "faults", None)
         self.errors: list[BaseException] = []
         self.received_lob_bytes = 0
         self._services, self._tls = services, tls
@@ -96,7 +101,7 @@ class OracleServer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            if self.refuse_login == "drop":
+            if isinstance(self._refused_login(), ConnectionDropped):
                 sock.close()
                 continue
             with self._lock:
@@ -126,22 +131,18 @@ class OracleServer:
 
     # What a connection asks of its server
 
-    @property
-    def refuse_login(self) -> Any:
-        """The fault of that name."""
-        return getattr(getattr(self.database, "faults", None), "refuse_login", None)
+    def _refused_login(self) -> Exception | None:
+        fault: Exception | None = getattr(self._faults, "refuse_login", None)
+        return fault
 
-    def refusal(self) -> int | None:
-        """Return the number of the error that a listener refuses with, if a fault says so."""
-        fault = self.refuse_login
-        if not fault:
-            return None
-        return fault if isinstance(fault, int) and fault is not True else 12514
+    def refusal(self) -> OraError | None:
+        """Return the error that a login is refused with, if a fault says so."""
+        fault = self._refused_login()
+        return fault if isinstance(fault, OraError) else None
 
     def lob_bytes_until_drop(self) -> int | None:
         """Return after how much LOB data on one connection a fault drops it."""
-        faults = getattr(self.database, "faults", None)
-        limit: int | None = getattr(faults, "drop_after_lob_bytes", None)
+        limit: int | None = getattr(self._faults, "drop_after_lob_bytes", None)
         return limit
 
     def serves(self, service: str) -> bool:

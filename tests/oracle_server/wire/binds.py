@@ -96,7 +96,11 @@ def read_bind_type(stream: PacketStream) -> BindType:
 def read_row(
     stream: PacketStream, bind_types: list[BindType], is_plsql: bool, lobs: LobStore
 ) -> list[Bind]:
-    """Read one row of values; in SQL long ones come last."""
+    """Read one row of values; in SQL long ones come last.
+
+    An error takes the place of a value that cannot be had: the rest has to be read before it may
+    be raised.
+    """
     if stream.byte() != MESSAGE_ROW:
         raise ProtocolError("row of bind values expected")
     late = [
@@ -118,9 +122,12 @@ def _read_value(stream: PacketStream, bind_type: BindType, lobs: LobStore) -> An
         locator = stream.twice_counted()
         if not locator:
             return None
-        lob = lobs.find(locator)
+        try:
+            lob = lobs.find(locator)
+        except OraError as error:
+            return error
         if lob.kind != kind:
-            raise OraError(932, f"inconsistent data types: LOB of type {lob.kind} bound as {kind}")
+            return OraError(932, f"inconsistent data types: LOB of type {lob.kind} bound as {kind}")
         return lob
     if kind in (types.JSON, types.VECTOR):
         if not stream.integer():

@@ -92,7 +92,7 @@ def decode_number(raw: bytes) -> int | decimal.Decimal:
     if places >= 0:
         return (whole if positive else -whole) * 10**places
     number = decimal.Decimal((0 if positive else 1, tuple(map(int, str(whole))), places))
-    return int(number) if number == number.to_integral_value() else number
+    return int(number) if number == number.to_integral_value() else number.normalize()
 
 
 def sortable(ieee: bytes) -> bytes:
@@ -135,7 +135,7 @@ def encode_date(when: datetime.date) -> bytes:
 
 
 def encode_timestamp(when: datetime.datetime, with_zone: bool = False) -> bytes:
-    """Return a TIMESTAMP: a DATE and nanoseconds, in UTC and with an offset where there is a zone."""
+    """Return a TIMESTAMP: a DATE and nanoseconds; with a zone in UTC, and its offset."""
     zone = b""
     if with_zone:
         offset = when.utcoffset() or datetime.timedelta(0)

@@ -29,7 +29,7 @@ FIELD_VERSION = 24  # of 23.4: descriptions tell the format and the dimensions o
 VERIFIER_12C = 0x4815
 SERVER_RELEASE = 387579904
 MAX_OPEN_CURSORS = 300  # none would turn the client's statement cache off
-UNKNOWN_SERVICE = 12514
+UNKNOWN_SERVICE, LISTENER_ERRORS = 12514, range(12500, 12600)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Host(Protocol):
     def serves(self, service: str) -> bool: ...
     def passwords(self) -> dict[str, str]: ...
     def version(self) -> str: ...
-    def refusal(self) -> int | None: ...
+    def refusal(self) -> OraError | None: ...
     def open_session(self, user: str) -> EngineSession: ...
     def next_session_number(self) -> int: ...
     def count_lob_bytes(self, count: int) -> None: ...
@@ -79,12 +79,15 @@ class Connection:
         host, stream = self._host, self._stream
         greeting = login.read_greeting(stream)
         refusal = host.refusal()
-        if refusal or not host.serves(greeting.service):
-            login.refuse(stream, refusal or login.UNKNOWN_SERVICE)
+        is_by_listener = refusal is not None and refusal.code in login.LISTENER_ERRORS
+        if is_by_listener or not host.serves(greeting.service):
+            login.refuse(stream, refusal.code if refusal else login.UNKNOWN_SERVICE)
             return False
         login.accept(stream, greeting, host.fast_auth)
         try:
             user, proof = login.check_password(stream, host.passwords())
+            if refusal is not None:
+                raise refusal
             session = self._session = self._engine.run(host.open_session, user)
         except OraError as error:
             stream.reply(call_error(error, False))
@@ -200,7 +203,7 @@ class Connection:
             told.append((name, stream.byte(), stream.integer()))
         for name, is_changed, size in told:
             if is_changed:
-                value = (stream.counted() or b"").decode() if size else None
+                value = (stream.counted() or b"").decode() if size else ""
                 setattr(self._session, name, value)
 
     def _acknowledge(self, marker: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,7 +40,7 @@ class EngineSession(Protocol):
     client_info: str | None
     in_transaction: bool
 
-    def handle(self, call: Call) -> None | int | Rows: ...
+    def handle(self, call: Call) -> int | Rows | None: ...
     def commit(self) -> None: ...
     def rollback(self) -> None: ...
     def close(self) -> None: ...
@@ -153,7 +152,9 @@ class Statements:
         rows = self._read_rows(cursor, sent, 1 if is_query else count)
         if len(sent) < len(is_out):
             rows = [_with_outs(row, cursor.bind_types, is_out) for row in rows]
-        self._run(number, rows, count if is_query else 0, is_query, bool(options & REEXECUTE_COMMIT))
+        self._run(
+            number, rows, count if is_query else 0, is_query, bool(options & REEXECUTE_COMMIT)
+        )
 
     def _run(
         self,
@@ -170,6 +171,8 @@ class Statements:
             for binds in rows:
                 for bind, name in zip(binds, names, strict=False):
                     bind.name = name
+                    if isinstance(bind.value, OraError):
+                        raise bind.value
                 calls.append(Call(cursor.text, binds))
                 result = self._handle(calls[-1])
                 affected += result if isinstance(result, int) else 0
@@ -187,8 +190,8 @@ class Statements:
         end = call_error(None, self._session.in_transaction, number, affected)
         stream.reply(*outs, no_parameters(), end)
 
-    def _handle(self, call: Call) -> None | int | Rows:
-        outcome: None | int | Rows = self._engine.run(
+    def _handle(self, call: Call) -> int | Rows | None:
+        outcome: int | Rows | None = self._engine.run(
             self._session.handle, call, cancelled=call.cancelled
         )
         return outcome
@@ -196,8 +199,10 @@ class Statements:
     def _answer_query(
         self, number: int, cursor: Cursor, result: Rows, wanted_rows: int
     ) -> list[bytes]:
+        kinds = [column.type for column in result.columns]
+        if cursor.result is None or kinds != [column.type for column in cursor.result.columns]:
+            cursor.wanted = [None] * len(kinds)  # or else what the client said last time holds
         cursor.result, cursor.fetched = result, 0
-        cursor.wanted = [None] * len(result.columns)
         description = describe(result.columns)
         if any(column.type in LOB_TYPES for column in result.columns):
             # The client says first how it wants them; the rows come then.

@@ -31,7 +31,9 @@ def encode_vector(vector: Sequence[float], vector_format: int) -> bytes:
     """Return a vector's image; the numbers may be any sequence, an array or a numpy vector."""
     typecode = TYPECODES[vector_format]
     dims = len(vector) * 8 if vector_format == BINARY else len(vector)
-    version, flags = (1, NORM_RESERVED) if vector_format == BINARY else (0, NORM_RESERVED | HAS_NORM)
+    version, flags = (
+        (1, NORM_RESERVED) if vector_format == BINARY else (0, NORM_RESERVED | HAS_NORM)
+    )
     head = bytes([MAGIC, version]) + struct.pack(">HBI", flags, vector_format, dims) + bytes(8)
     return head + _encode_numbers(vector, typecode)
 

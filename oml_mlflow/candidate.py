@@ -1,0 +1,145 @@
+"""A pair that is to become live: where it comes from, and what it is measured by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from oml_mlflow.errors import PackageError
+from oml_mlflow.events import Listener, silent
+from oml_mlflow.geometry import key_vectors
+from oml_mlflow.ledger import LoadedModel, now
+from oml_mlflow.names import SIDES
+from oml_mlflow.package import PackagedPair, read_package
+from oml_mlflow.pair import PipelinePair
+from oml_mlflow.precision import read_precisions, runtime_limit
+from oml_mlflow.probes import Probe, References, embed_probes, golden_probes
+from oml_mlflow.runtime import Ends, runtime_versions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from oml_mlflow.registry import ModelVersion
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pair that is to become live, what it is measured by, and where it comes from.
+
+    Attributes:
+        title: What an error calls it.
+        paths: ONNX files by side.
+        fingerprints: Their sha256 by side.
+        dims: Length of the embeddings.
+        metadata: Template metadata.
+        probes: Golden probes.
+        references: Vectors that the database must give for them; None if no runtime here could
+            run the pair, nor one of the same version for another profile.
+        ends: Names of input and output by side.
+        unknown_operators: Operators that no runtime here has, by side.
+        profile: Name of the profile that the pair was made for.
+        registered_model: Name in the registry; empty if it was never registered.
+        version: Version in the registry; empty likewise.
+        run_id: MLflow run that logged it, if any.
+    """
+
+    title: str
+    paths: dict[str, Path]
+    fingerprints: dict[str, str]
+    dims: int
+    metadata: dict[str, Any]
+    probes: tuple[Probe, ...]
+    references: References | None
+    ends: dict[str, Ends]
+    unknown_operators: dict[str, tuple[str, ...]]
+    profile: str
+    registered_model: str = ""
+    version: str = ""
+    run_id: str = ""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of both files."""
+        return sum(path.stat().st_size for path in self.paths.values())
+
+    def limits(self) -> dict[str, float]:
+        """Return how far an element may be from what the same file gave elsewhere, by side."""
+        precisions = read_precisions(self.metadata)
+        return {side: runtime_limit(precisions[side], self.dims) for side in SIDES}
+
+    def keyed_references(self) -> dict[str, np.ndarray] | None:
+        """Return the reference vectors by probe and content."""
+        return key_vectors(self.probes, self.references.vectors) if self.references else None
+
+    def to_model(self, side: str, name: str) -> LoadedModel:
+        """Return one of its pipelines as a row of a target's catalogue."""
+        outside = {
+            "registered_model": self.registered_model,
+            "version": self.version,
+            "run_id": self.run_id,
+            "profile": self.profile,
+            "ends": vars(self.ends[side]),
+            "unknown_operators": list(self.unknown_operators.get(side, ())),
+        }
+        return LoadedModel(
+            name=name,
+            side=side,
+            fingerprint=self.fingerprints[side],
+            dims=self.dims,
+            size_bytes=self.paths[side].stat().st_size,
+            metadata={**self.metadata, **outside},
+            loaded_at=now(),
+        )
+
+
+def registered(package: PackagedPair, version: ModelVersion) -> Candidate:
+    """Return one profile's pair of a model version."""
+    return Candidate(
+        title=version.uri,
+        paths=package.paths,
+        fingerprints=package.fingerprints,
+        dims=package.dims,
+        metadata=package.metadata,
+        probes=package.probes(),
+        references=_references(package),
+        ends=package.ends,
+        unknown_operators=package.unknown_operators,
+        profile=package.profile,
+        registered_model=version.name,
+        version=version.version,
+        run_id=version.run_id,
+    )
+
+
+def unregistered(pair: PipelinePair, model_name: str, on_event: Listener = silent) -> Candidate:
+    """Return a pair that is in no registry; its vectors in this process are the references."""
+    probes = golden_probes()
+    vectors = embed_probes(pair.embedder(), probes, on_event, "pair")
+    return Candidate(
+        title=f"the pair of {model_name}",
+        paths={side: pair.path(side) for side in SIDES},
+        fingerprints=pair.fingerprints,
+        dims=pair.dims,
+        metadata=pair.metadata,
+        probes=probes,
+        references=References(vectors, runtime_versions()),
+        ends=pair.ends,
+        unknown_operators=pair.unknown_operators,
+        profile=pair.profile,
+    )
+
+
+def _references(package: PackagedPair) -> References | None:
+    """Return a pair's own references, or those of the same version for another profile.
+
+    A version's pairs are made from one file and share its encoders: where no runtime here can run
+    one, because its decode operator is a database's own, another one's vectors are the measure.
+    """
+    for profile in (package.profile, *package.stored_profiles):
+        other = read_package(package.folder, profile)
+        if not other.unverifiable:
+            return other.references()
+    if not package.unverifiable:
+        raise PackageError("the package holds no reference vectors.", hint="log the pair again.")
+    return None

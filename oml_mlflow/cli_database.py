@@ -1,0 +1,274 @@
+"""Verbs that look into a database: verify, status, history, preflight, fingerprints, sql."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from oml_mlflow import console
+from oml_mlflow.console import json_option, name_option, target_option
+from oml_mlflow.ledger import WHOLE, LedgerEntry, now
+
+
+@click.command()
+@click.argument("model_uri")
+@target_option
+@name_option
+@click.option("--html", type=click.Path(dir_okay=False), help="Write the report to this file too.")
+@json_option
+def verify(
+    model_uri: str, target: str, timeout: float, name: str | None, html: str | None, as_json: bool
+) -> None:
+    """Compare the live pair with the references of version MODEL_URI; exit 3 if it differs."""
+    from oml_mlflow.parity_page import to_html
+    from oml_mlflow.promotion import verify as run
+    from oml_mlflow.targets import open_target
+
+    database = open_target(target, timeout_s=timeout)
+    with console.progress() as listener:
+        report = run(model_uri, database, name, on_event=listener)
+    if html:
+        facts = {
+            "version": model_uri,
+            "target": database.uri,
+            "when": f"{now():%Y-%m-%d %H:%M} UTC",
+        }
+        Path(html).write_text(to_html(report, facts), "utf-8")
+    if as_json:
+        console.show_json(report.to_json())
+    else:
+        console.show_report(report)
+    sys.exit(0 if report.ok else 3)
+
+
+@click.command()
+@target_option
+@json_option
+def status(target: str, timeout: float, as_json: bool) -> None:
+    """List what is live and what else is loaded in a database."""
+    from oml_mlflow.apply import observe
+    from oml_mlflow.targets import open_target
+
+    database = open_target(target, timeout_s=timeout)
+    with database.session("status", create=False) as session:
+        models, ledger = session.list_models(), session.ledger()
+        names = dict.fromkeys(entry.name for entry in ledger)
+        pairs = [observe(session, name) for name in names]
+    if as_json:
+        live = [
+            {
+                "name": pair.name,
+                "generation": pair.state.generation,
+                "phase": pair.state.phase,
+                "live": vars(pair.live) if pair.live else None,
+                "is_whole": pair.is_whole(),
+                "kept": sorted(pair.kept()),
+                "dependants": [vars(dependant) for dependant in pair.dependants],
+            }
+            for pair in pairs
+        ]
+        console.show_json(
+            {
+                "format_version": "1.0",
+                "target": database.uri,
+                "live": live,
+                "models": [vars(m) for m in models],
+                "ledger": [vars(e) for e in ledger],
+            }
+        )
+        return
+    console.show_table(
+        f"Live in {database.uri}",
+        ("name", "version", "generation", "state", "", "largest difference", "geometry", "kept"),
+        [_live_row(pair) for pair in pairs],
+    )
+    console.show_table(
+        "Loaded",
+        ("model", "dims", "bytes", "sha256", "version", "loaded (UTC)"),
+        [
+            (
+                m.name,
+                m.dims or "?",
+                f"{m.size_bytes:,}",
+                f"{m.fingerprint[:12]}…" if m.fingerprint else "?",
+                "of others" if m.foreign else _origin(m.metadata),
+                f"{m.loaded_at:%Y-%m-%d %H:%M:%S}",
+            )
+            for m in models
+        ],
+    )
+
+
+def _live_row(pair: Any) -> tuple[Any, ...]:
+    live, kept = pair.live, ", ".join(map(str, sorted(pair.kept()))) or "none"
+    if live is None:
+        return (pair.name, "nothing", pair.state.generation, pair.state.phase, "", "", "", kept)
+    state = pair.state.phase
+    if state == WHOLE and not pair.is_whole():
+        state = "NOT what the ledger says"
+    return (
+        pair.name,
+        live.origin,
+        live.generation,
+        state,
+        live.verification,
+        _largest(live),
+        live.geometry or "unknown",
+        kept,
+    )
+
+
+@click.command()
+@click.argument("name", required=False)
+@target_option
+@json_option
+def history(name: str | None, target: str, timeout: float, as_json: bool) -> None:
+    """List what was done in a database, oldest first; of one export NAME or of all."""
+    from oml_mlflow.targets import open_target
+
+    database = open_target(target, timeout_s=timeout)
+    with database.session("history", create=False) as session:
+        ledger = session.ledger(name)
+    if as_json:
+        console.show_json({"format_version": "1.0", "ledger": [vars(entry) for entry in ledger]})
+        return
+    console.show_table(
+        f"Ledger of {database.uri}",
+        (
+            *["name", "generation", "what", "version"],
+            "",
+            "largest difference",
+            "geometry",
+            "when",
+            "by",
+        ),
+        [
+            (
+                e.name,
+                e.generation,
+                e.action + (f" to {e.restores}" if e.action == "rollback" else ""),
+                "" if e.action == "drop" else e.origin,
+                e.verification if e.fingerprints else "",
+                _largest(e),
+                e.geometry,
+                f"{e.promoted_at:%Y-%m-%d %H:%M:%S}" if e.promoted_at else "",
+                e.promoted_by,
+            )
+            for e in ledger
+        ],
+    )
+
+
+@click.command()
+@click.argument("model_uri")
+@target_option
+@name_option
+@click.option("--adopt", is_flag=True, help="Models of others under the live names are no failure.")
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="Ask the database what it can run: loads models of a few kB and drops them again.",
+)
+@json_option
+def preflight(
+    model_uri: str,
+    target: str,
+    timeout: float,
+    name: str | None,
+    adopt: bool,
+    probe: bool,
+    as_json: bool,
+) -> None:
+    """Check a database before version MODEL_URI is promoted into it; exit 1 if a check fails."""
+    from oml_mlflow.promotion import examine
+    from oml_mlflow.targets import open_target
+
+    database = open_target(target, timeout_s=timeout)
+    with console.progress() as listener:
+        report, table = examine(
+            model_uri, database, name, adopt=adopt, probe=probe, on_event=listener
+        )
+    if as_json:
+        console.show_json(report.to_json())
+    else:
+        if table is not None:
+            console.show_table(
+                f"What {database.uri} takes",
+                ("needs", "answer", "with"),
+                [
+                    (
+                        row.capability,
+                        {True: "takes it", False: "REFUSES it", None: "not run"}[row.taken],
+                        row.message,
+                    )
+                    for row in table.rows
+                ],
+            )
+        console.show_table(
+            f"Preflight of {model_uri} for {database.uri}",
+            ("check", "state", "found", "what to do"),
+            [(c.name, c.state, c.message, c.hint) for c in report.rows],
+        )
+    sys.exit(0 if report.ok else 1)
+
+
+@click.command()
+@click.argument("model_uri")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False))
+@target_option
+@name_option
+@json_option
+def fingerprints(
+    model_uri: str,
+    files: tuple[str, ...],
+    target: str,
+    timeout: float,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Show sha256 of exported FILES, of the artifact of MODEL_URI, and of the bytes in a database.
+
+    All are computed anew from the bytes. Exit 3 if one differs from what was logged.
+    """
+    from oml_mlflow.custody import trace_bytes
+    from oml_mlflow.targets import open_target
+
+    paths = [Path(file) for file in files]
+    traces = trace_bytes(model_uri, open_target(target, timeout_s=timeout), name, paths)
+    if as_json:
+        console.show_json({"equal": all(t.ok for t in traces), "bytes": [vars(t) for t in traces]})
+    else:
+        rows = [(t.side, t.place, t.sha256, "equal" if t.ok else "DIFFERS") for t in traces]
+        console.show_table(f"Bytes of {model_uri}", ("side", "where", "sha256", ""), rows)
+    sys.exit(0 if all(t.ok for t in traces) else 3)
+
+
+@click.command()
+@click.argument("statement")
+@target_option
+@json_option
+def sql(statement: str, target: str, timeout: float, as_json: bool) -> None:
+    """Run SQL in an embedded database; loaded models are functions, as in CLIP_TXT('a cat')."""
+    from oml_mlflow.targets.embedded import EmbeddedTarget
+
+    database = EmbeddedTarget.from_uri(target, timeout_s=timeout)
+    with database.connect("a statement") as connection:
+        rows = connection.execute(statement).fetchall()
+        columns = connection.columns
+    if as_json:
+        console.show_json({"columns": columns, "rows": rows})
+    elif columns:
+        console.show_table(f"{len(rows)} rows", columns, rows)
+
+
+def _origin(facts: dict[str, Any]) -> str:
+    if facts.get("registered_model") == "":
+        return "export2db"
+    return f"{facts.get('registered_model', '?')} {facts.get('version', '?')}"
+
+
+def _largest(entry: LedgerEntry) -> str:
+    return f"{entry.parity['max_abs']:.1e}" if "max_abs" in entry.parity else ""

@@ -1,0 +1,170 @@
+"""Verbs that need no database: export, log, check."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from oml_mlflow import console
+from oml_mlflow.profiles import DEFAULT_PROFILE, get_profile
+
+if TYPE_CHECKING:
+    from oml_mlflow.graph.finding import Finding
+
+
+@click.command()
+@click.argument("model")
+@click.argument("export_name")
+@click.option("--output-dir", type=click.Path(file_okay=False), help="Folder; here by default.")
+@click.option(
+    "--profile", default=DEFAULT_PROFILE, show_default=True, help="What the target takes."
+)
+@click.option("--decode-op", help="The target's decode operator, domain:Name, or raw.")
+@click.option("--no-validate", is_flag=True, help="Don't compare with the model's Python code.")
+@click.option(
+    "--quantize-model", is_flag=True, help="Store weights as INT8: a quarter of the size."
+)
+@click.option("--use-float16", is_flag=True, help="Store weights as float16: half the size.")
+def export(
+    model: str,
+    export_name: str,
+    output_dir: str | None,
+    profile: str,
+    decode_op: str | None,
+    no_validate: bool,
+    quantize_model: bool,
+    use_float16: bool,
+) -> None:
+    """Write EXPORT_NAME_img.onnx and EXPORT_NAME_txt.onnx.
+
+    MODEL is a hub id such as openai/clip-vit-base-patch32, or a folder in the Hugging Face layout.
+    """
+    from oml_mlflow.pipeline import ONNXPipeline
+    from oml_mlflow.precision import loss_sentence, read_precisions
+    from oml_mlflow.template import ONNXPipelineConfig
+
+    config = ONNXPipelineConfig(quantize_model=quantize_model, use_float16=use_float16)
+    with console.progress() as listener:
+        pair = ONNXPipeline(model, config).export2file(
+            export_name,
+            output_dir,
+            profile=profile,
+            decode_op=decode_op,
+            validate=not no_validate,
+            on_event=listener,
+        )
+    rows = [(pair.path(s), f"{pair.path(s).stat().st_size:,}", f) for s, f in _sides(pair)]
+    console.show_table(f"Pair of {model}, {pair.dims} dims", ("file", "bytes", "sha256"), rows)
+    for side, precision in read_precisions(pair.metadata).items():
+        loss = loss_sentence(pair.loss[side]) if side in pair.loss else "loss not measured"
+        console.out.print(f"{side}: {precision}, {loss}.", markup=False)
+
+
+@click.command()
+@click.argument("img", type=click.Path(exists=True, dir_okay=False))
+@click.argument("txt", type=click.Path(exists=True, dir_okay=False))
+@click.option("--register", "registered", help="Name of the registered model.")
+@click.option("--alias", help="Alias to point to the new version.")
+@click.option("--source", help="Hub id or folder of the model, to compare the pair with.")
+@click.option("--profile", "profiles", multiple=True, help="Store a pair for it; repeatable.")
+@click.option("--experiment", help="MLflow experiment.")
+def log(
+    img: str,
+    txt: str,
+    registered: str | None,
+    alias: str | None,
+    source: str | None,
+    profiles: tuple[str, ...],
+    experiment: str | None,
+) -> None:
+    """Log the pair in files IMG and TXT to MLflow, and register it."""
+    if alias and not registered:
+        raise click.UsageError("--alias needs --register.")
+    import mlflow
+
+    from oml_mlflow.flavor import log_model
+    from oml_mlflow.model_card import exported_name
+    from oml_mlflow.pair import PipelinePair
+    from oml_mlflow.registry import get_version, register_alias
+    from oml_mlflow.runtime import not_run_reason
+
+    pair = PipelinePair.from_files(img, txt, source=source)
+    if reason := not_run_reason(pair.unknown_operators):
+        console.err.print(f"not run: {reason}; no vectors are kept to compare with.", markup=False)
+    if experiment:
+        mlflow.set_experiment(experiment)
+    with console.progress() as listener, mlflow.start_run(run_name=f"log {exported_name(pair)}"):
+        info = log_model(
+            pair,
+            name=exported_name(pair),
+            registered_model_name=registered,
+            profiles=profiles or None,
+            on_event=listener,
+        )
+    console.out.print(f"logged {info.model_uri}", markup=False)
+    if registered:
+        version = get_version(f"models:/{registered}/{info.registered_model_version}")
+        if alias:
+            register_alias(version, alias)
+        shown = f"registered {version.uri}" + (f", alias {alias}" if alias else "")
+        console.out.print(shown, markup=False)
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--profile", default=DEFAULT_PROFILE, show_default=True, help="What is to take the file."
+)
+@click.option("--decode-op", help="The target's own decode operator as domain:Name, or raw.")
+@click.option("--metadata", help="JSON metadata to load it with, or a file that holds it.")
+@click.option("--name", help="Name of the in-database model, to be judged too.")
+@console.json_option
+def check(
+    file: str,
+    profile: str,
+    decode_op: str | None,
+    metadata: str | None,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Judge any ONNX FILE by a profile's rules, without a database; exit 1 if it would be refused.
+
+    The file is only read, nothing in it is run.
+    """
+    from oml_mlflow.graph.metadata import parse_metadata
+    from oml_mlflow.graph.rules import check_file
+
+    target = get_profile(profile, decode_op=decode_op)
+    given = parse_metadata(metadata) if metadata is not None else None
+    findings = check_file(file, target, metadata=given, name=name)
+    is_taken = not any(finding.is_error for finding in findings)
+    if as_json:
+        rows = [finding.to_row() for finding in findings]
+        console.show_json(
+            {"file": file, "profile": profile, "decode_op": decode_op, "ok": is_taken}
+            | {"findings": rows}
+        )
+    else:
+        _show_findings(file, profile, findings)
+    sys.exit(0 if is_taken else 1)
+
+
+def _show_findings(file: str, profile: str, findings: list[Finding]) -> None:
+    if findings:
+        console.show_table(
+            f"{file} against {profile}",
+            ("severity", "rule", "code", "where", "what", "what to do"),
+            [(f.severity, f.rule, f.shown_code, f.where, f.message, f.hint) for f in findings],
+        )
+    errors = sum(finding.is_error for finding in findings)
+    console.out.print(
+        f"{file}: {errors} errors, {len(findings) - errors} warnings for {profile}. Rules "
+        "that only a database can judge were not run.",
+        markup=False,
+    )
+
+
+def _sides(pair: Any) -> list[tuple[str, str]]:
+    return list(pair.fingerprints.items())

@@ -1,0 +1,150 @@
+"""Geometry guard: nobody's stored vectors become worthless unawares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from oml_mlflow.errors import GeometryChanged, TargetError
+from oml_mlflow.geometry import (
+    Geometry,
+    LiveVectors,
+    compare_geometry,
+    geometry_id,
+    key_vectors,
+    pair_id,
+)
+from oml_mlflow.ledger import LedgerEntry
+from oml_mlflow.names import SIDES
+from oml_mlflow.plan import Observed, Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from oml_mlflow.candidate import Candidate
+    from oml_mlflow.probes import Probe
+    from oml_mlflow.targets.base import Session, Target
+
+_GEOMETRY = "g-"
+
+
+def with_geometry(session: Session, plan: Plan, candidate: Candidate) -> Plan:
+    """Return the plan with its geometry, compared with what is live. Read-only.
+
+    Where nobody has recorded the live pair's vectors, as where others loaded it, the live models
+    embed the golden probes now.
+    """
+    if plan.work is None:
+        return plan
+    observed, vectors = plan.observed, candidate.keyed_references()
+    limits = candidate.limits()
+    entry, live = observed.live, None
+    known = _known(session, observed)
+    if entry is not None and entry.geometry:
+        live = LiveVectors(entry.geometry, entry.dims)
+    elif entry is not None or plan.adoption is not None:
+        measured = _measure(session, observed, candidate.probes)
+        live = LiveVectors("", entry.dims if entry else 0)
+        if measured:
+            # the version's own id where they are equal, so that later versions find it too
+            found = compare_geometry(measured, 0, known, None, limits)
+            same = vectors is not None and _is_same(vectors, measured, limits)
+            key = geometry_id(vectors) if same and vectors is not None else found.id
+            known[key] = measured
+            live = LiveVectors(key, len(next(iter(measured.values()))))
+    if vectors is None and entry is not None and entry.fingerprints == candidate.fingerprints:
+        geometry = Geometry(entry.geometry, True, candidate.dims, True, entry.dims)
+    else:
+        geometry = compare_geometry(vectors, candidate.dims, known, live, limits)
+    adoption = plan.adoption
+    if adoption is not None and live is not None:
+        adopted = replace(adoption.entry, geometry=live.id, dims=live.dims)
+        adoption = replace(adoption, entry=adopted)
+    work = replace(plan.work, entry=replace(plan.work.entry, geometry=geometry.id))
+    return replace(plan, work=work, adoption=adoption, geometry=geometry)
+
+
+def kept_geometry(session: Session, observed: Observed, entry: LedgerEntry) -> Geometry:
+    """Return how a kept generation stands to the live one, from what the ledger holds."""
+    live = observed.live
+    if live is None:
+        return Geometry(entry.geometry, True, entry.dims)
+    if live.geometry and live.geometry == entry.geometry:
+        return Geometry(entry.geometry, True, entry.dims, True, live.dims)
+    known = _known(session, observed)
+    vectors = known.get(entry.geometry)
+    if vectors is None or not live.geometry:
+        reason = "nobody knows the vectors of both"
+        return Geometry(entry.geometry, False, entry.dims, True, live.dims, reason=reason)
+    limits = dict.fromkeys(SIDES, 0.0)
+    stands = LiveVectors(live.geometry, live.dims)
+    return compare_geometry(vectors, entry.dims, known, stands, limits)
+
+
+def demand_geometry(plan: Plan, target: Target, accepted: bool) -> None:
+    """Raise GeometryChanged, with all that is known to depend on it, unless that is accepted."""
+    geometry = plan.geometry
+    if geometry is None or geometry.is_same or accepted:
+        return
+    dependants = plan.observed.dependants
+    statements = reembedding(plan, target)
+    shown = "; ".join(f"{d.kind} {d.name} (by {d.model})" for d in dependants)
+    anew = ": " + " ".join(statements) if statements else "."
+    raise GeometryChanged(
+        f"{plan.title} has another geometry than what is live as {plan.observed.name}: "
+        f"{geometry}. Vectors stored until now can't be compared with new ones. Known to depend "
+        f"on it: {shown or 'nothing is registered, which does not mean that nothing does'}. "
+        "Nothing was loaded; the live pair is as it was.",
+        hint="promote it under another name (--name), or accept it (--accept-new-geometry) and "
+        f"embed anew what was stored{anew}",
+        details={
+            "geometry": str(geometry),
+            "dependants": [vars(dependant) for dependant in dependants],
+            "reembedding": statements,
+        },
+    )
+
+
+def reembedding(plan: Plan, target: Target) -> list[str]:
+    """Return the SQL that embeds registered columns anew."""
+    columns = [d for d in plan.observed.dependants if d.kind == "column"]
+    return [target.reembedding(column) for column in columns]
+
+
+def keep_vectors(session: Session, plan: Plan, candidate: Candidate) -> None:
+    """Keep a pair's own references, for a rollback, and those that stand for its geometry."""
+    vectors = candidate.keyed_references()
+    if vectors is None or plan.work is None:
+        return
+    name = plan.observed.name
+    session.save_geometry(name, pair_id(candidate.fingerprints), vectors)
+    session.save_geometry(name, plan.work.entry.geometry, vectors)
+
+
+def _known(session: Session, observed: Observed) -> dict[str, dict[str, np.ndarray]]:
+    stored = session.geometries(observed.name)
+    return {key: vectors for key, vectors in stored.items() if key.startswith(_GEOMETRY)}
+
+
+def _measure(
+    session: Session, observed: Observed, probes: Sequence[Probe]
+) -> dict[str, np.ndarray]:
+    """Return the vectors of probes as the live models give them, as far as they do."""
+    vectors: dict[str, np.ndarray] = {}
+    for probe in probes:
+        name = observed.live_names[probe.side]
+        if name not in observed.models:
+            continue
+        try:
+            vectors[probe.id] = session.embed(name, probe.side, [probe.value])[0]
+        except TargetError:
+            continue
+    return key_vectors(probes, vectors)
+
+
+def _is_same(
+    vectors: dict[str, np.ndarray], measured: dict[str, np.ndarray], limits: dict[str, float]
+) -> bool:
+    found = compare_geometry(vectors, 0, {"live": measured}, LiveVectors("live", 0), limits)
+    return found.is_same

@@ -1,0 +1,255 @@
+"""The parity report: vectors of golden probes against their references."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from oml_mlflow.names import SIDES
+from oml_mlflow.policy import FAILED, MUST, OK, SKIPPED, WARN, WARNED, Limits
+from oml_mlflow.precision import loss_sentence
+
+if TYPE_CHECKING:
+    from oml_mlflow.probes import Probe
+
+FORMAT_VERSION = "1.0"
+COLUMNS = ("probe", "category", "max abs", "cosine", "limit", "state")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one probe's vector is from its reference.
+
+    Attributes:
+        probe: The probe.
+        max_abs: Largest difference of an element.
+        cosine: Cosine of the two.
+        limit: Largest `max_abs` that is right; None: only reported.
+        error: Why there are no figures.
+        cosine_limit: Smallest `cosine` that is right; None: only reported.
+        level: ``must`` or ``warn``: whether being over a limit is a failure.
+        skipped: Why it was not compared at all.
+    """
+
+    probe: Probe
+    max_abs: float
+    cosine: float
+    limit: float | None
+    error: str = ""
+    cosine_limit: float | None = None
+    level: str = MUST
+    skipped: str = ""
+
+    @property
+    def state(self) -> str:
+        """``ok``, ``failed``, ``warned`` or ``skipped``."""
+        if self.skipped:
+            return SKIPPED
+        limits = Limits(self.limit, self.cosine_limit)
+        if not self.error and limits.keeps(self.max_abs, self.cosine):
+            return OK
+        return WARNED if self.level == WARN else FAILED
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is no failure."""
+        return self.state != FAILED
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether two vectors were compared."""
+        return not (self.error or self.skipped)
+
+    @property
+    def reason(self) -> str:
+        """Why there are no figures, or nothing."""
+        return self.skipped or self.error
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row as a flat dict; a figure that is not there is None."""
+        return {
+            "probe": self.probe.id,
+            "side": self.probe.side,
+            "category": self.probe.category,
+            "state": self.state,
+            "level": self.level,
+            "max_abs": self.max_abs if self.has_figures else None,
+            "cosine": self.cosine if self.has_figures else None,
+            "limit": self.limit,
+            "cosine_limit": self.cosine_limit,
+            "ok": self.ok,
+            "error": self.error,
+            "skipped": self.skipped,
+        }
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    """All probes of one class.
+
+    Attributes:
+        category: The class, such as ``accents``.
+        side: ``img`` or ``txt``.
+        level: ``must`` or ``warn``.
+        state: That of its worst row; ``skipped`` only if all were.
+        count: How many probes it has.
+        compared: For how many of them there are figures.
+        max_abs: Largest difference among these; not a number if there are none.
+        min_cosine: Smallest cosine among these; likewise.
+        limit: Largest `max_abs` that is right, or None.
+        cosine_limit: Smallest cosine that is right, or None.
+    """
+
+    category: str
+    side: str
+    level: str
+    state: str
+    count: int
+    compared: int
+    max_abs: float
+    min_cosine: float
+    limit: float | None = None
+    cosine_limit: float | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """Return it as a flat dict; a figure that is not there is None."""
+        figures = {} if self.compared else {"max_abs": None, "min_cosine": None}
+        return {**asdict(self), **figures}
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Vectors of a set of probes against their references.
+
+    Attributes:
+        title: Heading.
+        rows: A row for every probe.
+        loss: Figures over all probes of a side, by side (see `measure_loss`).
+        sides: Sides that must have been compared; by default those of the rows.
+    """
+
+    title: str
+    rows: tuple[Difference, ...] = field(default=())
+    loss: dict[str, dict[str, float]] = field(default_factory=dict)
+    sides: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed, and each side has a row that must be right and was compared."""
+        return bool(self.rows) and not self.uncompared and all(row.ok for row in self.rows)
+
+    @property
+    def uncompared(self) -> tuple[str, ...]:
+        """Sides of which nothing that must be right was compared."""
+        done = {r.probe.side for r in self.rows if r.level == MUST and r.state in (OK, FAILED)}
+        wanted = self.sides or tuple(s for s in SIDES if any(r.probe.side == s for r in self.rows))
+        return tuple(side for side in wanted if side not in done)
+
+    @property
+    def worst(self) -> Difference:
+        """The row that is furthest over its limit, or else has the largest difference."""
+        order = (SKIPPED, OK, WARNED, FAILED)
+        return max(self.rows, key=lambda row: (order.index(row.state), row.max_abs))
+
+    def count(self, state: str) -> int:
+        """Return how many rows are in a state."""
+        return sum(row.state == state for row in self.rows)
+
+    @property
+    def compared(self) -> int:
+        """How many probes there are figures for."""
+        return sum(row.has_figures for row in self.rows)
+
+    @property
+    def summary(self) -> str:
+        """How many rows are in each state, such as ``21 ok, 2 warned, 1 skipped``."""
+        counts = [(self.count(state), state) for state in (OK, FAILED, WARNED, SKIPPED)]
+        return ", ".join(f"{n} {state}" for n, state in counts if n) or "nothing compared"
+
+    def max_abs(self, side: str | None = None) -> float:
+        """Return the largest difference of one side, or of both; infinite if a vector failed."""
+        return max((r.max_abs for r in self._counted(side)), default=0.0)
+
+    def min_cosine(self, side: str | None = None) -> float:
+        """Return the smallest cosine of one side, or of both."""
+        return min((r.cosine for r in self._counted(side)), default=1.0)
+
+    def _counted(self, side: str | None) -> list[Difference]:
+        rows = [row for row in self.rows if side in (None, row.probe.side)]
+        return [row for row in rows if row.has_figures or row.state == FAILED]
+
+    def by_class(self) -> list[ClassSummary]:
+        """Return a row for every class, in the order of the probes."""
+        groups: dict[tuple[str, str], list[Difference]] = {}
+        for row in self.rows:
+            groups.setdefault((row.probe.side, row.probe.category), []).append(row)
+        found = []
+        for (side, category), rows in groups.items():
+            figures = [row for row in rows if row.has_figures]
+            states = [row.state for row in rows]
+            state = next(s for s in (FAILED, WARNED, OK, SKIPPED) if s in states)
+            summary = ClassSummary(
+                category=category,
+                side=side,
+                level=rows[0].level,
+                state=state,
+                count=len(rows),
+                compared=len(figures),
+                max_abs=max((row.max_abs for row in figures), default=math.nan),
+                min_cosine=min((row.cosine for row in figures), default=math.nan),
+                limit=rows[0].limit,
+                cosine_limit=rows[0].cosine_limit,
+            )
+            found.append(summary)
+        return found
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return the report as a list of flat dicts."""
+        return [row.to_row() for row in self.rows]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report for programs."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "title": self.title,
+            "ok": self.ok,
+            "summary": self.summary,
+            "classes": [summary.to_row() for summary in self.by_class()],
+            "probes": self.to_rows(),
+            "loss": self.loss,
+        }
+
+    def to_table(self) -> list[tuple[str, ...]]:
+        """Return the report as rows of text under `COLUMNS`."""
+        return [
+            (
+                row.probe.id,
+                row.probe.category,
+                f"{row.max_abs:.1e}" if row.has_figures else "-",
+                f"{row.cosine:.7f}" if row.has_figures else "-",
+                "reported only" if row.limit is None else f"{row.limit:.0e}",
+                f"{row.state}: {row.reason}" if row.reason else row.state,
+            )
+            for row in self.rows
+        ]
+
+    def to_markdown(self) -> str:
+        """Return the report as a Markdown table."""
+        rows = [COLUMNS, ("---",) * len(COLUMNS)]
+        rows += [(*cells[:-1], _emphasised(cells[-1])) for cells in self.to_table()]
+        lines = [f"### {self.title}", "", *(f"| {' | '.join(cells)} |" for cells in rows)]
+        for side, loss in self.loss.items():
+            lines += ["", f"{side}: {loss_sentence(loss)}."]
+        return "\n".join(lines) + "\n"
+
+    def _repr_html_(self) -> str:
+        from oml_mlflow.parity_page import to_fragment
+
+        return to_fragment(self)
+
+
+def _emphasised(cell: str) -> str:
+    """Return a cell of Markdown; an error's own text must not end the cell."""
+    text = cell.replace("|", "\\|").replace("\n", " ")
+    return f"**{FAILED}**{text.removeprefix(FAILED)}" if text.startswith(FAILED) else text

@@ -1,0 +1,453 @@
+"""Plan: what a promotion or rollback would do, from what a target has. Pure: no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from oml_mlflow.errors import ApplyError, ForeignModel, TargetError
+from oml_mlflow.geometry import Geometry
+from oml_mlflow.ledger import (
+    ADOPT,
+    DROP,
+    LOADING,
+    PROMOTE,
+    ROLLBACK,
+    SWAPPING,
+    WHOLE,
+    Dependant,
+    Grant,
+    LedgerEntry,
+    LiveState,
+    LoadedModel,
+    Work,
+)
+from oml_mlflow.names import SIDES, model_name, slot_name
+
+FORMAT_VERSION = "1.0"
+_SLOT = re.compile(r"_S(\d+)$")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a target has under an export name.
+
+    Attributes:
+        name: Export name, upper-case.
+        state: What is live, and what is being done about it.
+        ledger: Promotions under the name, oldest first.
+        models: Every model of the schema, by name.
+        grants: Privileges on models of the name.
+        dependants: What depends on the live models.
+    """
+
+    name: str
+    state: LiveState
+    ledger: tuple[LedgerEntry, ...]
+    models: Mapping[str, LoadedModel]
+    grants: tuple[Grant, ...] = ()
+    dependants: tuple[Dependant, ...] = ()
+
+    @property
+    def live(self) -> LedgerEntry | None:
+        """The entry that is live; None if nothing is."""
+        for entry in reversed(self.ledger):
+            if entry.generation == self.state.generation:
+                return entry if entry.action != DROP else None
+        return None
+
+    @property
+    def live_names(self) -> dict[str, str]:
+        """In-database names of the live pair, by side, whether they are there or not."""
+        return {side: model_name(self.name, side) for side in SIDES}
+
+    def strangers(self) -> list[LoadedModel]:
+        """Return models under the live names that are not what the ledger says."""
+        live = self.live
+        found = []
+        for side, name in self.live_names.items():
+            model = self.models.get(name)
+            if model is None:
+                continue
+            if live is None:
+                found.append(model)
+            elif live.action == ADOPT or (live.fingerprints and not live.fingerprints.get(side)):
+                continue
+            elif model.foreign or model.fingerprint != live.fingerprints.get(side):
+                found.append(model)
+        return found
+
+    def is_whole(self) -> bool:
+        """Return whether both live models are there, and what the ledger says."""
+        there = all(name in self.models for name in self.live_names.values())
+        return self.live is not None and there and not self.strangers()
+
+    def kept(self) -> dict[int, dict[str, str]]:
+        """Return slot names by side of every generation that is loaded whole but not live."""
+        found: dict[int, dict[str, str]] = {}
+        for entry in self.ledger:
+            names = {side: slot_name(self.name, side, entry.generation) for side in SIDES}
+            if all(self._is_of(names[side], side, entry) for side in SIDES):
+                found[entry.generation] = names
+        return found
+
+    def _is_of(self, name: str, side: str, entry: LedgerEntry) -> bool:
+        model = self.models.get(name)
+        if model is None:
+            return False
+        return entry.action == ADOPT or model.fingerprint == entry.fingerprints.get(side)
+
+    def entry(self, generation: int) -> LedgerEntry | None:
+        """Return the ledger entry of a generation."""
+        return next((e for e in self.ledger if e.generation == generation), None)
+
+    def next_generation(self) -> int:
+        """Return a number after all in the ledger, whose slot names are free."""
+        number = max((entry.generation for entry in self.ledger), default=0) + 1
+        while any(slot_name(self.name, side, number) in self.models for side in SIDES):
+            number += 1
+        return number
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done under one export name of one target.
+
+    Attributes:
+        target: URI of the target.
+        observed: What was found there.
+        title: What is to become live.
+        work: What would be done; None if it is live already.
+        uploads: Models to load first.
+        adoption: What is recorded first, if models of others are to be adopted.
+        geometry: How its vectors stand to the live ones; None where none are compared.
+        pending: What an earlier run left, and what is done about it first; empty if nothing.
+        paths: Files to load, by side.
+    """
+
+    target: str
+    observed: Observed
+    title: str
+    work: Work | None
+    uploads: tuple[LoadedModel, ...] = ()
+    adoption: Work | None = None
+    geometry: Geometry | None = None
+    pending: str = ""
+    paths: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be done."""
+        return self.work is None
+
+    def to_steps(self) -> list[tuple[str, str]]:
+        """Return sign and text of each step, as terraform shows them."""
+        if self.work is None:
+            return []
+        work, steps = self.work, []
+        if self.adoption:
+            adopted = ", ".join(self.adoption.entry.fingerprints) or "live names"
+            steps.append(("~", f"adopt   models of others under {adopted}"))
+        for model in self.uploads:
+            size = f"{model.size_bytes / 1e6:,.1f} MB"
+            steps.append(("+", f"load    {model.name}  {size}  sha256 {model.fingerprint[:12]}…"))
+        if work.incoming:
+            names = ", ".join(work.incoming.values())
+            steps.append(("?", f"verify  golden probes embedded by {names} in SQL"))
+            for side, slot in work.incoming.items():
+                live = self.observed.live_names[side]
+                outgoing = work.outgoing.get(side)
+                kept = f" (the live one kept as {outgoing})" if outgoing else ""
+                steps.append(("-/+", f"swap    {slot} → {live}{kept}"))
+        for g in work.revokes:
+            steps.append(("-", f"revoke  {g.privilege} on {g.model} from {g.grantee}"))
+        for g in work.grants:
+            steps.append(("~", f"grant   {g.privilege} on {g.model} to {g.grantee} again"))
+        steps += [("-", f"drop    {name}") for name in work.drops]
+        return steps
+
+    def summary(self) -> str:
+        """Return the last line of a plan."""
+        if self.work is None:
+            return f"{self.title} is live already. Nothing to do."
+        return (
+            f"Plan: {len(self.uploads)} to load, {1 if self.work.incoming else 0} to swap, "
+            f"{len(self.work.drops)} to drop. Nothing was changed."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs; no secrets."""
+        live = self.observed.live
+        return {
+            "format_version": FORMAT_VERSION,
+            "target": self.target,
+            "name": self.observed.name,
+            "candidate": self.title,
+            "live": live.origin if live else None,
+            "live_generation": self.observed.state.generation,
+            "generation": self.work.entry.generation if self.work else None,
+            "geometry": str(self.geometry) if self.geometry else None,
+            "dependants": [vars(dependant) for dependant in self.observed.dependants],
+            "steps": [{"sign": sign, "text": text} for sign, text in self.to_steps()],
+            "pending": self.pending,
+        }
+
+
+def plan_promotion(
+    observed: Observed,
+    entry: LedgerEntry,
+    uploads: Mapping[str, LoadedModel],
+    *,
+    keep: int,
+    adopt: bool = False,
+    target: str = "",
+    title: str = "",
+) -> Plan:
+    """Return the plan that makes a pair live.
+
+    Args:
+        observed: What the target has.
+        entry: What the ledger shall say; its generation is set here.
+        uploads: The pair's models by side, their names set here; not loaded again where a kept
+            generation of the same bytes is there.
+        keep: How many generations before the live one stay loaded.
+        adopt: Take over models of others under the live names.
+        target: URI of the target.
+        title: What an error calls the pair.
+
+    Raises:
+        ForeignModel: If a live name is taken by a model of others, and `adopt` is not given.
+    """
+    live = observed.live
+    if live is not None and observed.is_whole() and _is_same(live, entry):
+        return Plan(target, observed, title, None)
+    adoption = None
+    if strangers := observed.strangers():
+        refuse_strangers(strangers, adopt)
+        adoption = _adoption(observed, entry)
+        observed = _after(observed, adoption)
+    number = observed.next_generation()
+    entry = replace(entry, generation=number, action=PROMOTE, restores=number)
+    kept = [g for g, names in observed.kept().items() if _is_same_bytes(observed, names, entry)]
+    if kept:
+        incoming, loads = observed.kept()[kept[-1]], {}
+    else:
+        incoming = {side: slot_name(observed.name, side, number) for side in SIDES}
+        loads = {s: replace(m, name=incoming[s]) for s, m in uploads.items()}
+    work = _swap_work(observed, entry, incoming, keep)
+    work = replace(work, uploads=tuple(model.name for model in loads.values()))
+    return Plan(target, observed, title, work, tuple(loads.values()), adoption)
+
+
+def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str = "") -> Plan:
+    """Return the plan that makes a kept generation live again, without loading anything.
+
+    Args:
+        observed: What the target has.
+        to: Generation; by default the newest kept one from before the live one.
+        keep: How many generations before the live one stay loaded.
+        target: URI of the target.
+
+    Raises:
+        ApplyError: If that generation is not kept.
+        ForeignModel: If a live name is taken by a model of others.
+    """
+    if strangers := observed.strangers():
+        refuse_strangers(strangers, adopt=False)
+    live, kept = observed.live, observed.kept()
+    if to is None:
+        before = _root(live) if live else observed.state.generation + 1
+        older = [g for g in kept if _root(observed.entry(g)) < before]
+        to = max(older, key=lambda g: _root(observed.entry(g)), default=None)
+    chosen = observed.entry(to) if to is not None else None
+    if to is None or to not in kept or chosen is None:
+        shown = ", ".join(f"{g} ({e.origin})" for g in kept if (e := observed.entry(g))) or "none"
+        wanted = "no older generation" if to is None else f"generation {to}, which"
+        raise ApplyError(
+            f"{observed.name} can't go back: {wanted} is kept in {target}; kept are: {shown}. "
+            "The live pair is as it was.",
+            hint="name a kept one with --to, or promote the version again.",
+        )
+    number = observed.next_generation()
+    entry = replace(
+        chosen,
+        generation=number,
+        action=ROLLBACK,
+        restores=_root(chosen),
+        parity={},
+        promoted_at=None,
+    )
+    work = _swap_work(observed, entry, kept[to], keep)
+    return Plan(target, observed, f"generation {to} ({chosen.origin})", work)
+
+
+def plan_drop(observed: Observed, entry_by: str, *, target: str = "") -> Plan:
+    """Return the plan that removes a live pair and its kept generations, except adopted ones."""
+    if observed.live is None and not observed.kept():
+        raise TargetError(
+            f"there is no pair {observed.name} in {target}. Nothing was changed.",
+            hint="run `oml-mlflow status`.",
+        )
+    if strangers := observed.strangers():
+        refuse_strangers(strangers, adopt=False)
+    names = list(observed.live_names.values()) if observed.live else []
+    for generation, slots in observed.kept().items():
+        entry = observed.entry(generation)
+        if entry and entry.action != ADOPT:
+            names += slots.values()
+    entry = LedgerEntry(
+        name=observed.name,
+        generation=observed.next_generation(),
+        registered_model="",
+        version="",
+        run_id="",
+        fingerprints={},
+        dims=0,
+        action=DROP,
+        promoted_by=entry_by,
+    )
+    present = tuple(name for name in names if name in observed.models)
+    work = Work(entry=entry, before=observed.state.generation, drops=present)
+    return Plan(target, observed, "nothing", work)
+
+
+def refuse_strangers(strangers: Sequence[LoadedModel], adopt: bool) -> None:
+    """Raise ForeignModel for models of others, unless they are to be adopted."""
+    if adopt:
+        return
+    shown = "; ".join(
+        f"{m.name} ({m.size_bytes:,} bytes, made {m.loaded_at:%Y-%m-%d %H:%M} UTC)"
+        for m in strangers
+    )
+    raise ForeignModel(
+        f"not loaded by this package, or not what the ledger says: {shown}. Nothing was changed.",
+        hint="choose another name (--name), or take it over with --adopt: it is kept under a slot "
+        "name and never dropped.",
+        details={"models": [model.name for model in strangers]},
+    )
+
+
+def _swap_work(
+    observed: Observed, entry: LedgerEntry, incoming: Mapping[str, str], keep: int
+) -> Work:
+    before = observed.state.generation
+    outgoing = {
+        side: slot_name(observed.name, side, before)
+        for side, name in observed.live_names.items()
+        if name in observed.models
+    }
+    for name in outgoing.values():
+        if name in observed.models:
+            raise ForeignModel(
+                f"{name}, the name to keep the live pair under, is taken. Nothing was changed.",
+                hint="rename or drop that model, then promote again.",
+            )
+    live_of = {name: side for side, name in observed.live_names.items()}
+    grants = tuple(grant for grant in observed.grants if grant.model in live_of)
+    wanted = {(live_of[g.model], g.grantee, g.privilege) for g in grants}
+    side_of = {slot: side for side, slot in incoming.items()}
+    revokes = tuple(
+        grant
+        for grant in observed.grants
+        if grant.model in side_of
+        and (side_of[grant.model], grant.grantee, grant.privilege) not in wanted
+    )
+    return Work(
+        entry=entry,
+        before=before,
+        incoming=dict(incoming),
+        outgoing=outgoing,
+        grants=grants,
+        revokes=revokes,
+        drops=_beyond(observed, entry, set(incoming.values()), keep),
+    )
+
+
+def _beyond(
+    observed: Observed, entry: LedgerEntry, incoming: set[str], keep: int
+) -> tuple[str, ...]:
+    """Return slots of generations that are too many once the live one is kept too."""
+    loaded = [g for g, names in observed.kept().items() if not incoming & set(names.values())]
+    ours = [g for g in loaded if (e := observed.entry(g)) and e.action != ADOPT]
+    live = observed.live
+    room = keep - (1 if live and live.action != ADOPT else 0)
+    newest = sorted(ours, key=lambda g: _root(observed.entry(g)), reverse=True)
+    old = newest[max(room, 0) :]
+    return tuple(name for g in sorted(old) for name in observed.kept()[g].values())
+
+
+def _adoption(observed: Observed, entry: LedgerEntry) -> Work:
+    found = {side: "" for side, name in observed.live_names.items() if name in observed.models}
+    adopted = LedgerEntry(
+        name=observed.name,
+        generation=observed.next_generation(),
+        registered_model="",
+        version="",
+        run_id="",
+        fingerprints=found,
+        dims=max((observed.models[observed.live_names[side]].dims for side in found), default=0),
+        action=ADOPT,
+        promoted_by=entry.promoted_by,
+    )
+    return Work(entry=adopted, before=observed.state.generation)
+
+
+def _after(observed: Observed, adoption: Work) -> Observed:
+    entry = adoption.entry
+    state = replace(observed.state, generation=entry.generation)
+    return replace(observed, state=state, ledger=(*observed.ledger, entry))
+
+
+def _is_same(live: LedgerEntry, entry: LedgerEntry) -> bool:
+    return (live.registered_model, live.version, live.fingerprints) == (
+        entry.registered_model,
+        entry.version,
+        entry.fingerprints,
+    )
+
+
+def _is_same_bytes(observed: Observed, names: Mapping[str, str], entry: LedgerEntry) -> bool:
+    return all(
+        not observed.models[name].foreign
+        and observed.models[name].fingerprint == entry.fingerprints[side]
+        for side, name in names.items()
+    )
+
+
+def _root(entry: LedgerEntry | None) -> int:
+    """Return the generation that first loaded an entry's models."""
+    return (entry.restores or entry.generation) if entry else 0
+
+
+def slot_generation(name: str) -> int | None:
+    """Return the generation that a slot's name says; None if it is no slot."""
+    found = _SLOT.search(name)
+    return int(found[1]) if found else None
+
+
+def healed(observed: Observed) -> Observed:
+    """Return what a target will have once the next run has finished or undone what was begun."""
+    state, models = observed.state, dict(observed.models)
+    work = state.work
+    if work is None or state.phase == WHOLE:
+        return observed
+    whole = LiveState(observed.name, state.generation)
+    if state.phase == LOADING:
+        for name in work.uploads:
+            models.pop(name, None)
+        return replace(observed, state=whole, models=models)
+    if state.phase == SWAPPING:
+        for side, slot in work.incoming.items():
+            live = observed.live_names[side]
+            if slot in models:
+                if live in models and side in work.outgoing:
+                    models[work.outgoing[side]] = models[live]
+                models[live] = models.pop(slot)
+        whole = LiveState(observed.name, work.entry.generation)
+        observed = replace(observed, ledger=(*observed.ledger, work.entry))
+    for name in work.drops:
+        models.pop(name, None)
+    return replace(observed, state=whole, models=models)

@@ -1,0 +1,129 @@
+"""Rollback: make a kept generation live again, or take a pair away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from oml_mlflow.apply import Promotion, carry_out, heal, observe
+from oml_mlflow.errors import ApplyError
+from oml_mlflow.events import Listener, silent
+from oml_mlflow.geometry import pair_id, probe_key
+from oml_mlflow.geometry_guard import demand_geometry, kept_geometry
+from oml_mlflow.ledger import UNVERIFIED, VERIFIED, this_process
+from oml_mlflow.names import IMG, check_export_name
+from oml_mlflow.plan import Plan, plan_drop, plan_rollback
+from oml_mlflow.probes import ParityReport, golden_probes
+from oml_mlflow.profiles import get_profile
+from oml_mlflow.targets import Target, open_target
+from oml_mlflow.verification import PARITY_HINT, demand_parity, verify_pair
+
+
+def rollback(
+    target: Target | str,
+    name: str,
+    *,
+    to: int | None = None,
+    unverified: bool = False,
+    accept_new_geometry: bool = False,
+    on_event: Listener = silent,
+) -> Promotion:
+    """Make a kept generation live again, without loading anything.
+
+    It is compared with its own reference vectors again first, which the target has kept: the
+    registry is not asked.
+
+    Args:
+        target: A target or its URI.
+        name: Export name in the database.
+        to: Generation; by default the newest kept one from before the live one.
+        unverified: Go back to a generation too that has no reference vectors.
+        accept_new_geometry: See `promote`.
+        on_event: Told of progress.
+
+    Raises:
+        InvalidName, TargetLocked, ForeignModel, GeometryChanged, ParityError: See `promote`.
+        ApplyError: If that generation is not kept, it has no references and `unverified` is not
+            given, or a step fails; the message says what state was left.
+
+    Side effects: Writes a ledger row to the target, and may drop kept generations; commits.
+    """
+    export_name = check_export_name(name).upper()
+    database = open_target(target) if isinstance(target, str) else target
+    with (
+        database.session(f"roll back {export_name}") as session,
+        session.lock(export_name, "rollback"),
+    ):
+        mended = heal(session, export_name)
+        planned = plan_rollback(
+            observe(session, export_name), to=to, keep=database.keep, target=database.uri
+        )
+        assert planned.work is not None  # noqa: S101 -- it raises where there is nothing to do
+        entry = planned.work.entry
+        geometry = kept_geometry(session, planned.observed, entry)
+        demand_geometry(replace(planned, geometry=geometry), database, accept_new_geometry)
+        known = session.geometries(export_name)
+        references = known.get(pair_id(entry.fingerprints)) if entry.fingerprints else None
+        probes = [p for p in golden_probes() if references and probe_key(p) in references]
+        entry = replace(
+            entry,
+            verification=VERIFIED if probes else UNVERIFIED,
+            promoted_by=this_process(),
+        )
+        if not probes and not unverified:
+            raise ApplyError(
+                f"{planned.title} has no reference vectors in {database.uri} to be compared with. "
+                "The live pair is as it was.",
+                hint="go back with --unverified (unverified=True) if you trust it.",
+            )
+
+        def check(names: Mapping[str, str]) -> ParityReport:
+            if not probes or references is None:
+                return ParityReport("Not compared: no reference vectors are kept")
+            vectors = {probe.id: references[probe_key(probe)] for probe in probes}
+            report = verify_pair(
+                session,
+                database,
+                names,
+                probes,
+                vectors,
+                metadata=planned.observed.models[names[IMG]].metadata,
+                profile=get_profile(entry.profile),
+                on_event=on_event,
+            )
+            demand_parity(report, planned.title, f"in {database.uri}", PARITY_HINT)
+            return report
+
+        planned = replace(planned, work=replace(planned.work, entry=entry))
+        report, swap_s = carry_out(session, database, planned, {}, check, on_event)
+        recorded = session.ledger(export_name)[-1]
+    return Promotion(recorded, report, changed=True, healed=mended, swap_s=swap_s)
+
+
+def drop_pair(target: Target | str, name: str, *, on_event: Listener = silent) -> Plan:
+    """Drop a live pair and its kept generations; adopted models and the ledger stay.
+
+    Args:
+        target: A target or its URI.
+        name: Export name in the database.
+        on_event: Told of progress.
+
+    Returns:
+        What was done; its dependants now have no model.
+
+    Raises:
+        TargetError: If there is no such pair.
+        ForeignModel: If a live name is taken by a model of others.
+
+    Side effects: Drops models and writes a ledger row; commits.
+    """
+    export_name = check_export_name(name).upper()
+    database = open_target(target) if isinstance(target, str) else target
+    with (
+        database.session(f"drop {export_name}") as session,
+        session.lock(export_name, "drop"),
+    ):
+        heal(session, export_name)
+        planned = plan_drop(observe(session, export_name), this_process(), target=database.uri)
+        carry_out(session, database, planned, {}, lambda names: ParityReport(""), on_event)
+    return planned

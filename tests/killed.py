@@ -1,0 +1,101 @@
+"""One promotion or rollback in a process of its own, which dies where it is told to.
+
+Children are forked from a server that has imported everything: a drill has hundreds of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+_PRELOADED = ["mlflow", "oml_mlflow.promotion", "oml_mlflow.rollback", "onnxruntime", "oracledb"]
+_WRITING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.copyfile"}
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(_PRELOADED)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the child does.
+
+    Attributes:
+        action: ``promote`` or ``rollback``.
+        target: URI of the target.
+        model_uri: Version to promote.
+        name: Export name.
+        environment: Set before anything else.
+    """
+
+    action: str
+    target: str
+    model_uri: str
+    name: str
+    environment: tuple[tuple[str, str], ...]
+
+
+def run(job: Job, report: Any = None) -> None:
+    """Do the job; this is the child."""
+    os.environ.update(dict(job.environment))
+    from oml_mlflow.promotion import promote
+    from oml_mlflow.rollback import rollback
+
+    if job.action == "promote":
+        promote(job.model_uri, job.target, job.name, accept_new_geometry=True)
+    else:
+        rollback(job.target, job.name, accept_new_geometry=True)
+
+
+def run_counting(job: Job, kill_at: int, before: bool, count: Any) -> None:
+    """Do the job, and die before or after step number `kill_at` of an embedded database.
+
+    A step is an SQL statement, or a call that changes a file of the database.
+    """
+    from oml_mlflow.targets.embedded import Connection
+
+    steps = [0]
+
+    def step(done: bool) -> None:
+        if not done:
+            steps[0] += 1
+            count.value = steps[0]
+        if steps[0] == kill_at and done != before:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    plain: Callable[..., Connection] = Connection.execute
+
+    def execute(self: Connection, statement: str, parameters: Any = None) -> Connection:
+        step(False)
+        result = plain(self, statement, parameters)
+        step(True)
+        return result
+
+    folder = str(Path(job.target.removeprefix("embedded:///")))
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        is_ours = any(str(a).startswith(folder) for a in arguments if isinstance(a, str | Path))
+        writes = event in _WRITING or (event == "open" and str(arguments[1] or "")[:1] in "wax+")
+        if is_ours and writes:
+            step(False)  # right before the call, which is right after the one before
+
+    Connection.execute = execute  # type: ignore[method-assign]
+    sys.addaudithook(watch)
+    run(job)
+
+
+def start(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    """Start a child."""
+    process = _context.Process(target=target, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def counter() -> Any:
+    """Return a number that a child can write."""
+    return _context.Value("i", 0)

@@ -1,0 +1,110 @@
+"""A database in memory that runs models with onnxruntime, and can be told what to refuse."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from oml_mlflow.capability import CapabilityTable
+from oml_mlflow.errors import ModelRefused, TargetError
+from oml_mlflow.events import Listener, silent
+from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.ledger import LedgerEntry, LiveState, LoadedModel, now
+from oml_mlflow.preflight import Check
+from oml_mlflow.runtime import open_session, run
+from oml_mlflow.targets.base import Session
+
+
+@dataclass
+class SmallDatabase:
+    """What `oml_mlflow.targets.base.Session` asks of a session, as far as checks need it.
+
+    Attributes:
+        version: Version of the database.
+        refused: ONNX operators that it takes no model with, as ``domain:Name``.
+        errors: Errors that loading raises, by how many were tried before.
+        damage: Added to every vector.
+    """
+
+    version: str = "23.26.1.0.0"
+    refused: frozenset[str] = frozenset()
+    errors: dict[int, TargetError] = field(default_factory=dict)
+    damage: float = 0.0
+    models: dict[str, LoadedModel] = field(default_factory=dict)
+    entries: list[LedgerEntry] = field(default_factory=list)
+    state: LiveState | None = None
+    own_checks: list[Check] = field(default_factory=list)
+    table: CapabilityTable | None = None
+    tried: int = 0
+    dropped: list[str] = field(default_factory=list)
+    uri: str = "small://here"
+    is_probed: bool = True
+
+    def __post_init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+
+    def _path(self, name: str) -> Path:
+        return Path(self._folder.name) / f"{name}.onnx"
+
+    def list_models(self) -> list[LoadedModel]:
+        return list(self.models.values())
+
+    def ledger(self, name: str | None = None) -> list[LedgerEntry]:
+        return [entry for entry in self.entries if name in (None, entry.name)]
+
+    def live_state(self, name: str) -> LiveState:
+        return self.state or LiveState(name)
+
+    def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
+        self.tried += 1
+        if self.tried - 1 in self.errors:
+            raise self.errors[self.tried - 1]
+        assert model.name not in self.models
+        assert fingerprint_file(path) == model.fingerprint
+        assert path.stat().st_size == model.size_bytes
+        for node in onnx.load(path).graph.node:
+            if f"{node.domain}:{node.op_type}" in self.refused:
+                raise ModelRefused(
+                    f"loading {model.name} failed: ORA-54426: {node.op_type} is not known. "
+                    "Nothing was changed."
+                )
+        self._path(model.name).write_bytes(path.read_bytes())
+        self.models[model.name] = replace(model, loaded_at=now())
+
+    def embed(self, model: str, side: str, values: Sequence[bytes | str]) -> np.ndarray:
+        session, rows = open_session(self._path(model)), []
+        for value in values:
+            if isinstance(value, bytes):
+                given = np.frombuffer(value, np.uint8)
+            else:
+                given = np.array([value], dtype=object)
+            rows.append(run(session, given)[0])
+        return np.stack(rows) + np.float32(self.damage)
+
+    def drop(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.dropped.append(name)
+            self.models.pop(name, None)
+
+    def capabilities(self) -> CapabilityTable | None:
+        return self.table and CapabilityTable.from_json(self.table.to_json())
+
+    def save_capabilities(self, table: CapabilityTable) -> None:
+        self.table = table
+
+    def checks(self, size_bytes: int) -> list[Check]:
+        assert size_bytes > 0
+        return self.own_checks
+
+
+def as_session(database: SmallDatabase) -> Any:
+    """Return it as a session and as a target, of which only what is here is used."""
+    for name in ("list_models", "live_state", "load", "embed", "drop", "capabilities", "checks"):
+        assert hasattr(Session, name)
+    return database
