@@ -385,11 +385,11 @@ def test_many_sessions_at_once(database: Database, session: EngineSession) -> No
     session.commit()
 
     def count_up() -> None:
-        own = database.open_session("vec")
         for _ in range(10):
+            own = database.open_session("vec")
             run(own, "UPDATE T SET N = N + 1")
             own.commit()
-        own.close()
+            own.close()
 
     threads = [threading.Thread(target=count_up) for _ in range(6)]
     for thread in threads:

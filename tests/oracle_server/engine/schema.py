@@ -16,7 +16,9 @@ from oracle_server.statement import ConnectionDropped, OraError
 if TYPE_CHECKING:
     from oracle_server.engine.database import Database
 
-POLL_S = 0.02
+_POLL_MS = 20
+# while another connection opens or closes the files, however short
+_BUSY_S = 30
 _WRITES = {
     sqlite3.SQLITE_INSERT: "INSERT",
     sqlite3.SQLITE_UPDATE: "UPDATE",
@@ -72,6 +74,19 @@ class Schema:
         finally:
             self._guarded = False
 
+    def try_to_begin(self) -> bool:
+        """Begin a transaction that writes, unless another session has one for some time."""
+        self.sqlite.execute(f"PRAGMA busy_timeout = {_POLL_MS}")
+        try:
+            self.sqlite.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                return False
+            raise
+        finally:
+            self.sqlite.execute(f"PRAGMA busy_timeout = {_BUSY_S * 1000}")
+        return True
+
     def declared_types(self, done: Translated) -> list[str]:
         """Return the declared types of a query's columns; nothing for expressions."""
         self.query(f"CREATE TEMP VIEW [ query ] AS {done.without_binds}")
@@ -95,7 +110,7 @@ class Schema:
         database = self._database
         connection = sqlite3.connect(
             database.schema_file(self.user),
-            timeout=POLL_S,
+            timeout=_BUSY_S,
             isolation_level=None,
             detect_types=sqlite3.PARSE_DECLTYPES,
             check_same_thread=False,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,9 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from oracle_server.engine import ddl, functions, plsql
 from oracle_server.engine.models import Models
 from oracle_server.engine.privileges import quota_exceeded
-from oracle_server.engine.schema import POLL_S, Schema
+from oracle_server.engine.schema import Schema
 from oracle_server.engine.sql import Translated, Translator
-from oracle_server.engine.sqlite_errors import as_ora_error
 from oracle_server.engine.tokens import Token, tokenize
 from oracle_server.engine.vectors import to_vector, vector_distance
 from oracle_server.statement import Call, OraError, Rows
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from oracle_server.engine.database import Database
 
 QUERIES, CHANGES = ("SELECT", "WITH", "("), ("INSERT", "UPDATE", "DELETE")
+_POLL_S = 0.02
 T = TypeVar("T")
 
 
@@ -120,10 +119,10 @@ class EngineSession:
         while end is None or time.monotonic() < end:
             self.check_cancelled()
             if isinstance(stall, threading.Event):
-                if stall.wait(POLL_S):
+                if stall.wait(_POLL_S):
                     return
             else:
-                threading.Event().wait(POLL_S)
+                threading.Event().wait(_POLL_S)
 
     def check_cancelled(self) -> None:
         """Raise ORA-01013 after a break of the client."""
@@ -133,13 +132,10 @@ class EngineSession:
     def begin(self) -> None:
         """Begin a transaction that writes; wait while another session has one."""
         end = time.monotonic() + self.database.lock_wait_s
-        while not self.sqlite.in_transaction:
-            try:
-                self.sqlite.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                self.check_cancelled()
-                if "locked" not in str(error) or time.monotonic() > end:
-                    raise as_ora_error(error, self.user, lambda _: "") from error
+        while not self.sqlite.in_transaction and not self.schema.try_to_begin():
+            self.check_cancelled()
+            if time.monotonic() > end:
+                raise OraError(30006, "resource busy; acquire with WAIT timeout expired")
 
     def end_transaction(self) -> None:
         """Commit."""
