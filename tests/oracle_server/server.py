@@ -24,11 +24,12 @@ class OracleServer:
     """Serves a database while it is entered; every connection is closed at the end.
 
     Args:
-        database: State that all sessions share: ``users`` (by name a password or what has
-            one as ``password``), ``version``, ``open_session(user)`` and ``faults``, of which the wire reads two. ``refuse_login`` is
-            an OraError (a listener refuses with one of ORA-12500 to 12599, a database with any
-            other) or ConnectionDropped, for a socket that is closed when it was accepted.
-            ``drop_after_lob_bytes`` resets a connection after so much LOB data on it.
+        database: State that all sessions share: ``users`` (by name a password, or what has one as
+            ``password``), ``version``, ``open_session(user)`` and ``faults``, of which the wire
+            reads two. ``refuse_login`` is an OraError (a listener refuses with one of ORA-12500
+            to 12599, a database with any other) or ConnectionDropped, for a socket that is closed
+            when it was accepted. ``drop_after_lob_bytes`` resets a connection after so much LOB
+            data on it.
         services: Names of its services; the first one is in ``dsn``.
         port: Where to listen, 0 for any free port.
         tls: Set for TLS; the driver then wants ``tcps`` and a wallet, see ``wallet.py``.
