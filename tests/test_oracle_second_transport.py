@@ -76,7 +76,7 @@ def _bind(given: Any, name: str) -> Bind:
     value, kind = getattr(given, "value", given), getattr(given, "tns_type", 0)
     if kind == types.BLOB and value is not None:
         value = FetchedLob(types.BLOB, bytes(value))
-    return Bind(kind, getattr(given, "max_size", 0), getattr(value, "value", value), name)
+    return Bind(kind, getattr(given, "max_size", 0), value, name)
 
 
 def _column(column: Column) -> Any:
