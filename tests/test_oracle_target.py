@@ -469,8 +469,15 @@ def drop_at(database: Database, number: int, *, after: bool) -> Callable[[], boo
     return lambda: bool(happened)
 
 
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize(
+    ("after", "follow"),
+    [
+        (False, True),
+        (True, False),
+        pytest.param(True, True, marks=pytest.mark.drill),
+        pytest.param(False, False, marks=pytest.mark.drill),
+    ],
+)
 def test_each_crash_inside_a_swap_is_healed(
     database: Database, target: OracleTarget, tiny_pair: PipelinePair, after: bool, follow: bool
 ) -> None:

@@ -1,5 +1,1 @@
-"""A stand-in for Oracle Database: an engine that knows the calls we make, and a wire layer.
-
-It shows what the unmodified driver accepts and what our code does with documented answers, not
-what Oracle Database does: it was never compared with one.
-"""
+"""A stand-in for Oracle Database: an engine without transport, and a wire layer in front of it."""

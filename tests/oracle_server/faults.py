@@ -29,7 +29,8 @@ class Faults:
     is counted when it is executed, not when it is fetched.
 
     Attributes:
-        refuse_login: Every login fails with this error.
+        refuse_login: The listener refuses every connection: with this ORA number, with ORA-12514 if
+            it is True; "drop": it closes them without a word.
         drop_after_lob_bytes: The connection is closed once it received so many bytes of LOBs.
         fail_statement: Statements that fail instead of running: an error by index, or a function
             of index and text that returns one or None.
@@ -47,7 +48,7 @@ class Faults:
         statements: How many were counted.
     """
 
-    refuse_login: OraError | None = None
+    refuse_login: int | bool | str | None = None
     drop_after_lob_bytes: int | None = None
     fail_statement: Failing | None = None
     stall_statement: Stalling | None = None

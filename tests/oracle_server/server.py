@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import socket
 import ssl
 import tempfile
@@ -23,11 +24,12 @@ class OracleServer:
     """Serves a database while it is entered; every connection is closed at the end.
 
     Args:
-        database: State that all sessions share: ``users`` (passwords by user), ``version``,
-            ``open_session(user)`` and ``faults``, of which the wire reads two. ``refuse_login`` is
-            an OraError (a listener refuses with one of ORA-12500 to 12599, a database with any
-            other) or ConnectionDropped, for a socket that is closed when it was accepted.
-            ``drop_after_lob_bytes`` resets a connection after so much LOB data on it.
+        database: State that all sessions share: ``users`` (by name a password, or what has one as
+            ``password``), ``version``, ``open_session(user)`` and ``faults``, of which the wire
+            reads two. ``refuse_login`` is an OraError (a listener refuses with one of ORA-12500
+            to 12599, a database with any other) or ConnectionDropped, for a socket that is closed
+            when it was accepted. ``drop_after_lob_bytes`` resets a connection after so much LOB
+            data on it.
         services: Names of its services; the first one is in ``dsn``.
         port: Where to listen, 0 for any free port.
         tls: Set for TLS; the driver then wants ``tcps`` and a wallet, see ``wallet.py``.
@@ -151,7 +153,8 @@ class OracleServer:
 
     def passwords(self) -> dict[str, str]:
         """Return the passwords by user."""
-        return {n: str(getattr(u, "password", u)) for n, u in self.database.users.items()}
+        users = self.database.users.items()
+        return {name: getattr(user, "password", user) for name, user in users}
 
     def version(self) -> str:
         """Return the version that a login tells."""
@@ -172,6 +175,7 @@ class OracleServer:
             self.received_lob_bytes += count
 
     def keep_error(self, error: BaseException) -> None:
-        """Keep an error that is nobody's fault but ours."""
+        """Keep an error that is nobody's fault but ours, and log it."""
+        logging.getLogger(__name__).error("the stand-in failed", exc_info=error)
         with self._lock:
             self.errors.append(error)

@@ -97,8 +97,6 @@ class Database:
             OraError: ORA-01017 if there is no such user, ORA-01045 without CREATE SESSION.
         """
         name = user.upper()
-        if self.faults.refuse_login is not None:
-            raise self.faults.refuse_login
         if name not in self.users:
             raise OraError(1017, "invalid credential or not authorized; logon denied")
         granted = self.users[name]

@@ -37,6 +37,15 @@ _FORMATS = {
     "TZM": "00",
 }
 _FORMAT_PART = re.compile(r'"[^"]*"|YYYY|HH24|TZH|TZM|MM|DD|MI|SS|FF[1-9]?|[-/,.;: ]|.', re.I)
+_DECLARED = {
+    "NUMBER": NUMBER,
+    "CLOB": CLOB,
+    "BLOB": BLOB,
+    "RAW": RAW,
+    "UTCTIME": TIMESTAMP,
+    "VECTOR": VECTOR,
+    "BOOLEAN": NUMBER,
+}
 _VECTOR_FORMATS = {"f": 2, "d": 3, "b": 4, "B": 5}
 
 
@@ -100,14 +109,15 @@ def to_outside(value: Any) -> Any:
     return value
 
 
-_DECLARED = {"CLOB": CLOB, "BLOB": BLOB, "NUMBER": NUMBER, "RAW": RAW}
-
-
 def column(name: str, values: list[Any], declared: str = "") -> Column:
-    """Describe a column by SQLite's values in it, or by its declared type if it has none."""
+    """Describe a column by SQLite's values in it, or by its declared type if it has none.
+
+    A client that runs a statement again counts on the types that it had before.
+    """
     value = next((v for v in values if v is not None), None)
-    if value is None and declared:
-        return Column(name, _DECLARED.get(declared.partition("(")[0], VARCHAR))
+    if value is None:
+        kind = VECTOR if name.startswith("VECTOR_EMBEDDING(") else VARCHAR
+        return Column(name, _DECLARED.get(declared, kind))
     if is_vector(value):
         vector = unpack_vector(value)
         return Column(name, VECTOR, _VECTOR_FORMATS[vector.typecode], len(vector))

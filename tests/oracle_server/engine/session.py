@@ -4,32 +4,24 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from oracle_server.engine import catalogue, ddl, functions, plsql
+from oracle_server.engine import ddl, functions, plsql
 from oracle_server.engine.models import Models
 from oracle_server.engine.privileges import quota_exceeded
+from oracle_server.engine.schema import Schema
 from oracle_server.engine.sql import Translated, Translator
-from oracle_server.engine.sqlite_errors import as_ora_error
 from oracle_server.engine.tokens import Token, tokenize
-from oracle_server.engine.text_functions import TEXT
-from oracle_server.engine.vectors import to_vector, vector_dims, vector_distance
-from oracle_server.statement import Call, ConnectionDropped, OraError, Rows
+from oracle_server.engine.vectors import to_vector, vector_distance
+from oracle_server.statement import Call, OraError, Rows
 
 if TYPE_CHECKING:
     from oracle_server.engine.database import Database
 
 QUERIES, CHANGES = ("SELECT", "WITH", "("), ("INSERT", "UPDATE", "DELETE")
-_WRITES = {
-    sqlite3.SQLITE_INSERT: "INSERT",
-    sqlite3.SQLITE_UPDATE: "UPDATE",
-    sqlite3.SQLITE_DELETE: "DELETE",
-}
 _POLL_S = 0.02
 T = TypeVar("T")
 
@@ -52,13 +44,9 @@ class EngineSession:
         self.call: Call | None = None
         self.commits = 0
         self._lock = threading.RLock()
-        self._guarded = False
-        self._owners: set[str] = set()
-        self._granted: set[tuple[str, str, str]] = set()
-        self._raised: BaseException | None = None
-        self._views: tuple[Any, ...] = ()
-        self.sqlite = self._connect()
         self.models = Models(self)
+        self.schema = Schema(database, user, self._functions())
+        self.sqlite, self.query = self.schema.sqlite, self.schema.query
         database.alive.add(self.unique_id)
 
     # what the wire layer calls
@@ -144,13 +132,10 @@ class EngineSession:
     def begin(self) -> None:
         """Begin a transaction that writes; wait while another session has one."""
         end = time.monotonic() + self.database.lock_wait_s
-        while not self.sqlite.in_transaction:
-            try:
-                self.sqlite.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                self.check_cancelled()
-                if "locked" not in str(error) or time.monotonic() > end:
-                    raise as_ora_error(error, self.user, lambda _: "") from error
+        while not self.sqlite.in_transaction and not self.schema.try_to_begin():
+            self.check_cancelled()
+            if time.monotonic() > end:
+                raise OraError(30006, "resource busy; acquire with WAIT timeout expired")
 
     def end_transaction(self) -> None:
         """Commit."""
@@ -175,14 +160,6 @@ class EngineSession:
             raise
         self.end_transaction()
 
-    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run SQL of the engine's own on the dictionary."""
-        guarded, self._guarded = self._guarded, False
-        try:
-            return self.sqlite.execute(sql, values).fetchall()
-        finally:
-            self._guarded = guarded
-
     def used_bytes(self) -> int:
         """Return how much of the tablespace the user's models and tables take."""
         models = self.query(
@@ -195,7 +172,7 @@ class EngineSession:
         self, tokens: Sequence[Token], text: str, variables: Mapping[str, str] | None = None
     ) -> Translated:
         """Translate a query or DML statement for SQLite."""
-        self._refresh_views()
+        self.schema.refresh_views()
         users = self.database.users
         return Translator(text, self.user, users, self._attribute, variables).statement(tokens)
 
@@ -206,13 +183,12 @@ class EngineSession:
             return self._change(done, inside, verb)
         if done.locks:
             self.begin()
-        cursor, rows = self._guard(done, done.sql, inside)
+        cursor, rows = self.schema.run(done, done.sql, inside)
         names = [part[0].upper().replace(" ", "") for part in cursor.description]
-        declared = self._declared() if any(None in row for row in rows) or not rows else {}
-        columns = [
-            functions.column(name, [row[i] for row in rows], declared.get(name, ""))
-            for i, name in enumerate(names)
-        ]
+        listed = [[row[i] for row in rows] for i in range(len(names))]
+        is_open = any(all(v is None for v in values) for values in listed)
+        declared = self.schema.declared_types(done) if is_open else [""] * len(names)
+        columns = [functions.column(*parts) for parts in zip(names, listed, declared, strict=True)]
         return Rows(columns, [tuple(functions.to_outside(v) for v in row) for row in rows])
 
     def _declared(self) -> dict[str, str]:
@@ -229,12 +205,12 @@ class EngineSession:
 
     def compile(self, done: Translated) -> None:
         """Raise the error that a statement would have for the names in it."""
-        self._guard(done, "EXPLAIN " + done.sql, [None] * len(done.params))
+        self.schema.run(done, "EXPLAIN " + done.sql, [None] * len(done.params))
 
     def column_names(self, done: Translated) -> list[str]:
         """Return the names of a query's columns."""
         sql = f"SELECT * FROM ({done.sql}) LIMIT 0"
-        cursor, _ = self._guard(done, sql, [None] * len(done.params))
+        cursor, _ = self.schema.run(done, sql, [None] * len(done.params))
         return [part[0].upper() for part in cursor.description]
 
     def columns_of(self, tables: Sequence[str]) -> set[str]:
@@ -245,7 +221,7 @@ class EngineSession:
 
     def evaluate(self, sql: str, values: Sequence[Any]) -> Any:
         """Return the one value of a query of the engine's own that calls a function."""
-        return self._guard(Translated(sql), sql, list(values))[1][0][0]
+        return self.schema.run(Translated(sql), sql, list(values))[1][0][0]
 
     # the rest
 
@@ -294,7 +270,7 @@ class EngineSession:
             raise quota_exceeded()
         self.sqlite.execute("SAVEPOINT change")
         try:
-            count = self._guard(done, done.sql, inside, is_update=verb == "UPDATE")[0].rowcount
+            count = self.schema.run(done, done.sql, inside, is_update=verb == "UPDATE")[0].rowcount
             if verb != "DELETE":
                 self.database.users[self.user].check_space(self.used_bytes())
         except BaseException:
@@ -305,62 +281,9 @@ class EngineSession:
         self.sqlite.execute("RELEASE change")
         return count
 
-    def _guard(
-        self, done: Translated, sql: str, values: list[Any], *, is_update: bool = False
-    ) -> tuple[sqlite3.Cursor, list[tuple[Any, ...]]]:
-        # asked for before: SQLite's authorizer must not run statements
-        self._granted = self._read_grants() if done.owners else set()
-        self._owners, self._raised, self._guarded = done.owners, None, True
-        try:
-            cursor = self.sqlite.execute(sql, values)
-            return cursor, cursor.fetchall()
-        except sqlite3.Error as error:
-            if self._raised is not None:
-                raise self._raised from error
-            raise as_ora_error(error, self.user, self._constraint, is_update=is_update) from error
-        finally:
-            self._guarded = False
-
-    def _connect(self) -> sqlite3.Connection:
-        database = self.database
-        connection = sqlite3.connect(
-            database.schema_file(self.user),
-            timeout=_POLL_S,
-            isolation_level=None,
-            detect_types=sqlite3.PARSE_DECLTYPES,
-            check_same_thread=False,
-            cached_statements=0,
-        )
-        connection.execute("PRAGMA synchronous=OFF")
-        connection.execute("PRAGMA case_sensitive_like=ON")
-        connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("ATTACH ? AS sys", [str(database.folder / "sys.db")])
-        for other in database.users:
-            if other != self.user:
-                connection.execute(f"ATTACH ? AS [{other}]", [str(database.schema_file(other))])
-        self._add_functions(connection)
-        views = catalogue.views(self.user, database.users[self.user], database.version)
-        for name, query in views.items():
-            connection.execute(f"CREATE TEMP VIEW [{name}] AS {query}")
-        self._catalogue = set(views)
-        connection.set_authorizer(self._authorize)
-        return connection
-
-    def _add_functions(self, connection: sqlite3.Connection) -> None:
-        def kept(function: Callable[..., Any]) -> Callable[..., Any]:
-            def called(*values: Any) -> Any:
-                try:
-                    return function(*values)
-                except (OraError, ConnectionDropped) as error:
-                    self._raised = error
-                    raise
-
-            return called
-
-        plain = {**functions.PLAIN, **TEXT}
-        for name, (count, function) in plain.items():
-            connection.create_function(name, count, kept(function))
-        own: dict[str, tuple[int, Callable[..., Any]]] = {
+    def _functions(self) -> dict[str, tuple[int, Callable[..., Any]]]:
+        """Return the SQL functions that depend on the session."""
+        return {
             "session_user": (0, lambda: self.user),
             "unique_session_id": (0, lambda: self.unique_id),
             "used_bytes": (0, self.used_bytes),
@@ -369,10 +292,6 @@ class EngineSession:
             "vector_distance": (3, vector_distance),
             "to_vector": (1, to_vector),
         }
-        for name, (count, function) in own.items():
-            connection.create_function(name, count, kept(function))
-        connection.create_function("vector_dims", 1, vector_dims, deterministic=True)
-        self._functions = functions.SHARED | set(plain) | set(own) | {"vector_dims"}
 
     def context(self, namespace: str, parameter: str) -> str | None:
         """SYS_CONTEXT of the namespace USERENV."""
@@ -395,65 +314,3 @@ class EngineSession:
 
     def _attribute(self, owner: str, name: str) -> str:
         return self.models.find_for_scoring(owner, name).attribute
-
-    def _refresh_views(self) -> None:
-        """Make the user's views, as temporary ones: only those may name catalogue views."""
-        found = tuple(self.query("SELECT name, sql FROM sys.views WHERE owner = ?", [self.user]))
-        if found == self._views:
-            return
-        for name, _ in self._views:
-            self.query(f"DROP VIEW temp.[{name}]")
-        for name, sql in found:
-            self.query(f"CREATE TEMP VIEW [{name}] AS {sql}")
-        self._views = found
-
-    def _constraint(self, columns: str) -> str:
-        table = columns.partition(".")[0]
-        text = self.query("SELECT sql FROM main.sqlite_master WHERE name = ?", [table])
-        wanted = sorted(part.rpartition(".")[2].upper() for part in columns.split(", "))
-        for name, listed in re.findall(
-            r"CONSTRAINT \[(\w+)\] (?:PRIMARY KEY|UNIQUE) \(([^)]*)\)", text[0][0] if text else ""
-        ):
-            if sorted(part.strip(" []").upper() for part in listed.split(",")) == wanted:
-                return str(name)
-        return f"SYS_C_{table}"
-
-    def _authorize(
-        self, action: int, one: str | None, two: str | None, schema: str | None, view: str | None
-    ) -> int:
-        """Decide whether a user's statement may do something; SQLite asks while it compiles."""
-        if not self._guarded:
-            return sqlite3.SQLITE_OK
-        if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
-            return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_FUNCTION:
-            if str(two).lower() in self._functions:
-                return sqlite3.SQLITE_OK
-            self._raised = OraError(904, f'"{str(two).upper()}": invalid identifier')
-            return sqlite3.SQLITE_DENY
-        privilege = "SELECT" if action == sqlite3.SQLITE_READ else _WRITES.get(action)
-        table = str(one).upper()
-        if privilege is None or table.startswith("SQLITE_"):
-            self._raised = self._missing(schema, table)
-            return sqlite3.SQLITE_DENY
-        is_read = privilege == "SELECT"
-        if schema in ("main", "temp", None) or (
-            is_read and schema == "sys" and view in self._catalogue
-        ):
-            return sqlite3.SQLITE_OK
-        if schema in self._owners and (schema, table, privilege) in self._granted:
-            return sqlite3.SQLITE_OK
-        self._raised = self._missing(schema if schema in self._owners else None, table)
-        return sqlite3.SQLITE_DENY
-
-    def _read_grants(self) -> set[tuple[str, str, str]]:
-        query = "SELECT owner, name, privilege FROM sys.privs WHERE grantee IN (?, 'PUBLIC')"
-        return set(self.query(query, [self.user]))
-
-    def _missing(self, schema: str | None, table: str) -> OraError:
-        owner = schema if schema in self._owners else self.user
-        return OraError(942, f'table or view "{owner}"."{table}" does not exist')
-
-
-sqlite3.register_converter("CLOB", lambda value: functions.Clob(value.decode()))
-sqlite3.register_converter("BLOB", functions.Blob)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from oracle_server.engine.tokens import BIND, NUMBER, QUOTED, STRING, WORD, Reader, Token, split
 from oracle_server.statement import OraError
 
+# stands for a placeholder until the statement is complete
+_PLACE = "\0"
 _TIMES = {"SYSTIMESTAMP", "CURRENT_TIMESTAMP", "LOCALTIMESTAMP", "SYSDATE", "CURRENT_DATE"}
 _SQLITE_ONLY = {"LIMIT", "PRAGMA", "CONFLICT", "GLOB", "REGEXP", "ISNULL", "NOTNULL", "INDEXED"}
 _NOT_HERE = {"MERGE", "PIVOT", "ROWNUM", "INTERVAL", "RETURNING"}
@@ -29,12 +31,14 @@ class Translated:
 
     Attributes:
         sql: Its text.
+        without_binds: The same with NULL for each placeholder.
         params: Names of binds and variables in order, one for each placeholder.
         owners: Other users whose objects are named.
         locks: Whether rows are locked: FOR UPDATE.
     """
 
     sql: str = ""
+    without_binds: str = ""
     params: list[str] = field(default_factory=list)
     owners: set[str] = field(default_factory=set)
     locks: bool = False
@@ -71,7 +75,9 @@ class Translator:
         words = self._words(Reader(tokens, self.text))
         if tokens[0].upper == "DELETE" and len(tokens) > 1 and tokens[1].upper != "FROM":
             words.insert(1, "FROM")
-        self.done.sql = " ".join(words)
+        text = " ".join(words)
+        self.done.sql = text.replace(_PLACE, "?")
+        self.done.without_binds = text.replace(_PLACE, "NULL")
         return self.done
 
     def expression(self, tokens: Sequence[Token]) -> str:
@@ -109,14 +115,14 @@ class Translator:
             return [token.text]
         if token.kind == BIND:
             self.done.params.append(":" + token.name)
-            return ["?"]
+            return [_PLACE]
         if token.is_name and reader.looks_at("."):
             return self._qualified(token, reader)
         if token.kind == QUOTED:
             return [self._name(token)]
         if token.kind == WORD and not reader.looks_at("(") and upper in self.variables:
             self.done.params.append(self.variables[upper])
-            return ["?"]
+            return [_PLACE]
         return self._keyword(token, reader)
 
     def _keyword(self, token: Token, reader: Reader) -> list[str]:
@@ -165,7 +171,7 @@ class Translator:
         if variable in self.variables:
             reader.at += 2
             self.done.params.append(self.variables[variable])
-            return ["?"]
+            return [_PLACE]
         if owner in (self.user, "SYS"):
             reader.take()
             if not reader.peek().is_name:

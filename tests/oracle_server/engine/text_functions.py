@@ -11,7 +11,7 @@ _CLASSES = {"[:alnum:]": r"\w", "[:space:]": r"\s", "[:digit:]": r"\d", "[:alpha
 
 
 def unistr(text: str | None) -> str | None:
-    """UNISTR: UTF-16 code units as ``\\xxxx``."""
+    """UNISTR: UTF-16 code units, four hexadecimal digits behind a backslash."""
     if text is None:
         return None
     units = _CODE_UNIT.sub(lambda found: chr(int(found[1], 16)), text)

@@ -90,7 +90,7 @@ def decode_number(raw: bytes) -> int | decimal.Decimal:
         whole = whole * 100 + (byte - 1 if positive else 101 - byte)
     places = (exponent - len(body) + 1) * 2
     if places >= 0:
-        return (whole if positive else -whole) * 10**places
+        return int(whole if positive else -whole) * int(10**places)
     number = decimal.Decimal((0 if positive else 1, tuple(map(int, str(whole))), places))
     return int(number) if number == number.to_integral_value() else number.normalize()
 

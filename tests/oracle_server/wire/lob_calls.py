@@ -14,7 +14,7 @@ from oracle_server.wire.encoding import (
     signed,
     unsigned,
 )
-from oracle_server.wire.lobs import LOCATOR_BYTES, FetchedLob, Lob, LobStore
+from oracle_server.wire.lobs import LOCATOR_BYTES, Lob, LobStore, Readable
 from oracle_server.wire.packets import PacketStream, Reply
 
 MESSAGE_LOB_DATA = 14
@@ -94,7 +94,7 @@ class LobCalls:
 
     def _writable(self, locator: bytes) -> Lob:
         lob = self._lobs.find(locator)
-        if isinstance(lob, FetchedLob):
+        if not isinstance(lob, Lob):
             raise OraError(*ROW_NOT_LOCKED)
         return lob
 
@@ -122,7 +122,7 @@ class LobCalls:
         self._stream.counted(keep)
         return error
 
-    def _read(self, lob: Lob | FetchedLob, head: bytes, offset: int, count: int) -> None:
+    def _read(self, lob: Readable, head: bytes, offset: int, count: int) -> None:
         count = max(min(count, lob.bytes_held - offset), 0)
         with Reply(self._stream) as reply:
             if count:

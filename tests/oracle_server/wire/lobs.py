@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,11 +16,50 @@ LOCATOR_BYTES = 40
 UTF16 = "utf-16-be"
 
 
-class Lob:
+class Readable(ABC):
+    """A LOB as the engine reads it.
+
+    ``size`` and ``read_at`` count bytes of a BLOB and UTF-16 units of a CLOB, as python-oracledb
+    does; ``bytes_held`` and ``read_bytes`` count bytes of either.
+
+    Args:
+        kind: ``BLOB`` or ``CLOB``.
+    """
+
+    bytes_held: int
+
+    def __init__(self, kind: int) -> None:
+        self.kind = kind
+        self.unit = 2 if kind == CLOB else 1
+
+    @abstractmethod
+    def read_bytes(self, offset: int, count: int) -> bytes:
+        """Return bytes from a byte offset on, fewer at the end."""
+
+    @property
+    def size(self) -> int:
+        """How long it is."""
+        return self.bytes_held // self.unit
+
+    def read_at(self, offset: int, count: int) -> Any:
+        """Return bytes of a BLOB or text of a CLOB from an offset on, fewer at the end."""
+        raw = self.read_bytes(offset * self.unit, count * self.unit)
+        return raw if self.kind == BLOB else raw.decode(UTF16, "surrogatepass")
+
+    def value(self) -> Any:
+        """Return all of it: bytes of a BLOB, text of a CLOB."""
+        return self.read_at(0, self.size)
+
+    def contents(self) -> bytes:
+        """Return all of it as bytes, text in UTF-8."""
+        value = self.value()
+        return value if isinstance(value, bytes) else value.encode()
+
+
+class Lob(Readable):
     """A LOB whose bytes are kept in memory, or in a file once there are many.
 
-    ``size``, ``read_at`` and ``trim`` count bytes of a BLOB and UTF-16 units of a CLOB, as
-    python-oracledb does. Writes go where they say: a gap is refused, not filled.
+    Writes go where they say: a gap is refused, not filled.
 
     Args:
         kind: ``BLOB`` or ``CLOB``.
@@ -27,18 +67,12 @@ class Lob:
     """
 
     def __init__(self, kind: int, path: Path) -> None:
-        self.kind = kind
-        self.unit = 2 if kind == CLOB else 1
+        super().__init__(kind)
         self.bytes_held = 0
         self._path = path
         self._memory = bytearray()
         self._file: BinaryIO | None = None
         self._at = 0
-
-    @property
-    def size(self) -> int:
-        """How long it is."""
-        return self.bytes_held // self.unit
 
     @property
     def path(self) -> Path:
@@ -83,20 +117,6 @@ class Lob:
         self._at = offset + len(data)
         return data
 
-    def read_at(self, offset: int, count: int) -> Any:
-        """Return bytes of a BLOB or text of a CLOB from an offset on, fewer at the end."""
-        raw = self.read_bytes(offset * self.unit, count * self.unit)
-        return raw if self.kind == BLOB else raw.decode(UTF16, "surrogatepass")
-
-    def value(self) -> Any:
-        """Return all of it: bytes of a BLOB, text of a CLOB."""
-        return self.read_at(0, self.size)
-
-    def contents(self) -> bytes:
-        """Return all of it as bytes, text in UTF-8."""
-        value = self.value()
-        return value if isinstance(value, bytes) else value.encode()
-
     def trim(self, size: int) -> None:
         """Cut it to a size.
 
@@ -121,7 +141,7 @@ class Lob:
             self._path.unlink(missing_ok=True)
 
 
-class FetchedLob:
+class FetchedLob(Readable):
     """A LOB that a statement returned: read only, its value kept where the engine has it.
 
     Args:
@@ -130,20 +150,14 @@ class FetchedLob:
     """
 
     def __init__(self, kind: int, value: Any) -> None:
-        self.kind = kind
-        self.unit = 2 if kind == CLOB else 1
+        super().__init__(kind)
         self._value = value.encode(UTF16) if kind == CLOB and isinstance(value, str) else value
 
     @property
-    def bytes_held(self) -> int:
+    def bytes_held(self) -> int:  # type: ignore[override]
         """How many bytes it has."""
         held = self._value
         return len(held) if isinstance(held, (bytes, bytearray, memoryview)) else int(held.size)
-
-    @property
-    def size(self) -> int:
-        """How long it is, in bytes of a BLOB and UTF-16 units of a CLOB."""
-        return self.bytes_held // self.unit
 
     def read_bytes(self, offset: int, count: int) -> bytes:
         """Return bytes from a byte offset on, fewer at the end."""
@@ -152,13 +166,8 @@ class FetchedLob:
             return bytes(held[offset : offset + count])
         return bytes(held.read_at(offset, count))
 
-    def contents(self) -> bytes:
-        """Return all of it as bytes, text in UTF-8."""
-        raw = self.read_bytes(0, self.bytes_held)
-        return raw if self.kind == BLOB else raw.decode(UTF16).encode()
 
-
-def as_lob(kind: int, value: Any) -> Lob | FetchedLob:
+def as_lob(kind: int, value: Any) -> Readable:
     """Return a value of an engine as a LOB."""
     return value if isinstance(value, (Lob, FetchedLob)) else FetchedLob(kind, value)
 
@@ -177,7 +186,7 @@ class LobStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lobs: dict[bytes, Lob | FetchedLob] = {}
+        self._lobs: dict[bytes, Readable] = {}
 
     def create(self, kind: int) -> bytes:
         """Make an empty temporary LOB and return its locator."""
@@ -185,7 +194,7 @@ class LobStore:
             raise OraError(3001, f"temporary LOBs of type {kind} are not implemented")
         return self.add(Lob(kind, self._folder / f"lob_{next(self._numbers)}"), is_temporary=True)
 
-    def add(self, lob: Lob | FetchedLob, is_temporary: bool) -> bytes:
+    def add(self, lob: Readable, is_temporary: bool) -> bytes:
         """Take a LOB and return its locator."""
         kind_flag, charset_flag = (1, 0) if lob.kind == BLOB else (0, 0x80)
         flags = bytes([kind_flag, 8, charset_flag, 1 if is_temporary else 0])
@@ -194,7 +203,7 @@ class LobStore:
         self._lobs[locator] = lob
         return locator
 
-    def find(self, locator: bytes) -> Lob | FetchedLob:
+    def find(self, locator: bytes) -> Readable:
         """Return the LOB of a locator.
 
         Raises:

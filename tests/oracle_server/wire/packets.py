@@ -247,14 +247,15 @@ class Reply:
             self._send(len(self._pending) - self._stream.sdu)
 
     def write_chunks(self, data: bytes) -> None:
-        """Add bytes in the form that long values travel in, between ``start`` and ``end`` marks."""
+        """Add bytes as chunks of a long value, without the marks at its beginning and end."""
         for start in range(0, len(data), CHUNK_BYTES):
             part = data[start : start + CHUNK_BYTES]
             self.write(unsigned(len(part)) + part)
 
     def _send(self, size: int) -> None:
         """Send whole packets of the pending bytes, the last one only if all of them go."""
-        room, out, at = self._stream.sdu - DATA_HEADER_BYTES, [], 0
+        room, at = self._stream.sdu - DATA_HEADER_BYTES, 0
+        out: list[bytes | bytearray] = []
         is_last = size == len(self._pending)
         while at < size and (is_last or at + room <= size):
             part = self._pending[at : at + room]
