@@ -126,13 +126,22 @@ class Models:
         name = self._own_name(name)
         path = session.database.folder / f"{uuid.uuid4().hex}.onnx"
         try:
+            # nobody has to wait while a gigabyte is received
+            session.end_transaction()
+            self._check_free(name)
+            size, fingerprint = self._receive(data, path)
+            if session.database.faults.quota_exceeded:
+                raise quota_exceeded()
+            user.check_space(session.used_bytes(), size)
+            row = self._examine(path, fingerprint, metadata)
             with session.ddl():
                 self._check_free(name)
-                size, fingerprint = self._receive(data, path)
-                if session.database.faults.quota_exceeded:
-                    raise quota_exceeded()
-                user.check_space(session.used_bytes(), size)
-                self._insert(name, path, size, fingerprint, metadata)
+                session.query(
+                    "INSERT INTO sys.models (owner, name, size_bytes, fingerprint, path, created, "
+                    "metadata, input, output, attribute, dims, is_text) "
+                    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                    [session.user, name, size, fingerprint, str(path), sysdate(), *row],
+                )
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -231,10 +240,10 @@ class Models:
             raise OraError(54400, f"invalid BLOB size {size}")
         return size, digest.hexdigest()
 
-    def _insert(
-        self, name: str, path: Path, size: int, fingerprint: str, given: Mapping[str, Any] | None
-    ) -> None:
-        database = self.session.database
+    def _examine(
+        self, path: Path, fingerprint: str, given: Mapping[str, Any] | None
+    ) -> tuple[str, str, str, str, int, int]:
+        """Return metadata, input, output, attribute, dims, and whether it takes text."""
         metadata = dict(DEFAULT_METADATA if given is None else given)
         try:
             found = read_onnx(path)
@@ -243,17 +252,11 @@ class Models:
         self._check_operators(found)
         tensor, attribute = _input(found, metadata)
         output, dims = _output(found, metadata)
-        message = database.worker.open(fingerprint, path)
+        message = self.session.database.worker.open(fingerprint, path)
         if message:
             raise OraError(RUNTIME_REFUSED, f"ONNX Runtime can't load the model: {message}")
-        self.session.query(
-            "INSERT INTO sys.models (owner, name, size_bytes, fingerprint, path, metadata, input, "
-            "output, attribute, dims, is_text, created) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-            [
-                *(self.session.user, name, size, fingerprint, str(path), json.dumps(metadata)),
-                *(tensor.name, output, attribute, dims, int(tensor.type == STRING), sysdate()),
-            ],
-        )
+        is_text = int(tensor.type == STRING)
+        return json.dumps(metadata), tensor.name, output, attribute, dims, is_text
 
     def _check_operators(self, found: OnnxFile) -> None:
         database = self.session.database
