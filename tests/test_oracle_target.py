@@ -14,7 +14,6 @@ import numpy as np
 import oracledb
 import pytest
 from oracle_server.engine import Database, User
-from oracle_server.faults import Faults
 from oracle_server.server import OracleServer
 from oracle_server.statement import ConnectionDropped, OraError
 
@@ -758,22 +757,25 @@ def test_faults_have_their_errors(
 ) -> None:
     model, path = models_of(tiny_pair, 1)[IMG], tiny_pair.path(IMG)
 
-    def load_fails(error: type[OmlMlflowError], match: str, faults: Faults) -> OmlMlflowError:
-        database.faults = faults
+    def load_fails(
+        error: type[OmlMlflowError], match: str, fault: str, value: object
+    ) -> OmlMlflowError:
+        before = getattr(database.faults, fault)
+        setattr(database.faults, fault, value)
         with pytest.raises(error, match=match) as found, target.session("loading") as session:
             session.load(model, path)
+        setattr(database.faults, fault, before)
         assert "No model CLIP_IMG_S1 was loaded" in str(found.value)
-        database.faults = Faults()
         assert "CLIP_IMG_S1" not in database.models("VEC")
         return found.value
 
     with target.session("making tables") as session:
         session.register_column("clip", Dependant("column", "T.C", "CLIP_TXT"))
-    load_fails(TargetUnreachable, "DPY-4011", Faults(drop_after_lob_bytes=10_000))
-    quota = load_fails(QuotaExceeded, "ORA-01536", Faults(quota_exceeded=True))
+    load_fails(TargetUnreachable, r"DPY-4011|reset|pipe", "drop_after_lob_bytes", 10_000)
+    quota = load_fails(QuotaExceeded, "ORA-01536", "quota_exceeded", True)
     assert "ALTER USER VEC QUOTA UNLIMITED ON USERS;" in quota.hint
     decode = frozenset({"com.microsoft.extensions:DecodeImage"})
-    refused = load_fails(ModelRefused, "ORA-", Faults(refused_operators=decode))
+    refused = load_fails(ModelRefused, "ORA-", "refused_operators", decode)
     assert "preflight --probe" in refused.hint
 
 

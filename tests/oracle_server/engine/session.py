@@ -191,18 +191,6 @@ class EngineSession:
         columns = [functions.column(*parts) for parts in zip(names, listed, declared, strict=True)]
         return Rows(columns, [tuple(functions.to_outside(v) for v in row) for row in rows])
 
-    def _declared(self) -> dict[str, str]:
-        """Return the declared types of the columns of the user's tables, by name of the column.
-
-        A driver that executes a statement again counts on the types it saw before, also where
-        there was no value.
-        """
-        sql = (
-            "SELECT p.name, p.type FROM main.sqlite_master m, pragma_table_info(m.name) p "
-            "WHERE m.type = 'table'"
-        )
-        return {name.upper(): declared.upper() for name, declared in self.query(sql)}
-
     def compile(self, done: Translated) -> None:
         """Raise the error that a statement would have for the names in it."""
         self.schema.run(done, "EXPLAIN " + done.sql, [None] * len(done.params))
