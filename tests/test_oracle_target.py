@@ -54,7 +54,7 @@ from oml_mlflow.profiles import PROFILES
 from oml_mlflow.settings import OracleSettings, Secret
 from oml_mlflow.spool import spool
 from oml_mlflow.targets import open_target
-from oml_mlflow.targets.oracle import OracleTarget, jpeg_components
+from oml_mlflow.targets.oracle import OracleTarget
 from oml_mlflow.targets.oracle_load import comment_text, is_size, load_metadata
 from oml_mlflow.targets.oracle_script import promotion_script
 from oml_mlflow.targets.oracle_session import OracleSession
@@ -739,14 +739,9 @@ def test_profiles_by_version(target: OracleTarget) -> None:
 def test_probes_that_must_not_be_sent(target: OracleTarget) -> None:
     pictures = [p for p in golden_probes() if isinstance(p.value, bytes)]
     profile = PROFILES["oracle-23.7"]
-    assert {c for p in pictures if (c := jpeg_components(p.value))} <= {1, 3}
     for probe in pictures:
-        assert isinstance(probe.value, bytes)
-        reason = target.skip_reason(probe, profile)
-        is_sent = jpeg_components(probe.value) == 3
-        assert bool(reason) == (not is_sent), probe.id
-        elsewhere = replace(profile, decoder=("other", "Decode"))
-        assert bool(target.skip_reason(probe, elsewhere)) == probe.value.startswith(b"\x89PNG")
+        is_png = probe.category == "png"
+        assert bool(target.skip_reason(probe, profile)) == is_png, probe.id
 
 
 # faults
