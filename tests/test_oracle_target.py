@@ -23,6 +23,7 @@ from oml_mlflow.connection import connected_target
 from oml_mlflow.errors import (
     ConfigError,
     ForeignModel,
+    InvalidName,
     LoginRefused,
     ModelRefused,
     OmlMlflowError,
@@ -645,7 +646,14 @@ def test_geometries_columns_and_capabilities(target: OracleTarget) -> None:
     vectors = {"a": np.arange(9000, dtype=np.float32), "b": np.ones(3, np.float32)}
     table = CapabilityTable((), now(), "23.26.1.0.0")
     column = Dependant("column", "DOCS.EMBEDDING", "CLIP_TXT", "BODY")
+    with connect_as_owner(target) as owner:
+        columns = "BODY VARCHAR2(100), TITLE VARCHAR2(100), EMBEDDING VECTOR(512, FLOAT32)"
+        owner.cursor().execute(f"CREATE TABLE DOCS ({columns})")
     with target.session("keeping") as session:
+        with pytest.raises(InvalidName, match="names no column"):
+            session.register_column("clip", replace(column, source="BODY) --"))
+        with pytest.raises(TargetError, match="ORA-00904"):
+            session.register_column("clip", replace(column, source="NOTHING"))
         session.save_geometry("clip", "g1", vectors)
         session.save_geometry("clip", "g1", {})
         found = session.geometries("CLIP")["g1"]
@@ -764,8 +772,8 @@ def test_faults_have_their_errors(
         assert "CLIP_IMG_S1" not in database.models("VEC")
         return found.value
 
-    with target.session("making tables") as session:
-        session.register_column("clip", Dependant("column", "T.C", "CLIP_TXT"))
+    with target.session("making tables") as session, session.lock("CLIP", "making tables"):
+        pass
     load_fails(TargetUnreachable, r"DPY-4011|reset|pipe", "drop_after_lob_bytes", 10_000)
     quota = load_fails(QuotaExceeded, "ORA-01536", "quota_exceeded", True)
     assert "ALTER USER VEC QUOTA UNLIMITED ON USERS;" in quota.hint
