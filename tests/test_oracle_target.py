@@ -653,7 +653,7 @@ def test_geometries_columns_and_capabilities(target: OracleTarget) -> None:
         with pytest.raises(InvalidName, match="names no column"):
             session.register_column("clip", replace(column, source="BODY) --"))
         with pytest.raises(TargetError, match="ORA-00904"):
-            session.register_column("clip", replace(column, source="NOTHING"))
+            session.register_column("clip", replace(column, source="MISSING"))
         session.save_geometry("clip", "g1", vectors)
         session.save_geometry("clip", "g1", {})
         found = session.geometries("CLIP")["g1"]
