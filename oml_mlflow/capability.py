@@ -275,8 +275,10 @@ def next_command(refused: Sequence[Answer]) -> str:
     ]
     if decoders:
         return (
-            f"name the database's own decode operator instead of {decoders[0]}: `oml-mlflow "
-            "export MODEL NAME --decode-op DOMAIN:NAME`, log that pair, and promote it."
+            f"log a pair with the database's own decode operator instead of {decoders[0]}: "
+            "`oml-mlflow log IMG TXT --register NAME --profile oracle-23.7 --profile "
+            "oracle-23.7+DOMAIN.NAME` (`oml-mlflow export MODEL NAME --decode-op DOMAIN:NAME` "
+            "makes one alone), and promote that version."
         )
     if INTEGER in kinds:
         return (

@@ -55,7 +55,8 @@ def choose_package(
         raise CapabilityMissing(
             f"{title} holds pairs for {', '.join(packages)}, none of which is for {target.uri}, "
             f"version {session.version}. Nothing was loaded.",
-            hint=f"log it with a fitting profile too: oml-mlflow log … --profile {title}.",
+            hint="log it for a profile that fits too: `oml-mlflow log IMG TXT --register NAME "
+            "--profile PROFILE`.",
         )
     if not target.is_probed:
         return packages[ranked[0]]

@@ -9,21 +9,20 @@ from typing import Any
 import click
 
 from oml_mlflow import console
-from oml_mlflow.console import json_option, name_option, target_option
-from oml_mlflow.ledger import WHOLE, LedgerEntry, now
+from oml_mlflow.console import html_option, json_option, name_option, target_option
+from oml_mlflow.ledger import WHOLE, LedgerEntry
 
 
 @click.command()
 @click.argument("model_uri")
 @target_option
 @name_option
-@click.option("--html", type=click.Path(dir_okay=False), help="Write the report to this file too.")
+@html_option
 @json_option
 def verify(
     model_uri: str, target: str, timeout: float, name: str | None, html: str | None, as_json: bool
 ) -> None:
     """Compare the live pair with the references of version MODEL_URI; exit 3 if it differs."""
-    from oml_mlflow.parity_page import to_html
     from oml_mlflow.promotion import verify as run
     from oml_mlflow.targets import open_target
 
@@ -31,12 +30,7 @@ def verify(
     with console.progress() as listener:
         report = run(model_uri, database, name, on_event=listener)
     if html:
-        facts = {
-            "version": model_uri,
-            "target": database.uri,
-            "when": f"{now():%Y-%m-%d %H:%M} UTC",
-        }
-        Path(html).write_text(to_html(report, facts), "utf-8")
+        console.write_page(report, html, model_uri, database.uri)
     if as_json:
         console.show_json(report.to_json())
     else:

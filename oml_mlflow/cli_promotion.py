@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from oml_mlflow import console
-from oml_mlflow.console import json_option, name_option, target_option
+from oml_mlflow.console import html_option, json_option, name_option, target_option
+from oml_mlflow.errors import ParityError
 from oml_mlflow.policy import WARNED
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def _show_plan(planned: Plan, database: Target) -> None:
 )
 @_adopt_option
 @_geometry_option
+@html_option
 @json_option
 def promote(
     model_uri: str,
@@ -100,6 +102,7 @@ def promote(
     unverified: bool,
     adopt: bool,
     accept_new_geometry: bool,
+    html: str | None,
     as_json: bool,
 ) -> None:
     """Load, verify and make live the version MODEL_URI, such as models:/clip@prod."""
@@ -107,16 +110,23 @@ def promote(
     from oml_mlflow.targets import open_target
 
     database = open_target(target, timeout_s=timeout)
-    with console.progress() as listener:
-        done = run(
-            model_uri,
-            database,
-            name,
-            unverified=unverified,
-            adopt=adopt,
-            accept_new_geometry=accept_new_geometry,
-            on_event=listener,
-        )
+    try:
+        with console.progress() as listener:
+            done = run(
+                model_uri,
+                database,
+                name,
+                unverified=unverified,
+                adopt=adopt,
+                accept_new_geometry=accept_new_geometry,
+                on_event=listener,
+            )
+    except ParityError as error:
+        if html:
+            console.write_page(error.details["report"], html, model_uri, database.uri)
+        raise
+    if html:
+        console.write_page(done.report, html, model_uri, database.uri)
     _show_done(done, database, as_json)
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +30,7 @@ from rich.text import Text
 
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.events import Event, Listener
+from oml_mlflow.ledger import now
 
 if TYPE_CHECKING:
     from oml_mlflow.parity import ParityReport
@@ -40,6 +42,12 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 name_option = click.option(
     "--name", help="Export name in the database; the registered model's name by default."
+)
+
+html_option = click.option(
+    "--html",
+    type=click.Path(dir_okay=False),
+    help="Write the comparison to this file too, as a page for a browser.",
 )
 
 
@@ -145,6 +153,14 @@ def show_report(report: ParityReport) -> None:
     )
     show_table("Probes", COLUMNS, report.to_table())
     out.print(f"{'right' if report.ok else 'WRONG'}: {report.summary}.", markup=False)
+
+
+def write_page(report: ParityReport, path: str, version: str, target: str) -> None:
+    """Write a comparison into an HTML file."""
+    from oml_mlflow.parity_page import to_html
+
+    facts = {"version": version, "target": target, "when": f"{now():%Y-%m-%d %H:%M} UTC"}
+    Path(path).write_text(to_html(report, facts), encoding="utf-8")
 
 
 def show_error(error: OmlMlflowError) -> None:

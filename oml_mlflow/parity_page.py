@@ -112,8 +112,8 @@ def next_steps(report: ParityReport) -> list[str]:
             f"Texts with {_listed(_STANDS_FOR[name] for name in _NON_ASCII if name in off)} get "
             "other vectors in this database, plain English does not. That is how tokenizers of "
             "onnxruntime-extensions up to 0.12 behave. Use a database with a newer one; or, if "
-            "no such text is ever embedded there, let these classes only warn: "
-            f"warn = {','.join(sorted({*off, *warned, 'jpeg-420'}))}."
+            "no such text is ever embedded there, let these classes only warn, in the target's "
+            f"URI: ?warn={','.join(sorted({*off, *warned, 'jpeg-420'}))}."
         )
         failed -= off
     if failed.intersection(("ascii", "digits", "long", *_NON_ASCII)):

@@ -24,7 +24,7 @@ from oml_mlflow.profiles import get_profile
 from oml_mlflow.registry import ModelVersion, fetch_version, get_version, tag_version
 from oml_mlflow.runtime import not_run_reason
 from oml_mlflow.targets import Target, open_target
-from oml_mlflow.verification import PARITY_HINT, demand_parity, verify_pair
+from oml_mlflow.verification import demand_parity, verify_pair
 
 if TYPE_CHECKING:
     from oml_mlflow.capability import CapabilityTable
@@ -378,7 +378,7 @@ def _demand(
     if candidate.references is None:
         return ParityReport(f"Not compared: {not_run_reason(candidate.unknown_operators)}")
     report = _verify(session, database, candidate, names, on_event)
-    demand_parity(report, candidate.title, where, PARITY_HINT)
+    demand_parity(report, candidate.title, where)
     return report
 
 

@@ -16,7 +16,7 @@ from oml_mlflow.plan import Plan, plan_drop, plan_rollback
 from oml_mlflow.probes import ParityReport, golden_probes
 from oml_mlflow.profiles import get_profile
 from oml_mlflow.targets import Target, open_target
-from oml_mlflow.verification import PARITY_HINT, demand_parity, verify_pair
+from oml_mlflow.verification import demand_parity, verify_pair
 
 
 def rollback(
@@ -91,7 +91,7 @@ def rollback(
                 profile=get_profile(entry.profile),
                 on_event=on_event,
             )
-            demand_parity(report, planned.title, f"in {database.uri}", PARITY_HINT)
+            demand_parity(report, planned.title, f"in {database.uri}")
             return report
 
         planned = replace(planned, work=replace(planned.work, entry=entry))

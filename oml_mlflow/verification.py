@@ -11,12 +11,14 @@ from oml_mlflow.errors import OmlMlflowError, ParityError, TargetUnreachable
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.names import SIDES
 from oml_mlflow.parity import ParityReport
+from oml_mlflow.parity_page import next_steps
+from oml_mlflow.policy import FAILED, OK
 from oml_mlflow.precision import read_precisions
 from oml_mlflow.probes import Probe, by_side, compare, unsafe_reason
 from oml_mlflow.profiles import Profile
 from oml_mlflow.targets.base import Session, Target
 
-PARITY_HINT = "the error's details hold the whole table; `oml-mlflow verify` shows it."
+_WHERE_IT_IS = "The whole table is in the error's details; promote with --html FILE writes it."
 
 _log = logging.getLogger(__name__)
 
@@ -79,16 +81,21 @@ def verify_pair(
     )
 
 
-def demand_parity(report: ParityReport, title: str, where: str, hint: str) -> None:
+def demand_parity(report: ParityReport, title: str, where: str) -> None:
     """Raise ParityError, the whole report in its details, if a class that must be right is not."""
     if report.ok:
         return
     worst = report.worst
     wrong = sum(not row.ok for row in report.rows)
+    classes = {
+        state: ", ".join(c.category for c in report.by_class() if c.state == state)
+        for state in (FAILED, OK)
+    }
     raise ParityError(
         f"{title}, {where}: {wrong} of {len(report.rows)} probes differ from its references, worst "
         f"{worst.probe.id} ({worst.probe.category}) with max abs {worst.max_abs:.1e} "
-        f"{worst.error}, limit {worst.limit:.0e}. The live pair is as it was.",
-        hint=hint,
-        details={"rows": report.to_rows()},
+        f"{worst.error}, limit {worst.limit:.0e}. Classes that failed: "
+        f"{classes[FAILED] or 'none'}; right: {classes[OK] or 'none'}. The live pair is as it was.",
+        hint=" ".join([*next_steps(report), _WHERE_IT_IS]),
+        details={"report": report, "rows": report.to_rows()},
     )

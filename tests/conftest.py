@@ -14,6 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import clip_folders
+from live.options import pytest_addoption, pytest_report_header  # noqa: F401 -- for pytest
+from old_runtimes import environment, oldest_driver  # noqa: F401 -- for pytest
 
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.pipeline import ONNXPipeline

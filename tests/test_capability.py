@@ -16,7 +16,6 @@ import pytest
 from clip_folders import write_tiny
 from onnx import TensorProto, helper
 from small_database import SmallDatabase, as_session
-from test_old_runtimes import environment
 
 from oml_mlflow.capability import (
     SCRATCH_PREFIX,
@@ -44,7 +43,6 @@ from oml_mlflow.pipeline import ONNXPipeline, ONNXPipelineConfig
 from oml_mlflow.probes import Probe, unsafe_reason
 from oml_mlflow.profiles import get_profile
 
-__all__ = ["environment"]
 
 DECODE = "com.microsoft.extensions:DecodeImage"
 TOKENIZE = "ai.onnx.contrib:CLIPTokenizer"

@@ -15,13 +15,13 @@ from typing import Any
 import clip_folders
 import numpy as np
 import pytest
+from old_runtimes import ORT
 from PIL import Image
 
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.reference import ReferenceModel
 
 RUN_GRAPH = Path(__file__).with_name("run_graph.py")
-ORT = "1.15.1"
 # one value of 32 x 32 that is rounded to the next level moves a vector by up to 3e-4
 TINY_LIMIT, FULL_LIMIT = 1e-3, 1e-4
 Inputs = dict[str, dict[str, Any]]
@@ -64,30 +64,6 @@ def pictures() -> dict[str, bytes]:
 
 def kind_of(name: str) -> str:
     return name.rsplit(" ", 1)[0] if name not in TEXTS else name
-
-
-@pytest.fixture(scope="session")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that makes an environment with an old runtime, once."""
-    made: dict[str, Path] = {}
-
-    def make(extensions: str) -> Path:
-        if extensions not in made:
-            folder = tmp_path_factory.mktemp("environments") / extensions
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-            python = folder / "bin" / "python"
-            packages = [f"onnxruntime=={ORT}", f"onnxruntime-extensions=={extensions}", "numpy<2"]
-            done = subprocess.run(
-                [str(python), "-m", "pip", "install", "-q", *packages],
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode:
-                pytest.skip(f"pip has no {', '.join(packages)} here: {done.stderr[-200:]}")
-            made[extensions] = python
-        return made[extensions]
-
-    return make
 
 
 def vectors(python: Path | str, pair: PipelinePair, folder: Path) -> Inputs:

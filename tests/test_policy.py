@@ -258,7 +258,7 @@ def test_an_old_tokenizer_is_recognised() -> None:
     found = report({"accents": 0.1, "cjk": 0.1, "emoji": 0.1, "jpeg-420": 2e-3}, skipped=NO_PNG)
     [first, second] = next_steps(found)
     assert "up to 0.12" in first
-    settings = re.search(r"warn = (\S+)\.$", first)
+    settings = re.search(r"\?warn=(\S+)\.$", first)
     assert settings is not None
     assert report({"emoji": 0.1}, ParityPolicy.from_settings(warn=settings[1])).ok
     assert "2.0e-03 per element" in second

@@ -16,6 +16,7 @@ from oml_mlflow.errors import ConfigError
 from oml_mlflow.ledger import Dependant, now, this_process
 from oml_mlflow.names import TXT
 from oml_mlflow.policy import ParityPolicy
+from oml_mlflow.profiles import RAW
 from oml_mlflow.settings import PREFIX, OracleSettings, Secret
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.base import KEPT_GENERATIONS
@@ -158,14 +159,21 @@ class OracleTarget:
     def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
         """Return those of the stored profiles that may fit a database version, best first.
 
-        A pair made for any runtime comes last: it has operators that no database documents.
+        One with another decode operator comes right behind the profile that it was made from. A
+        pair made for any runtime comes last: it has operators that no database documents. One that
+        takes pixels is left out: SQL has only bytes to give.
         """
         ranks = ["oracle-23.7", "oracle-26ai"]
         if release(version) >= NEWER:
             ranks.reverse()
         rank = {name: number for number, name in enumerate(ranks)}
         rank[_GENERAL] = len(stored) + len(ranks)
-        return sorted(stored, key=lambda name: rank.get(name, len(ranks)))
+
+        def order(name: str) -> tuple[int, bool]:
+            base, _, own = name.partition("+")
+            return rank.get(base, len(ranks)), bool(own)
+
+        return sorted((n for n in stored if n.partition("+")[2] != RAW), key=order)
 
     def skip_reason(self, probe: Probe, profile: Profile) -> str:
         """Return why a golden probe can't be sent to it, or nothing."""

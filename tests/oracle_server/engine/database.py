@@ -35,6 +35,8 @@ class Database:
         faults: Faults that tests switch on.
         accepted_operators: ``domain:Name`` of custom operators that models may have; any other
             outside of ONNX's own domains is refused on load.
+        operator_aliases: Operators of the database's own, ``domain:Name``, by what ONNX Runtime has
+            instead; both domains and both names have to be of one length. They are accepted too.
         max_opset: Highest opset that a model may have. ONNX Runtime 1.15.1 knows up to 19.
         max_model_bytes: Largest model; 1 GB in 23.7, 2 GB in 26ai, by the documentation.
         worker_python: Python executable with the ONNX Runtime that models run in. Databases of one
@@ -53,6 +55,7 @@ class Database:
         version: str = "23.26.1.0.0",
         faults: Faults | None = None,
         accepted_operators: Iterable[str] = EXTENSIONS,
+        operator_aliases: Mapping[str, str] | None = None,
         max_opset: int = 19,
         max_model_bytes: int = 2 * _GIB,
         worker_python: str = sys.executable,
@@ -64,7 +67,8 @@ class Database:
         self.users = as_users(users)
         self.version = version
         self.faults = faults or Faults()
-        self.accepted_operators = frozenset(accepted_operators)
+        self.operator_aliases = dict(operator_aliases or {})
+        self.accepted_operators = frozenset(accepted_operators) | self.operator_aliases.keys()
         self.max_opset, self.max_model_bytes = max_opset, max_model_bytes
         self.directories = dict(directories or {})
         self.grants_follow_rename = grants_follow_rename

@@ -106,7 +106,7 @@ class Models:
             raise OraError(932, f"inconsistent datatypes: expected {wanted} for {name}")
         database = self.session.database
         vector = database.worker.embed(
-            model.fingerprint, Path(model.path), (model.input, model.output), value
+            model.fingerprint, runnable(Path(model.path)), (model.input, model.output), value
         )
         if database.faults.wrong_vectors is not None:
             vector = np.asarray(database.faults.wrong_vectors(vector.copy()), np.float32)
@@ -143,7 +143,7 @@ class Models:
                     [session.user, name, size, fingerprint, str(path), sysdate(), *row],
                 )
         except BaseException:
-            path.unlink(missing_ok=True)
+            _remove(path)
             raise
 
     def load_file(self, directory: str, file: str, name: str, metadata: Any) -> None:
@@ -161,7 +161,7 @@ class Models:
             model = self._existing(name)
             self.session.query("DELETE FROM sys.privs WHERE model_id = ?", [model.id])
             self.session.query("DELETE FROM sys.models WHERE id = ?", [model.id])
-        Path(model.path).unlink(missing_ok=True)
+        _remove(Path(model.path))
 
     def rename(self, name: str, new: str, versioned: str | None) -> None:
         """Rename a model, and before it the one that has the new name, if a third is given."""
@@ -252,7 +252,8 @@ class Models:
         self._check_operators(found)
         tensor, attribute = _input(found, metadata)
         output, dims = _output(found, metadata)
-        message = self.session.database.worker.open(fingerprint, path)
+        _write_runnable(path, found.operators, self.session.database.operator_aliases)
+        message = self.session.database.worker.open(fingerprint, runnable(path))
         if message:
             raise OraError(RUNTIME_REFUSED, f"ONNX Runtime can't load the model: {message}")
         is_text = int(tensor.type == STRING)
@@ -273,6 +274,34 @@ class Models:
             )
         if found.is_external:
             raise OraError(NOT_A_MODEL, "the model depends on external initializers")
+
+
+def runnable(path: Path) -> Path:
+    """Return what ONNX Runtime runs for a model: the bytes received, or a copy with aliases."""
+    copy = path.with_suffix(".run.onnx")
+    return copy if copy.exists() else path
+
+
+def _write_runnable(path: Path, operators: set[str], aliases: Mapping[str, str]) -> None:
+    """Write a copy with the operators of ONNX Runtime in it, if a model has any of the database's.
+
+    Names of one length are replaced in place: every length in the file stays right.
+    """
+    used = operators & aliases.keys()
+    if not used:
+        return
+    data = path.read_bytes()
+    for operator in used:
+        own, other = operator.split(":"), aliases[operator].split(":")
+        assert list(map(len, own)) == list(map(len, other)), (own, other)
+        for mine, theirs in zip(own, other, strict=True):
+            data = data.replace(mine.encode(), theirs.encode())
+    path.with_suffix(".run.onnx").write_bytes(data)
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.with_suffix(".run.onnx").unlink(missing_ok=True)
 
 
 def _chunks(data: Any) -> Any:
