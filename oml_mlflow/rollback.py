@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from oml_mlflow.apply import Promotion, carry_out, heal, observe
 from oml_mlflow.errors import ApplyError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.geometry import pair_id, probe_key
 from oml_mlflow.geometry_guard import demand_geometry, kept_geometry
-from oml_mlflow.ledger import UNVERIFIED, VERIFIED, this_process
+from oml_mlflow.ledger import DROP, ROLLBACK, UNVERIFIED, VERIFIED, LedgerEntry, Work, this_process
 from oml_mlflow.names import IMG, check_export_name
-from oml_mlflow.plan import Plan, plan_drop, plan_rollback
+from oml_mlflow.plan import Observed, Plan, plan_drop, plan_rollback
 from oml_mlflow.probes import ParityReport, golden_probes
 from oml_mlflow.profiles import get_profile
 from oml_mlflow.targets import Target, open_target
 from oml_mlflow.verification import demand_parity, verify_pair
+
+if TYPE_CHECKING:
+    from oml_mlflow.targets.base import Session
+
+_Check = Callable[[Mapping[str, str]], ParityReport]
 
 
 def rollback(
@@ -31,7 +37,8 @@ def rollback(
     """Make a kept generation live again, without loading anything.
 
     It is compared with its own reference vectors again first, which the target has kept: the
-    registry is not asked.
+    registry is not asked. Where an earlier rollback to the same place was interrupted, finishing it
+    is all that is done.
 
     Args:
         target: A target or its URI.
@@ -54,50 +61,84 @@ def rollback(
         database.session(f"roll back {export_name}") as session,
         session.lock(export_name, "rollback"),
     ):
+        pending = session.live_state(export_name).work
         mended = heal(session, export_name)
-        planned = plan_rollback(
-            observe(session, export_name), to=to, keep=database.keep, target=database.uri
-        )
+        observed = observe(session, export_name)
+        live = observed.live
+        if pending is not None and live is not None and _is_finished(pending, live, to):
+            title = f"generation {live.generation} ({live.origin})"
+            check = _comparison(session, database, observed, live, title, on_event)
+            report = (check or _not_compared)(observed.live_names)
+            return Promotion(live, report, changed=False, healed=mended)
+        planned = plan_rollback(observed, to=to, keep=database.keep, target=database.uri)
         assert planned.work is not None  # noqa: S101 -- it raises where there is nothing to do
         entry = planned.work.entry
-        geometry = kept_geometry(session, planned.observed, entry)
+        geometry = kept_geometry(session, observed, entry)
         demand_geometry(replace(planned, geometry=geometry), database, accept_new_geometry)
-        known = session.geometries(export_name)
-        references = known.get(pair_id(entry.fingerprints)) if entry.fingerprints else None
-        probes = [p for p in golden_probes() if references and probe_key(p) in references]
-        entry = replace(
-            entry,
-            verification=VERIFIED if probes else UNVERIFIED,
-            promoted_by=this_process(),
-        )
-        if not probes and not unverified:
+        check = _comparison(session, database, observed, entry, planned.title, on_event)
+        if check is None and not unverified:
             raise ApplyError(
                 f"{planned.title} has no reference vectors in {database.uri} to be compared with. "
                 "The live pair is as it was.",
                 hint="go back with --unverified (unverified=True) if you trust it.",
             )
-
-        def check(names: Mapping[str, str]) -> ParityReport:
-            if not probes or references is None:
-                return ParityReport("Not compared: no reference vectors are kept")
-            vectors = {probe.id: references[probe_key(probe)] for probe in probes}
-            report = verify_pair(
-                session,
-                database,
-                names,
-                probes,
-                vectors,
-                metadata=planned.observed.models[names[IMG]].metadata,
-                profile=get_profile(entry.profile),
-                on_event=on_event,
-            )
-            demand_parity(report, planned.title, f"in {database.uri}")
-            return report
-
+        entry = replace(
+            entry, verification=VERIFIED if check else UNVERIFIED, promoted_by=this_process()
+        )
         planned = replace(planned, work=replace(planned.work, entry=entry))
+        check = check or _not_compared
         report, swap_s = carry_out(session, database, planned, {}, check, on_event)
         recorded = session.ledger(export_name)[-1]
     return Promotion(recorded, report, changed=True, healed=mended, swap_s=swap_s)
+
+
+def _is_finished(pending: Work, live: LedgerEntry, to: int | None) -> bool:
+    """Return whether healing has finished the very rollback that is asked for again.
+
+    Otherwise, a second run after a crash would go back by two generations.
+    """
+    is_it = pending.entry.action == ROLLBACK and pending.entry.generation == live.generation
+    return is_it and to in (None, live.restores)
+
+
+def _comparison(
+    session: Session,
+    database: Target,
+    observed: Observed,
+    entry: LedgerEntry,
+    title: str,
+    on_event: Listener,
+) -> _Check | None:
+    """Return what compares models of these names with the references kept of an entry's pair.
+
+    None if there are no references.
+    """
+    known = session.geometries(observed.name)
+    references = known.get(pair_id(entry.fingerprints)) if entry.fingerprints else None
+    if references is None:
+        return None
+    probes = [probe for probe in golden_probes() if probe_key(probe) in references]
+    vectors = {probe.id: references[probe_key(probe)] for probe in probes}
+
+    def check(names: Mapping[str, str]) -> ParityReport:
+        report = verify_pair(
+            session,
+            database,
+            names,
+            probes,
+            vectors,
+            metadata=observed.models[names[IMG]].metadata,
+            profile=get_profile(entry.profile),
+            on_event=on_event,
+        )
+        demand_parity(report, title, f"in {database.uri}")
+        return report
+
+    return check if probes else None
+
+
+def _not_compared(names: Mapping[str, str]) -> ParityReport:
+    return ParityReport("Not compared: no reference vectors are kept")
 
 
 def drop_pair(target: Target | str, name: str, *, on_event: Listener = silent) -> Plan:
@@ -109,7 +150,8 @@ def drop_pair(target: Target | str, name: str, *, on_event: Listener = silent) -
         on_event: Told of progress.
 
     Returns:
-        What was done; its dependants now have no model.
+        What was done, by this call or by an interrupted one that it finished; dependants now have
+        no model.
 
     Raises:
         TargetError: If there is no such pair.
@@ -123,7 +165,11 @@ def drop_pair(target: Target | str, name: str, *, on_event: Listener = silent) -
         database.session(f"drop {export_name}") as session,
         session.lock(export_name, "drop"),
     ):
+        pending = session.live_state(export_name).work
         heal(session, export_name)
-        planned = plan_drop(observe(session, export_name), this_process(), target=database.uri)
+        observed = observe(session, export_name)
+        if pending is not None and pending.entry.action == DROP and observed.live is None:
+            return Plan(database.uri, observed, "nothing", pending)
+        planned = plan_drop(observed, this_process(), target=database.uri)
         carry_out(session, database, planned, {}, lambda names: ParityReport(""), on_event)
     return planned

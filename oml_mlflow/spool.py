@@ -10,8 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from oml_mlflow.errors import ExportError
-
 try:
     import fcntl
 except ImportError:  # Windows
@@ -27,20 +25,18 @@ def spool() -> Iterator[Path]:
     On success and on error when the context ends; after a kill, by the next one: whoever uses a
     folder holds a lock on a file in it, which the operating system lets go of when the process is
     gone.
-
-    Raises:
-        ExportError: If the place for it is not this user's alone.
     """
     if fcntl is None:
-        with tempfile.TemporaryDirectory(prefix="oml_mlflow-") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix="oml_mlflow-") as made:
+            yield Path(made)
         return
-    place = _private_place()
-    with _held(place / _LOCK):
-        _remove_leftovers(place)
-        folder = Path(tempfile.mkdtemp(prefix="pair-", dir=place))
-        handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    prefix = f"oml_mlflow-{os.getuid()}-"
+    _remove_leftovers(prefix)
+    new = Path(tempfile.mkdtemp(prefix=f".{prefix}"))
+    handle = os.open(new / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    # named so only now: what has the name and no lock is a leftover
+    folder = new.rename(new.with_name(new.name.removeprefix(".")))
     try:
         yield folder
     finally:
@@ -48,37 +44,16 @@ def spool() -> Iterator[Path]:
         os.close(handle)
 
 
-def _private_place() -> Path:
-    place = Path(tempfile.gettempdir()) / f"oml_mlflow-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        place.mkdir(mode=0o700)
-    found = place.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise ExportError(
-            f"{place} is not a folder of yours alone, so that no model is put there. Nothing was "
-            "written.",
-            hint="remove it, or set TMPDIR to another folder.",
-        )
-    return place
-
-
-def _remove_leftovers(place: Path) -> None:
-    """Remove folders whose lock is free: their processes were killed."""
-    for folder in place.glob("pair-*"):
-        with contextlib.suppress(BlockingIOError, OSError):
+def _remove_leftovers(prefix: str) -> None:
+    """Remove folders of this user whose lock is free: their processes were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                continue
             handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(handle)
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

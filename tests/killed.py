@@ -15,7 +15,20 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-_PRELOADED = ["mlflow", "oml_mlflow.promotion", "oml_mlflow.rollback", "onnxruntime", "oracledb"]
+# onnxruntime_extensions imports all of transformers where that is installed
+_PRELOADED = [
+    "mlflow",
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "duckdb",
+    "onnxruntime",
+    "onnxruntime_extensions",
+    "oracledb",
+    "oml_mlflow.promotion",
+    "oml_mlflow.rollback",
+    "oml_mlflow.targets.embedded",
+    "oml_mlflow.targets.oracle",
+]
 _WRITING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.copyfile"}
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOADED)

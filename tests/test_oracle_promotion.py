@@ -118,7 +118,8 @@ def test_export2db_is_one_call_and_leaves_no_file(
     assert oracle.fingerprints() == {
         f"CLIP_{side.upper()}": sha256 for side, sha256 in tiny_pair.fingerprints.items()
     }
-    assert [path.name for path in spooled.rglob("*") if path.is_file()] == [".lock"]
+    # .ses is onnxruntime's own
+    assert not [path for path in spooled.rglob("*") if path.is_file() and path.name != ".ses"]
 
 
 @pytest.mark.parametrize("follow", [True, False])

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 MODULE = "oml_mlflow"
 # V$SESSION: MODULE, ACTION and CLIENT_INFO hold 64 bytes
 _SHOWN_BYTES = 64
-_DECODE_IMAGE = ("com.microsoft.extensions", "DecodeImage")
 _PUT_BACK = ("call_timeout", "autocommit", "inputtypehandler", "outputtypehandler")
 _COLUMN = re.compile(r"(?:[\w$#]+\.)?[\w$#]+\.[\w$#]+")
 _GENERAL = "onnxruntime"
@@ -184,11 +183,6 @@ class OracleTarget:
         encoding = "PNG" if is_png else "JPEG"
         if encoding not in profile.encodings:
             return f"profile {profile.name} takes {', '.join(profile.encodings)}, not {encoding}"
-        if profile.decoder == _DECODE_IMAGE and jpeg_components(probe.value) == 1:
-            return (
-                "onnxruntime-extensions 0.14 to 0.15.2 write past the end of a JPEG of one "
-                "component, which can end the database's process"
-            )
         return ""
 
     def reembedding(self, dependant: Dependant) -> str:
@@ -281,20 +275,6 @@ class OracleTarget:
                     _show(connection, *shown)
                     for name, value in before.items():
                         setattr(connection, name, value)
-
-
-def jpeg_components(picture: bytes) -> int:
-    """Return how many components a JPEG says it has; 0 if it does not say.
-
-    Source: ITU-T T.81, B.2.2: the frame header holds precision, lines, samples, components.
-    """
-    at = 2
-    while at + 9 < len(picture) and picture[at] == 0xFF:
-        marker, length = picture[at + 1], int.from_bytes(picture[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return picture[at + 9]
-        at += 2 + length
-    return 0
 
 
 def _show(connection: Any, module: str | None, action: str | None, client_info: str | None) -> None:

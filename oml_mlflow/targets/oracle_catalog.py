@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from oml_mlflow.capability import CapabilityTable
+from oml_mlflow.geometry import pack_vectors, unpack_vectors
 from oml_mlflow.ledger import Dependant, Grant, LedgerEntry, LiveState, LoadedModel, Work
-from oml_mlflow.names import IMG, SIDES, TXT, model_name, slot_name
+from oml_mlflow.names import IMG, SIDES, TXT, check_column, model_name, slot_name
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_database import Database
 from oml_mlflow.targets.oracle_load import FORMAT, is_size
@@ -74,12 +74,8 @@ def geometries(db: Database, name: str) -> dict[str, dict[str, np.ndarray]]:
     """Return vectors that stand for each geometry of an export name, by id. Read-only."""
     if sql.GEOMETRY not in db.tables:
         return {}
-    found: dict[str, dict[str, np.ndarray]] = {}
-    binds = {"name": name.upper()}
-    for geometry, packed in db.rows(sql.READ_GEOMETRIES, "reading the geometries", binds):
-        with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
-            found[geometry] = {key: stored[key] for key in stored.files}
-    return found
+    rows = db.rows(sql.READ_GEOMETRIES, "reading the geometries", {"name": name.upper()})
+    return {geometry: unpack_vectors(packed) for geometry, packed in rows}
 
 
 def save_geometry(
@@ -89,9 +85,7 @@ def save_geometry(
     db.ensure_tables()
     if geometry in geometries(db, name):
         return
-    packed = io.BytesIO()
-    np.savez(packed, **vectors)  # type: ignore[arg-type]
-    blob = db.blob(packed.getvalue())
+    blob = db.blob(pack_vectors(vectors))
     binds = {"name": name.upper(), "geometry": geometry, "vectors": blob}
     db.write(sql.INSERT_GEOMETRY, f"keeping geometry {geometry}", binds)
     db.commit()
@@ -126,7 +120,15 @@ def registered_columns(db: Database, name: str) -> list[Dependant]:
 
 
 def register_column(db: Database, name: str, column: Dependant) -> None:
-    """Remember that a table's column holds vectors of a live model. Commits."""
+    """Remember that a table's column holds vectors of a live model. Commits.
+
+    Raises:
+        InvalidName: If a name is none.
+        TargetError: If there is no such table or column.
+    """
+    table, stored = check_column(column.name)
+    _, source = check_column(f"{table}.{column.source}")
+    db.rows(sql.look_at_columns(table, [stored, source]), f"looking at {column.name}")
     db.ensure_tables()
     step, key = f"registering {column.name}", {"name": name.upper(), "column_name": column.name}
     db.write(sql.FORGET_COLUMN, step, key)

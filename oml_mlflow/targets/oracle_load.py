@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
-from concurrent.futures import ThreadPoolExecutor
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import oracledb
 
 from oml_mlflow.errors import ForeignModel, OmlMlflowError, TargetError
 from oml_mlflow.events import Event, Listener, silent
+from oml_mlflow.fingerprint import fingerprint_file
 from oml_mlflow.ledger import LoadedModel
 from oml_mlflow.names import TXT
 from oml_mlflow.targets import oracle_statements as sql
@@ -158,29 +158,51 @@ def comment_text(model: LoadedModel, *, line_breaks: bool = False) -> str:
 
 
 def _send(db: Database, model: LoadedModel, path: Path, on_event: Listener, state: str) -> Any:
-    """Return a temporary BLOB with a file's bytes, once they are those of the fingerprint."""
-    found, done, total = hashlib.sha256(), 0, path.stat().st_size
-    with (
-        translated(f"sending {path.name} to {db.uri}", state=state),
-        path.open("rb") as file,
-        ThreadPoolExecutor(1, "fingerprint") as aside,
-    ):
+    """Return a temporary BLOB with a file's bytes, if they are those of the fingerprint.
+
+    The file is read twice, first for its fingerprint: hashing while sending would cost a third of
+    the rate where a network is faster than SHA-256 (measured by projects/benchmark/oracle_target.py
+    on loopback). That nobody writes to it in between is seen from its status.
+    """
+    with translated(f"sending {path.name} to {db.uri}", state=state), path.open("rb") as file:
+        before = _status(file)
+        found = fingerprint_file(path)
+        if found != model.fingerprint:
+            raise TargetError(
+                f"{model.name}: {path.name} has sha256 {found[:12]}…, wanted "
+                f"{model.fingerprint[:12]}…. {state}",
+                hint="log the pair again.",
+            )
         # not bytes: the driver turns those into RAW, or copies them whole
         blob = db.connection.createlob(oracledb.DB_TYPE_BLOB)
-        hashed = aside.submit(found.update, b"")
-        while chunk := file.read(_CHUNK_BYTES):
-            hashed.result()
-            hashed = aside.submit(found.update, chunk)
-            blob.write(chunk, done + 1)
-            done += len(chunk)
-            on_event(Event("upload", model.name, done, total))
-    if found.hexdigest() != model.fingerprint:
-        raise TargetError(
-            f"{model.name}: {path.name} has sha256 {found.hexdigest()[:12]}…, wanted "
-            f"{model.fingerprint[:12]}…. {state}",
-            hint="log the pair again.",
-        )
+        write_blob(blob, file, model.name, on_event)
+        if _status(file) != before:
+            raise TargetError(
+                f"{model.name}: {path.name} was written to while it was sent. {state}",
+                hint="let nobody write to it, and run it again.",
+            )
     return blob
+
+
+def write_blob(blob: Any, file: BinaryIO, name: str, on_event: Listener = silent) -> None:
+    """Write a file into a LOB, chunk by chunk.
+
+    Args:
+        blob: An empty temporary LOB of python-oracledb.
+        file: What to write.
+        name: What progress is reported of.
+        on_event: Told of progress.
+    """
+    done, total = 0, os.fstat(file.fileno()).st_size
+    while chunk := file.read(_CHUNK_BYTES):
+        blob.write(chunk, done + 1)
+        done += len(chunk)
+        on_event(Event("upload", name, done, total))
+
+
+def _status(file: BinaryIO) -> tuple[int, ...]:
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _check_size(db: Database, model: LoadedModel) -> None:

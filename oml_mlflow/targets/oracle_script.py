@@ -46,7 +46,7 @@ def _head(work: Work, loads: Sequence[tuple[LoadedModel, Path]]) -> str:
         f"then generation {work.before} is live.",
         "-- For SQL*Plus, as the owner of the models. It was printed by oml-mlflow; nothing was "
         "run.",
-        "-- If it stops, run it no further: the next `oml-mlflow apply` finishes or undoes it.",
+        "-- If it stops, run it no further: the next `oml-mlflow promote` finishes or undoes it.",
     ]
     if loads:
         lines += [

@@ -11,7 +11,15 @@ import numpy as np
 
 from oml_mlflow.errors import InputError, TargetError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.ledger import Dependant, Grant, LedgerEntry, LiveState, LoadedModel, Work
+from oml_mlflow.ledger import (
+    Dependant,
+    Grant,
+    LedgerEntry,
+    LiveState,
+    LoadedModel,
+    Work,
+    refuse_unplanned,
+)
 from oml_mlflow.names import IMG
 from oml_mlflow.targets import oracle_catalog as catalog
 from oml_mlflow.targets import oracle_preflight, oracle_swap
@@ -93,6 +101,7 @@ class OracleSession:
 
     def drop(self, names: Sequence[str]) -> None:
         """Drop models by name; a name that is not there is passed over. Writes; commits."""
+        refuse_unplanned(names, self.live_state)
         drop(self._db, list(names))
 
     def grants(self, names: Sequence[str]) -> tuple[Grant, ...]:

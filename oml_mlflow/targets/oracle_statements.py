@@ -129,6 +129,7 @@ BEGIN_WORK = (
     "UPDATE OML_MLFLOW_LIVE SET PHASE = 'loading', WORK = :work, CHANGED_AT = :changed_at "
     "WHERE NAME = :name AND GENERATION = :generation AND PHASE = 'whole'"
 )
+NOTE_WORK = "UPDATE OML_MLFLOW_LIVE SET WORK = :work WHERE NAME = :name AND PHASE = 'loading'"
 END_WORK = (
     "UPDATE OML_MLFLOW_LIVE SET PHASE = 'whole', WORK = NULL, CHANGED_AT = :changed_at "
     "WHERE NAME = :name AND PHASE IN ('loading', 'cleaning')"
@@ -177,6 +178,7 @@ LIST_DOMAIN_INDEXES = (
     "ORDER BY INDEX_NAME"
 )
 
+
 # preflight
 LIST_PRIVILEGES = "SELECT PRIVILEGE FROM SESSION_PRIVS"
 FIND_PACKAGE = (
@@ -193,6 +195,11 @@ STALE_CODE = 20801
 def embed(model: str) -> str:
     """Return the query that embeds one bound value."""
     return f"SELECT VECTOR_EMBEDDING({model_token(model)} USING :data AS DATA) FROM DUAL"  # noqa: S608
+
+
+def look_at_columns(table: str, columns: Sequence[str]) -> str:
+    """Return a query that gives no rows, and fails where a column is not there."""
+    return f"SELECT {', '.join(columns)} FROM {table} WHERE 1 = 0"  # noqa: S608
 
 
 def comment(model: str, text: str) -> str:

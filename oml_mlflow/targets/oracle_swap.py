@@ -97,6 +97,11 @@ def swap(db: Database, work: Work) -> None:
     if not is_recorded:
         if state.generation != work.before or state.phase not in (LOADING, SWAPPING):
             raise _stale(work, state)
+        if state.phase == LOADING:
+            # what was found out since it was begun, for whoever may have to finish it
+            binds = {"name": name, "work": work.to_json()}
+            db.write(sql.NOTE_WORK, f"noting what {name} is about to be", binds)
+            db.commit()
         before = {model.name: model for model in list_models(db)}
         _run_block(db, work, before)
         _keep_comments(db, work, before)

@@ -32,6 +32,8 @@ class Faults:
         refuse_login: The listener refuses every connection: with this ORA number, with ORA-12514 if
             it is True; "drop": it closes them without a word.
         drop_after_lob_bytes: The connection is closed once it received so many bytes of LOBs.
+        on_lob_bytes: Called with how many bytes of LOBs the server has received so far, before it
+            keeps the last of them.
         fail_statement: Statements that fail instead of running: an error by index, or a function
             of index and text that returns one or None.
         stall_statement: Statements that wait before they run: seconds, or an event to wait for, by
@@ -50,6 +52,7 @@ class Faults:
 
     refuse_login: int | bool | str | None = None
     drop_after_lob_bytes: int | None = None
+    on_lob_bytes: Callable[[int], None] | None = None
     fail_statement: Failing | None = None
     stall_statement: Stalling | None = None
     quota_exceeded: bool = False

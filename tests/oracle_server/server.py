@@ -9,7 +9,7 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,13 @@ class OracleServer:
         for thread in threads:
             thread.join(STOP_S)
         self._temporary.cleanup()
+
+    def wait_until_idle(self) -> None:
+        """Wait until every client that is there now has left and its session is closed."""
+        with self._lock:
+            threads = list(self._threads.values())
+        for thread in threads:
+            thread.join()
 
     def drop_connections(self) -> None:
         """Close every connection, as an instance that goes down does; the server goes on."""
@@ -173,6 +180,9 @@ class OracleServer:
         """Count LOB data that came in."""
         with self._lock:
             self.received_lob_bytes += count
+        hook: Callable[[int], None] | None = getattr(self._faults, "on_lob_bytes", None)
+        if hook is not None:
+            hook(self.received_lob_bytes)
 
     def keep_error(self, error: BaseException) -> None:
         """Keep an error that is nobody's fault but ours, and log it."""
