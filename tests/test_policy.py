@@ -35,7 +35,6 @@ from oml_mlflow.probes import (
 from oml_mlflow.reference import ReferenceModel
 from oml_mlflow.runtime import open_session, run
 
-
 DEFAULT = ParityPolicy()
 PROBES = golden_probes()
 NO_PNG = {p.id: "the database documents JPEG only" for p in PROBES if p.category == "png"}
