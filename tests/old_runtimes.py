@@ -44,7 +44,5 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 def oldest_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the oldest python-oracledb, to be put first on the path."""
     folder = tmp_path_factory.mktemp("oldest_driver")
-    _install(
-        sys.executable, "--no-deps", "--target", str(folder), f"oracledb=={OLDEST_DRIVER}"
-    )
+    _install(sys.executable, "--no-deps", "--target", str(folder), f"oracledb=={OLDEST_DRIVER}")
     return folder

@@ -43,7 +43,6 @@ from oml_mlflow.pipeline import ONNXPipeline, ONNXPipelineConfig
 from oml_mlflow.probes import Probe, unsafe_reason
 from oml_mlflow.profiles import get_profile
 
-
 DECODE = "com.microsoft.extensions:DecodeImage"
 TOKENIZE = "ai.onnx.contrib:CLIPTokenizer"
 IMAGE_NEEDS = (
