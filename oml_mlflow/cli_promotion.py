@@ -13,6 +13,7 @@ from oml_mlflow.policy import WARNED
 
 if TYPE_CHECKING:
     from oml_mlflow.apply import Promotion
+    from oml_mlflow.parity import ClassSummary
     from oml_mlflow.plan import Plan
     from oml_mlflow.targets import Target
 
@@ -177,14 +178,22 @@ def _show_done(done: Promotion, database: Target, as_json: bool) -> None:
     if done.report.rows:
         compared = f"{done.report.summary}, largest difference {done.report.max_abs():.1e}"
         warned = [c for c in done.report.by_class() if c.state == WARNED]
-        compared += "".join(f"; {c.category} {c.max_abs:.1e} (only warns)" for c in warned)
+        compared += "".join(f"; {c.category} {_off(c)} (only warns)" for c in warned)
     verb = "is now" if done.changed else "was already"
     swap = f" Swapped in {done.swap_s:.2f} s." if done.changed else ""
+    profile = f", profile {entry.profile}" if database.is_probed and entry.profile else ""
     console.out.print(
         f"{entry.name} in {database.uri} {verb} {entry.origin.replace(' ', ' version ')} "
-        f"(generation {entry.generation}); {compared}.{swap}",
+        f"(generation {entry.generation}{profile}); {compared}.{swap}",
         markup=False,
     )
+
+
+def _off(summary: ClassSummary) -> str:
+    refused = summary.count - summary.compared
+    if refused:
+        return f"{refused} of {summary.count} refused"
+    return f"{summary.max_abs:.1e}"
 
 
 @click.command()

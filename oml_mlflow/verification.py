@@ -77,7 +77,7 @@ def verify_pair(
         {probe.category: limits[probe.side] for probe in probes},
         policy=target.policy,
         skipped=skipped,
-        errors={key: error.message for key, error in failures.items()},
+        errors={key: _refusal(error) for key, error in failures.items()},
     )
 
 
@@ -91,11 +91,19 @@ def demand_parity(report: ParityReport, title: str, where: str) -> None:
         state: ", ".join(c.category for c in report.by_class() if c.state == state)
         for state in (FAILED, OK)
     }
+    off = worst.error.rstrip(".") or f"max abs {worst.max_abs:.1e}, limit {worst.limit:.0e}"
     raise ParityError(
         f"{title}, {where}: {wrong} of {len(report.rows)} probes differ from its references, worst "
-        f"{worst.probe.id} ({worst.probe.category}) with max abs {worst.max_abs:.1e} "
-        f"{worst.error}, limit {worst.limit:.0e}. Classes that failed: "
+        f"{worst.probe.id} ({worst.probe.category}): {off}. Classes that failed: "
         f"{classes[FAILED] or 'none'}; right: {classes[OK] or 'none'}. The live pair is as it was.",
         hint=" ".join([*next_steps(report), _WHERE_IT_IS]),
         details={"report": report, "rows": report.to_rows()},
     )
+
+
+def _refusal(error: OmlMlflowError) -> str:
+    """Return what a database refused a probe with, in its own words where there are any."""
+    if error.__cause__ is None:
+        return error.message
+    lines = str(error.__cause__).splitlines()
+    return " ".join(line for line in lines if not line.startswith("Help: ")) or error.message

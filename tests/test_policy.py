@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_old_runtimes import RUN_GRAPH, environment
+from test_old_runtimes import RUN_GRAPH
 
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.pair import PipelinePair
@@ -34,8 +34,6 @@ from oml_mlflow.probes import (
 )
 from oml_mlflow.reference import ReferenceModel
 from oml_mlflow.runtime import open_session, run
-
-__all__ = ["environment"]
 
 DEFAULT = ParityPolicy()
 PROBES = golden_probes()

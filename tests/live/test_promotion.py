@@ -1,0 +1,174 @@
+"""Promotion, rollback, healing and refusals in a real database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import oml_mlflow
+from live.conftest import PROFILE, Say, Schema, execute, rows
+from oml_mlflow import PipelinePair, promote
+from oml_mlflow.candidate import Candidate
+from oml_mlflow.errors import ForeignModel, GeometryChanged, OmlMlflowError, TargetLocked
+from oml_mlflow.events import Event
+from oml_mlflow.ledger import WHOLE
+from oml_mlflow.parity import ParityReport
+from oml_mlflow.policy import CLASSES
+from oml_mlflow.profiles import get_profile
+from oml_mlflow.promotion import make_live, verify
+from oml_mlflow.rollback import drop_pair, rollback
+from oml_mlflow.targets import oracle_statements as sql
+from oml_mlflow.targets.oracle import OracleTarget
+
+
+def shown(report: ParityReport) -> str:
+    lines = [report.title]
+    for found in report.by_class():
+        figures = f"max abs {found.max_abs:.1e}, cosine {found.min_cosine:.7f}"
+        lines.append(
+            f"{found.category:9} {found.level:4} {found.state:8} {found.compared} of {found.count}"
+            f"{', ' + figures if found.compared else ''}"
+        )
+    return "\n".join([*lines, report.summary])
+
+
+def models(schema: Schema) -> dict[str, str]:
+    """Return fingerprints of the live models."""
+    with schema.target().session("live suite", create=False) as session:
+        names = {f"{schema.name}_IMG", f"{schema.name}_TXT"}
+        return {m.side: m.fingerprint for m in session.list_models() if m.name in names}
+
+
+def test_promote_and_back(schema: Schema, candidates: tuple[Candidate, ...], say: Say) -> None:
+    target, sent = schema.target(), []
+
+    def listen(event: Event) -> None:
+        if event.stage == "upload" and event.done == event.total:
+            sent.append(event.item)
+
+    done = make_live(candidates[0], target, schema.name, on_event=listen)
+    say("vectors of a promotion, by class", shown(done.report))
+    assert done.report.ok
+    assert {c.category for c in done.report.by_class()} == set().union(*CLASSES.values())
+    assert done.entry.generation == 1
+    assert models(schema) == candidates[0].fingerprints
+    assert len(sent) == 2
+
+    assert not make_live(candidates[0], target, schema.name, on_event=listen).changed
+    second = make_live(candidates[1], target, schema.name, on_event=listen)
+    say("seconds that a swap takes", f"{second.swap_s:.3f}")
+    assert models(schema) == candidates[1].fingerprints
+    assert len(sent) == 4
+
+    back = rollback(target, schema.name, on_event=listen)
+    assert back.report.ok
+    assert models(schema) == candidates[0].fingerprints
+    again = make_live(candidates[1], target, schema.name, on_event=listen)
+    assert again.entry.fingerprints == candidates[1].fingerprints
+    assert len(sent) == 4
+
+    drop_pair(target, schema.name)
+    assert schema.model_names() == []
+
+
+def test_a_stored_version(
+    schema: Schema, mlflow_store: Path, tiny_pair: PipelinePair, say: Say
+) -> None:
+    own = [get_profile(PROFILE, decode_op=schema.where.decode_op)] if schema.where.decode_op else []
+    oml_mlflow.log_model(
+        tiny_pair, name="clip", registered_model_name="clip", profiles=[PROFILE, *own]
+    )
+    done = promote("models:/clip/1", schema.target(), schema.name)
+    say("profile that was chosen", done.entry.profile)
+    say("what is said of it in the ledger", done.entry)
+    report = verify("models:/clip/1", schema.target(), schema.name)
+    say("vectors of a stored version, by class", shown(report))
+    assert report.ok
+
+
+def test_grants_are_kept(schema: Schema, candidates: tuple[Candidate, ...]) -> None:
+    if not schema.where.grantee:
+        pytest.skip("no --oracle-grantee")
+    target, live = schema.target(), f"{schema.name}_TXT"
+    make_live(candidates[0], target, schema.name)
+    with schema.connect() as connection:
+        execute(connection, f'GRANT SELECT ON MINING MODEL {live} TO "{schema.where.grantee}"')
+        before = rows(connection, sql.LIST_GRANTS, model_name=live)
+        make_live(candidates[1], target, schema.name)
+        assert rows(connection, sql.LIST_GRANTS, model_name=live) == before
+        rollback(target, schema.name)
+        assert rows(connection, sql.LIST_GRANTS, model_name=live) == before
+
+
+def test_a_lost_connection_is_healed(
+    schema: Schema, candidates: tuple[Candidate, ...], say: Say
+) -> None:
+    make_live(candidates[0], schema.target(), schema.name)
+    connection = schema.connect()
+
+    def lose(event: Event) -> None:
+        if event.stage == "verify" and event.done == 1 and event.item.endswith("_S2"):
+            connection.close()
+
+    with pytest.raises(OmlMlflowError, match="next run") as err:
+        make_live(candidates[1], OracleTarget(connection=connection), schema.name, on_event=lose)
+    say("what is said of a lost connection", err.value)
+    assert f"{schema.name}_IMG_S2" in schema.model_names()
+    assert models(schema) == candidates[0].fingerprints
+    done = make_live(candidates[1], schema.target(), schema.name)
+    say("what was healed", done.healed)
+    assert "undone" in done.healed
+    assert models(schema) == candidates[1].fingerprints
+    with schema.target().session("live suite", create=False) as session:
+        assert session.live_state(schema.name).phase == WHOLE
+
+
+def test_of_two_promoters_one_wins(
+    schema: Schema, candidates: tuple[Candidate, ...], say: Say
+) -> None:
+    connection = schema.connect()
+    with (
+        OracleTarget(connection=connection).session("live suite") as session,
+        session.lock(schema.name, "the first of two"),
+        pytest.raises(TargetLocked, match="the first of two") as err,
+    ):
+        make_live(candidates[0], schema.target(), schema.name)
+    say("what is said of a lock", err.value)
+    with (
+        pytest.raises(OmlMlflowError),
+        OracleTarget(connection=connection).session("live suite") as session,
+        session.lock(schema.name, "one that is lost"),
+    ):
+        connection.close()
+    assert make_live(candidates[0], schema.target(), schema.name).entry.generation == 1
+
+
+def test_another_geometry_is_refused(
+    schema: Schema, candidates: tuple[Candidate, ...], say: Say
+) -> None:
+    target = schema.target()
+    make_live(candidates[0], target, schema.name)
+    with pytest.raises(GeometryChanged) as err:
+        make_live(candidates[2], target, schema.name)
+    say("what is said of another geometry", err.value)
+    assert models(schema) == candidates[0].fingerprints
+    make_live(candidates[2], target, schema.name, accept_new_geometry=True)
+    references = candidates[2].references
+    assert references is not None
+    probe = next(p for p in candidates[2].probes if p.category == "ascii")
+    with target.session("live suite", create=False) as session:
+        vector = session.embed(f"{schema.name}_TXT", "txt", [probe.value])[0]
+    np.testing.assert_allclose(vector, references.vectors[probe.id], atol=1e-4)
+
+
+def test_a_model_of_others_is_untouched(schema: Schema, candidates: tuple[Candidate, ...]) -> None:
+    target, live = schema.target(), f"{schema.name}_TXT"
+    with target.session("live suite") as session:
+        session.load(candidates[0].to_model("txt", live), candidates[0].paths["txt"])
+    with schema.connect() as connection:
+        execute(connection, f"COMMENT ON MINING MODEL {live} IS 'made by others'")
+    with pytest.raises(ForeignModel, match=live):
+        make_live(candidates[0], target, schema.name)
+    assert schema.model_names() == [live]

@@ -1,0 +1,53 @@
+"""The live suite itself: it works, cleans up after itself, and is skipped in the open."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from live.options import WITHOUT_DATABASE
+from oracle_fixtures import PASSWORD, running
+
+ROOT = Path(__file__).parents[1]
+
+
+def live_suite(*options: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("OML_MLFLOW_TEST_")}
+    command = [sys.executable, "-m", "pytest", "tests/live", "-p", "no:cacheprovider", *options]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_runs_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(monkeypatch) as oracle:
+        place = ["--oracle-dsn", oracle.server.dsn, "--oracle-user", "vec"]
+        done = live_suite(*place, "--oracle-grantee", "app")
+        print(done.stdout)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert " skipped" not in done.stdout
+        assert f"in {oracle.uri}, version 23.26.1.0.0" in done.stdout
+        assert "what version 23.26.1.0.0 takes" in done.stdout
+        assert re.search(r"emoji +must +ok", done.stdout)
+        assert PASSWORD not in done.stdout + done.stderr
+        assert oracle.fingerprints() == {}
+        left = oracle.database.open_session("VEC").query("SELECT name FROM sys.tabs")
+        assert left == []
+
+
+def test_without_a_database_it_is_skipped_and_counted() -> None:
+    done = live_suite()
+    assert done.returncode == 0, done.stdout + done.stderr
+    [counted] = re.findall(r"live Oracle suite: (\d+) tests skipped, no database", done.stdout)
+    assert f"{counted} skipped" in done.stdout
+    assert WITHOUT_DATABASE in done.stdout
+
+
+def test_a_database_that_is_not_there_is_no_skip() -> None:
+    done = live_suite("--oracle-dsn", "127.0.0.1:1/none", "--oracle-user", "vec", "--collect-only")
+    assert "which can't be reached" in done.stdout
+    assert live_suite("--oracle-dsn", "127.0.0.1:1/none").returncode == 4
