@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import oracledb
 import pytest
 from live.options import WITHOUT_DATABASE, Place, reached
+from old_runtimes import OLDEST_DRIVER
 from oracle_fixtures import PASSWORD, running
 
 ROOT = Path(__file__).parents[1]
