@@ -193,8 +193,8 @@ def probe_capabilities(
 
     Each is loaded under a scratch name, embeds one value, and is dropped in any case; what an
     earlier run left is dropped first. No model or value is known to crash any release of
-    onnxruntime-extensions. An error that says nothing about a capability, such as a lost
-    connection or a missing privilege, is no answer: then the rest is not asked.
+    onnxruntime-extensions. An error that says nothing about a capability, such as a missing
+    privilege, is no answer: then the rest is not asked.
 
     Args:
         session: The database. No other process may be probing it under the same user.
@@ -203,6 +203,9 @@ def probe_capabilities(
 
     Returns:
         The answers, and those that this version of the database gave before to other questions.
+
+    Raises:
+        TargetUnreachable: If the database is lost meanwhile; no answers are kept.
 
     Side effects: Writes scratch models, drops them, and keeps the answers; commits.
     """
@@ -216,6 +219,8 @@ def probe_capabilities(
         if obstacle is None:
             try:
                 kept[capability] = _ask(session, capability, f"{SCRATCH_PREFIX}{number}")
+            except TargetUnreachable:
+                raise
             except _NO_ANSWER as error:
                 _log.warning("capability probes stopped: %s", error)
                 obstacle = error
@@ -223,8 +228,7 @@ def probe_capabilities(
             kept[capability] = Answer(capability, None, f"not run: {obstacle.message}")
         on_event(Event("probe", "capabilities", number, len(asked), "probes"))
     table = CapabilityTable(tuple(kept.values()), now(), session.version)
-    if not isinstance(obstacle, TargetUnreachable):
-        session.save_capabilities(table)
+    session.save_capabilities(table)
     return table
 
 

@@ -102,14 +102,20 @@ def judge(
     return state.phase != SWAPPING
 
 
-def heal(job: killed.Job, target: Target, wanted: dict[str, str]) -> None:
-    """Run once more, as a user would: not at all if all is done and nothing pending."""
+def heal(job: killed.Job, target: Target, wanted: dict[str, str]) -> bool:
+    """Run once more, as a user would; a rollback that is done is not run again.
+
+    Returns:
+        Whether it was run.
+    """
     if job.action == "promote":
         promote(job.model_uri, target, job.name, accept_new_geometry=True)
-        return
+        return True
     found = look(target, job.name)
-    if found.state.phase != WHOLE or live_pair(found) != wanted:
-        rollback(target, job.name, accept_new_geometry=True)
+    if found.state.phase == WHOLE and live_pair(found) == wanted:
+        return False
+    rollback(target, job.name, accept_new_geometry=True)
+    return True
 
 
 def judge_healed(drill: Drill, where: str, found: Observed, new: dict[str, str]) -> None:

@@ -85,7 +85,10 @@ def main() -> int:
 
 def to_markdown() -> str:
     """Return the table."""
-    rows = [*map(signature_row, SIGNATURES), properties_row(), settings_row()]
+    calls = list(map(signature_row, SIGNATURES))
+    equal = ", ".join(theirs for theirs, ours in calls if ours == "same")
+    rows = [(equal, "same"), *(row for row in calls if row[1] != "same")]
+    rows += [properties_row(), settings_row()]
     rows += [templates_row(), functions_row(), presets_row()]
     lines = ["| OML4Py | here |", "|---|---|"]
     return "\n".join(lines + [f"| {theirs} | {ours} |" for theirs, ours in rows])

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo_model"))
 import drawings
 
 TABLE, QUERIES = "gallery.pictures", "gallery.picture_queries"
+COLUMN = f"{TABLE}.embedding"
 HELD_OUT = 200
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 

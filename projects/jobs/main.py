@@ -12,6 +12,8 @@ from grid import result_grid
 
 from oml_mlflow import console, promote
 from oml_mlflow.custody import Trace, trace_bytes
+from oml_mlflow.ledger import Dependant
+from oml_mlflow.names import IMG, model_name
 from oml_mlflow.targets.embedded import Connection, EmbeddedTarget
 
 _SHOWN, _COUNT = 4, 5
@@ -32,12 +34,20 @@ def main(model: str, name: str, alias: str, target: str, pictures: str) -> None:
     with tempfile.TemporaryDirectory() as scratch, mlflow.start_run() as run:
         with console.progress() as listener:
             version, pair = export_and_log(model, name, alias, scratch, listener)
-            done = promote(f"models:/{name}@{alias}", database, on_event=listener)
+            done = promote(
+                f"models:/{name}@{alias}",
+                database,
+                accept_new_geometry=_is_only_user(database, name),
+                on_event=listener,
+            )
         traces = trace_bytes(version.uri, database, name, [pair.img, pair.txt])
         with database.connect("the search") as connection:
             gallery.fill(connection, name, pair.dims, entries)
             results = _search(connection, name, entries)
             recalls = {} if pictures else _recalls(connection, name)
+        with database.session("the search") as session:
+            column = Dependant("column", gallery.COLUMN, model_name(name, IMG), "picture")
+            session.register_column(name, column)
         mlflow.log_metrics({f"recall_at_1/{kind}": value for kind, value in recalls.items()})
         title = f"Found in SQL by {name} version {version.version}"
         mlflow.log_figure(result_grid(title, results), "search.png")
@@ -53,6 +63,12 @@ def main(model: str, name: str, alias: str, target: str, pictures: str) -> None:
         f"{alias}, generation {entry.generation}; run {run.info.run_id} holds search.png.",
         markup=False,
     )
+
+
+def _is_only_user(database: EmbeddedTarget, name: str) -> bool:
+    """Return whether nothing but this job's own table, filled anew here, holds its vectors."""
+    with database.session("the main job") as session:
+        return all(dependant.name == gallery.COLUMN for dependant in session.dependants(name))
 
 
 def _search(
