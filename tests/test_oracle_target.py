@@ -765,6 +765,22 @@ def test_profiles_by_version(target: OracleTarget) -> None:
     ]
 
 
+def test_a_profile_with_another_decode_operator_ranks_behind_its_base(target: OracleTarget) -> None:
+    own = "+com.example.Decode"
+    stored = [
+        *("onnxruntime+raw", "oracle-23.7+raw", "onnxruntime", f"oracle-23.7{own}"),
+        *(f"oracle-26ai{own}", "oracle-26ai", "oracle-23.7", f"onnxruntime{own}"),
+    ]
+    assert target.rank_profiles(stored, "23.9.0.25.7") == [
+        "oracle-23.7",
+        f"oracle-23.7{own}",
+        "oracle-26ai",
+        f"oracle-26ai{own}",
+        "onnxruntime",
+        f"onnxruntime{own}",
+    ]
+
+
 def test_probes_that_must_not_be_sent(target: OracleTarget) -> None:
     pictures = [p for p in golden_probes() if isinstance(p.value, bytes)]
     profile = PROFILES["oracle-23.7"]
