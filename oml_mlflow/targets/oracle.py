@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -94,9 +95,9 @@ class OracleTarget:
         """
         return cls(OracleSettings.from_uri(uri, timeout_s=timeout_s))
 
-    @property
+    @cached_property
     def uri(self) -> str:
-        """Where it is, without secrets."""
+        """Where it is, without secrets; kept, since a connection that was closed does not tell."""
         if self._settings is not None:
             return self._settings.uri
         source = self._connection if self._connection is not None else self._pool
@@ -207,6 +208,8 @@ class OracleTarget:
     @contextlib.contextmanager
     def _open(self) -> Iterator[Any]:
         if self._connection is not None:
+            with translated("using the connection that was handed in"):
+                _log.debug("using a connection to %s", self.uri)
             yield self._connection
         elif self._pool is not None:
             with translated(f"taking a connection from the pool of {self.uri}"):
