@@ -196,7 +196,8 @@ def _check_journal(session: Session, export_name: str) -> Check:
     state = session.live_state(export_name.upper())
     work = state.work
     if state.phase == WHOLE or work is None:
-        return Check("journal", OK, f"nothing under way; generation {state.generation} is live")
+        live = f"generation {state.generation} is live" if state.generation else "nothing is live"
+        return Check("journal", OK, f"nothing under way; {live}")
     since = f" since {work.started_at:%Y-%m-%d %H:%M} UTC" if work.started_at else ""
     if state.phase == LOADING:
         then = f"undoes it; generation {state.generation} stays live"

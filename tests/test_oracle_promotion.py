@@ -340,15 +340,20 @@ def test_reading_verbs_write_nothing(versions: tuple[PipelinePair, ...], oracle:
     assert oracle.fingerprints() == {}
 
 
-def test_the_script_of_a_plan_does_what_a_promotion_does(
-    versions: tuple[PipelinePair, ...], monkeypatch: pytest.MonkeyPatch
+def test_the_script_of_a_plan_loads_only_what_is_not_kept(
+    versions: tuple[PipelinePair, ...], oracle: Oracle
 ) -> None:
-    with running(monkeypatch) as oracle:
-        target = oracle.target()
-        planned = plan("models:/clip/1", target)
-        script = target.script(planned)
-        assert "LOAD_ONNX_MODEL" in script
-        assert PASSWORD not in script
+    target = oracle.target()
+    script = target.script(plan("models:/clip/1", target))
+    assert script.count("LOAD_ONNX_MODEL(") == 2
+    assert "unverified" in script
+    assert PASSWORD not in script
+    promote("models:/clip/1", target)
+    assert "Nothing to do" in target.script(plan("models:/clip/1", target))
+    promote("models:/clip/2", target)
+    script = target.script(plan("models:/clip/1", target))
+    assert script.count("LOAD_ONNX_MODEL(") == 0
+    assert script.count("RENAME_MODEL(") == 2
 
 
 @pytest.mark.parametrize(

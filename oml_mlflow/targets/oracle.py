@@ -14,7 +14,7 @@ from urllib.parse import quote
 import oracledb
 
 from oml_mlflow.errors import ConfigError
-from oml_mlflow.ledger import Dependant, now, this_process
+from oml_mlflow.ledger import UNVERIFIED, Dependant, now, this_process
 from oml_mlflow.names import TXT
 from oml_mlflow.policy import ParityPolicy
 from oml_mlflow.profiles import RAW
@@ -151,11 +151,13 @@ class OracleTarget:
         """Return what a plan would run, for SQL*Plus."""
         if plan.work is None:
             return f"-- {plan.summary()}\n"
-        work = replace(plan.work, holder=this_process(), started_at=now())
-        sizes = [
-            plan.observed.models[n] for n in work.incoming.values() if n in plan.observed.models
-        ]
-        return promotion_script(work, [*plan.uploads, *sizes], plan.paths)
+        # a script can't compare vectors
+        entry = replace(plan.work.entry, verification=UNVERIFIED, promoted_by="SQL*Plus")
+        work = replace(plan.work, entry=entry, holder="SQL*Plus", started_at=now())
+        models = plan.observed.models
+        kept = [models[name] for name in work.incoming.values() if name in models]
+        files = {model.name: plan.paths[model.side] for model in plan.uploads}
+        return promotion_script(work, [*plan.uploads, *kept], files)
 
     def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
         """Return those of the stored profiles that may fit a database version, best first.
