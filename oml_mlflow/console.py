@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -170,9 +171,19 @@ def show_error(error: OmlMlflowError) -> None:
         err.print(f"  Next: {escape(error.hint)}")
 
 
+class _Warnings(logging.Handler):
+    """Warnings as one line each, without tracebacks: those are for a log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a warning to stderr."""
+        err.print(f"warning: {record.getMessage()}", markup=False)
+
+
 def run(command: click.Command) -> None:
     """Run a command as a program: errors on stderr, the documented exit codes."""
     signal.signal(signal.SIGTERM, _interrupt)
+    logger, warnings = logging.getLogger("oml_mlflow"), _Warnings(logging.WARNING)
+    logger.addHandler(warnings)
     try:
         sys.exit(command.main(standalone_mode=False) or 0)
     except (click.Abort, KeyboardInterrupt):
@@ -184,6 +195,8 @@ def run(command: click.Command) -> None:
     except OmlMlflowError as error:
         show_error(error)
         code = error.exit_code
+    finally:
+        logger.removeHandler(warnings)
     sys.exit(code)
 
 

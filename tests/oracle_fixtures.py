@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +37,18 @@ class Oracle:
     def fingerprints(self) -> dict[str, str]:
         """Return sha256 of the bytes that the database holds, by model."""
         return {name: model[0] for name, model in self.database.models("VEC").items()}
+
+    def save(self, folder: Path) -> None:
+        """Copy everything that the database holds into a folder."""
+        self.server.wait_until_idle()
+        shutil.copytree(self.database.folder, folder)
+
+    def restore(self, folder: Path) -> None:
+        """Put back what `save` copied."""
+        self.server.wait_until_idle()
+        for path in self.database.folder.iterdir():
+            path.unlink()
+        shutil.copytree(folder, self.database.folder, dirs_exist_ok=True)
 
     def statements(self) -> list[str]:
         """Return what was executed."""

@@ -8,7 +8,6 @@ committed is undone.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -93,8 +92,7 @@ class Stage:
 
     def rehearse(self) -> None:
         """Run the job undisturbed, and note its statements and its result."""
-        self.oracle.server.wait_until_idle()
-        shutil.copytree(self.oracle.database.folder, self.snapshot)
+        self.oracle.save(self.snapshot)
         faults, depth = self.oracle.database.faults, 0
         first, sent = faults.statements, self.oracle.server.received_lob_bytes
 
@@ -117,14 +115,6 @@ class Stage:
         self.grants = granted(self.oracle)
         self.lob_bytes = self.oracle.server.received_lob_bytes - sent
 
-    def reset(self) -> None:
-        """Put everything back to where it was before the job."""
-        self.oracle.server.wait_until_idle()
-        folder = self.oracle.database.folder
-        for path in folder.iterdir():
-            path.unlink()
-        shutil.copytree(self.snapshot, folder, dirs_exist_ok=True)
-
     def kill(self, step: Step, before: bool) -> None:
         """Kill the client at a statement.
 
@@ -141,7 +131,7 @@ class Stage:
 
     def kill_in_lob(self, lob_bytes: int) -> None:
         """Kill the client once so much LOB data has come in."""
-        self.reset()
+        self.oracle.restore(self.snapshot)
         limit = self.oracle.server.received_lob_bytes + lob_bytes
 
         def count(total: int) -> None:
@@ -172,7 +162,7 @@ class Stage:
         self._run_crashed()
 
     def _arm(self, step: Step, before: bool, act: Act) -> None:
-        self.reset()
+        self.oracle.restore(self.snapshot)
         faults = self.oracle.database.faults
         first = faults.statements
 

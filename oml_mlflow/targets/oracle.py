@@ -24,7 +24,7 @@ from oml_mlflow.targets.base import KEPT_GENERATIONS
 from oml_mlflow.targets.oracle_database import Database
 from oml_mlflow.targets.oracle_errors import from_driver, translated
 from oml_mlflow.targets.oracle_load import ATTRIBUTE
-from oml_mlflow.targets.oracle_preflight import NEWER, release
+from oml_mlflow.targets.oracle_preflight import NEWER, demand_release, release
 from oml_mlflow.targets.oracle_script import promotion_script
 from oml_mlflow.targets.oracle_session import OracleSession
 from oml_mlflow.texts import oracle_text_expression
@@ -126,11 +126,14 @@ class OracleTarget:
         Raises:
             LoginRefused: If user or password are wrong.
             TargetUnreachable: If there is no such database.
+            TargetUnsupported: If something may be written, and it is too old for pipelines.
             ConfigError: If there is no password, or a transaction is in progress on a connection
                 that was handed in.
         """
         with self._open() as connection, self._prepared(connection, purpose):
             db = Database(connection, self.uri, can_write=create)
+            if create:
+                demand_release(db)
             try:
                 yield OracleSession(db)
             except BaseException:

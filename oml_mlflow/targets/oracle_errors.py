@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,7 +102,7 @@ def _classify(
         return ConfigError, (
             "write it as host:port/service, or set config_dir= to the folder of tnsnames.ora."
         )
-    if _CONNECT & found:
+    if _CONNECT & found or isinstance(error, socket.gaierror | ConnectionRefusedError):
         return TargetUnreachable, "check host, port and service, and whether the listener is up."
     if _TIMEOUT & found:
         return TargetUnreachable, (

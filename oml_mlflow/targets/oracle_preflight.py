@@ -30,6 +30,16 @@ def checks(db: Database, size_bytes: int) -> list[Check]:
     ]
 
 
+def demand_release(db: Database) -> None:
+    """Raise TargetUnsupported for a database that can't hold pipelines. Read-only.
+
+    Before anything is written: older releases don't know our statements either.
+    """
+    found = _check_version(db)
+    if found.state == FAILED:
+        raise TargetUnsupported(f"{db.uri}: {found.message} Nothing was changed.", hint=found.hint)
+
+
 def release(version: str) -> tuple[int, ...]:
     """Return a version as numbers that can be compared."""
     return tuple(int(part) for part in version.split(".") if part.isdigit())
