@@ -79,7 +79,7 @@ class ParityPolicy:
         Args:
             must: Classes, separated by commas, that must be within limits. Without `warn`, all
                 others only warn.
-            warn: Classes that only warn. Without `must`, all others must be within limits.
+            warn: Classes that only warn, besides those that do by default.
             max_abs: Largest difference of an element: one number, or ``precision=number``
                 separated by commas.
             cosine: Smallest cosine, likewise.
@@ -100,7 +100,7 @@ class ParityPolicy:
         elif demanded:
             chosen = every - demanded
         else:
-            chosen = tolerated or cls().warn
+            chosen = cls().warn | tolerated
         for side, names in CLASSES.items():
             if chosen.issuperset(names):
                 what = "picture" if side == IMG else "text"

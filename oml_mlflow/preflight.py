@@ -196,7 +196,8 @@ def _check_journal(session: Session, export_name: str) -> Check:
     state = session.live_state(export_name.upper())
     work = state.work
     if state.phase == WHOLE or work is None:
-        return Check("journal", OK, f"nothing under way; generation {state.generation} is live")
+        live = f"generation {state.generation} is live" if state.generation else "nothing is live"
+        return Check("journal", OK, f"nothing under way; {live}")
     since = f" since {work.started_at:%Y-%m-%d %H:%M} UTC" if work.started_at else ""
     if state.phase == LOADING:
         then = f"undoes it; generation {state.generation} stays live"
@@ -215,7 +216,9 @@ def _check_file(side: str, path: Path, profile: Profile, target: Target) -> Chec
     from oml_mlflow.graph.rules import check_file
 
     name = f"{side} file"
-    findings = check_file(path, profile, embedding_output=_embedding_output(path))
+    if not target.is_probed:
+        return Check(name, SKIPPED, "this process's own runtime judges it when it is loaded")
+    findings = check_file(path, profile, metadata=_metadata(path))
     errors = [f for f in findings if f.is_error and not _is_asked(f, target)]
     warnings = len(findings) - sum(f.is_error for f in findings)
     size = f"{path.name}, {path.stat().st_size / _MIB:,.1f} MiB"
@@ -238,17 +241,21 @@ def _is_asked(finding: Finding, target: Target) -> bool:
     return finding.rule == "custom-operator" and target.is_probed
 
 
-def _embedding_output(path: Path) -> str:
-    """Return the output that holds the embedding: of that name, else the only one."""
+def _metadata(path: Path) -> dict[str, Any] | None:
+    """Return the names that a model is loaded with, as its graph has them; None if it has none."""
     from oml_mlflow.errors import PackageError
     from oml_mlflow.graph.rules import EMBEDDING
     from oml_mlflow.graph.wire import read_header
 
     try:
-        names = [output.name for output in read_header(path).graph.output]
+        graph = read_header(path).graph
     except PackageError:  # the static check says so
-        return EMBEDDING
-    return names[0] if len(names) == 1 and EMBEDDING not in names else EMBEDDING
+        return None
+    inputs, outputs = ([tensor.name for tensor in ends] for ends in (graph.input, graph.output))
+    if len(inputs) != 1 or not outputs:
+        return None
+    output = outputs[0] if EMBEDDING not in outputs else EMBEDDING
+    return {"function": "embedding", "embeddingOutput": output, "input": {inputs[0]: ["DATA"]}}
 
 
 def _check_capabilities(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -142,8 +143,14 @@ def make_live(
 
     Side effects: Writes models and a ledger row to the target; commits.
     """
+
+    def choose(session: Session) -> Candidate:
+        if database.is_probed:
+            ask(session, [pair_needs(candidate.paths)], on_event)
+        return candidate
+
     return _make_live(
-        lambda session: candidate,
+        choose,
         candidate.title,
         database,
         check_export_name(export_name),
@@ -293,10 +300,13 @@ def _make_live(
     on_event: Listener,
 ) -> Promotion:
     export_name = export_name.upper()
-    with (
-        database.session(f"promote {title}") as session,
-        session.lock(export_name, f"promote {title}"),
-    ):
+    purpose = f"promote {title}"
+    with contextlib.ExitStack() as held:
+        session = held.enter_context(database.session(purpose))
+        # before anything is written: not even our tables belong into a database that is too old
+        early = Preflight(f"{export_name} in {database.uri}", tuple(session.checks(0)))
+        early.demand()
+        held.enter_context(session.lock(export_name, purpose))
         mended = heal(session, export_name)
         candidate = choose(session)
         planned = _plan(session, database, observe(session, export_name), candidate, adopt)

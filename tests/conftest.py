@@ -57,6 +57,13 @@ def resaved_pair(tiny_pair: PipelinePair, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
+def tuned_pair(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> PipelinePair:
+    """The tiny model after a short fine-tuning: equal dims, vectors that are almost the same."""
+    folder = clip_folders.tune(tiny_folder, tmp_path_factory.mktemp("tuned") / "model")
+    return ONNXPipeline(str(folder)).export2file("clip", tmp_path_factory.mktemp("tuned_pair"))
+
+
+@pytest.fixture(scope="session")
 def second_pair(tmp_path_factory: pytest.TempPathFactory) -> PipelinePair:
     """A pair with other vectors than `tiny_pair`, of the same dims."""
     folder = clip_folders.write_tiny(tmp_path_factory.mktemp("second") / "model", seed=5)

@@ -19,6 +19,8 @@ import clip_folders
 import numpy as np
 import pytest
 import torch
+from oracle_server.engine import Database, User
+from oracle_server.server import OracleServer
 from transformers import CLIPModel
 
 import oml_mlflow
@@ -132,13 +134,15 @@ class Ran:
         return {n for n in names if (self.folder / n).is_file()} - {"script.py", "stderr.txt"}
 
 
-def run_scripts(scripts: dict[str, str], root: Path, hub: Path) -> dict[str, Ran]:
+def run_scripts(
+    scripts: dict[str, str], root: Path, hub: Path, **environment: str
+) -> dict[str, Ran]:
     """Run scripts in a process of their own, without a network, each in its own folder."""
     for name, text in scripts.items():
         (root / name).mkdir()
         (root / name / "script.py").write_text(text, encoding="utf-8")
     (root / "temporary").mkdir(exist_ok=True)
-    environment = os.environ | {
+    environment |= os.environ | {
         "HF_HUB_CACHE": str(hub),
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(HERE.parent),
@@ -155,7 +159,7 @@ def run_scripts(scripts: dict[str, str], root: Path, hub: Path) -> dict[str, Ran
 
 
 def our_scripts(hub: Path) -> dict[str, str]:
-    """Return OML4Py's scripts as a user would change them, and example 2 without a target."""
+    """Return OML4Py's scripts as a user would change them, and example 2 for Oracle."""
     scripts = {path.stem: with_our_imports(path.name) for path in sorted(SCRIPTS.glob("*.py"))}
     assert scripts["clip_example_2"].count(CONNECT) == 1
     scripts["clip_example_2_on_oracle"] = scripts["clip_example_2"]
@@ -176,7 +180,17 @@ def ran(published: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     for name, folder in published.items():
         put_in_hub(root / "hub", name, folder)
     (root / "work").mkdir()
-    return run_scripts(our_scripts(root / "hub"), root / "work", root / "hub")
+    scripts = our_scripts(root / "hub")
+    database = Database(users={"PYQUSER": User("pyquser")})
+    with database, OracleServer(database) as server:
+        address = f"(ADDRESS=(PROTOCOL=TCP)(HOST=127.0.0.1)(PORT={server.port}))"
+        alias = f"pydsn=(DESCRIPTION={address}(CONNECT_DATA=(SERVICE_NAME=FREEPDB1)))"
+        (root / "tnsnames.ora").write_text(alias)
+        found = run_scripts(scripts, root / "work", root / "hub", TNS_ADMIN=str(root))
+        loaded = {name: model[1] for name, model in database.models("PYQUSER").items()}
+        assert server.errors == []
+    (root / "work" / "clip_example_2_on_oracle" / "loaded.json").write_text(json.dumps(loaded))
+    return found
 
 
 WRITTEN = [
@@ -223,9 +237,15 @@ def test_deprecated_classes_warn_at_the_lines_of_the_script(ran: dict[str, Ran])
 
 def test_example_2_loads_into_the_connected_database(ran: dict[str, Ran]) -> None:
     check_loaded(ran["clip_example_2"])
-    refused = ran["clip_example_2_on_oracle"]
-    assert "ConfigError: an Oracle database can't be connected to yet" in refused.stderr
-    assert refused.files() == set()
+
+
+def test_example_2_loads_into_oracle_with_only_its_imports_changed(ran: dict[str, Ran]) -> None:
+    on_oracle, files = ran["clip_example_2_on_oracle"], ran["clip_example_1"]
+    assert "Traceback" not in on_oracle.stderr
+    loaded = json.loads((on_oracle.folder / "loaded.json").read_text())
+    sizes = {f"CLIP_{s.upper()}": files.folder / f"clip_{s}.onnx" for s in ("img", "txt")}
+    assert loaded == {name: path.stat().st_size for name, path in sizes.items()}
+    assert on_oracle.files() == {"loaded.json"}
 
 
 def check_loaded(ran: Ran) -> None:
@@ -336,7 +356,6 @@ def test_export2db_needs_a_connection_and_a_legal_name(tiny_folder: Path, tmp_pa
 def test_connect_never_repeats_a_password(tmp_path: Path) -> None:
     oml_mlflow.connect(target=f"embedded:///{tmp_path}")
     calls: list[dict[str, Any]] = [
-        {"user": "scott", "password": "Tiger#4711", "dsn": "db1/pdb1"},
         {"user": "scott", "password": "Tiger#4711", "dsn": "x", "target": "embedded:///database"},
         {"target": "oracle://scott:Tiger#4711@db1/pdb1"},
         {},

@@ -10,7 +10,10 @@ import oracledb
 import pytest
 from click.testing import CliRunner
 from oracle_fixtures import PASSWORD, Oracle, running
+from oracle_server.engine import Database, User
+from oracle_server.server import OracleServer
 from oracle_server.statement import ConnectionDropped, OraError
+from oracle_server.wallet import write_alias, write_wallet
 
 import oml_mlflow
 from oml_mlflow import ONNXPipeline, PipelinePair, promote
@@ -258,6 +261,54 @@ def test_a_new_geometry_names_columns_views_and_indexes(
     np.testing.assert_allclose(np.asarray(vector), wanted, atol=1e-4)
 
 
+def test_a_short_fine_tuning_is_another_geometry_and_a_new_file_is_not(
+    mlflow_store: Path,
+    tiny_pair: PipelinePair,
+    tuned_pair: PipelinePair,
+    resaved_pair: PipelinePair,
+    oracle: Oracle,
+) -> None:
+    for pair in (tiny_pair, tuned_pair, resaved_pair):
+        oml_mlflow.log_model(pair, name="clip", registered_model_name="clip")
+    target = oracle.target()
+    promote("models:/clip/1", target)
+    with pytest.raises(GeometryChanged, match=r"dims 16→16, mean cosine 0\.9\d"):
+        promote("models:/clip/2", target)
+    assert str(plan("models:/clip/3", target).geometry) == "same"
+    assert promote("models:/clip/3", target).changed
+
+
+def test_export2db_asks_the_database_first(
+    mlflow_store: Path, tiny_folder: Path, oracle: Oracle
+) -> None:
+    oracle.database.faults.refused_operators = {"com.microsoft.extensions:DecodeImage"}
+    oml_mlflow.connect("vec", PASSWORD, oracle.server.dsn)
+    try:
+        with pytest.raises(CapabilityMissing, match="DecodeImage"):
+            ONNXPipeline(str(tiny_folder)).export2db("clip")
+    finally:
+        oml_mlflow.disconnect()
+    assert oracle.fingerprints() == {}
+
+
+def test_a_wallet_and_an_alias(
+    versions: tuple[PipelinePair, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OML_MLFLOW_PASSWORD", PASSWORD)
+    folder = tmp_path / "wallet"
+    folder.mkdir()
+    tls = write_wallet(folder)
+    with (
+        Database(users={"VEC": User(PASSWORD)}) as database,
+        OracleServer(database, tls=tls) as server,
+    ):
+        write_alias(folder, "PROD", server.port)
+        uri = f"oracle://vec@PROD?config_dir={folder}&wallet_location={folder}"
+        assert promote("models:/clip/1", uri).report.ok
+        assert database.models("VEC").keys() == {"CLIP_IMG", "CLIP_TXT"}
+        assert server.errors == []
+
+
 def test_wrong_vectors_leave_the_live_pair(
     versions: tuple[PipelinePair, ...], oracle: Oracle
 ) -> None:
@@ -289,15 +340,20 @@ def test_reading_verbs_write_nothing(versions: tuple[PipelinePair, ...], oracle:
     assert oracle.fingerprints() == {}
 
 
-def test_the_script_of_a_plan_does_what_a_promotion_does(
-    versions: tuple[PipelinePair, ...], monkeypatch: pytest.MonkeyPatch
+def test_the_script_of_a_plan_loads_only_what_is_not_kept(
+    versions: tuple[PipelinePair, ...], oracle: Oracle
 ) -> None:
-    with running(monkeypatch) as oracle:
-        target = oracle.target()
-        planned = plan("models:/clip/1", target)
-        script = target.script(planned)
-        assert "LOAD_ONNX_MODEL" in script
-        assert PASSWORD not in script
+    target = oracle.target()
+    script = target.script(plan("models:/clip/1", target))
+    assert script.count("LOAD_ONNX_MODEL(") == 2
+    assert "unverified" in script
+    assert PASSWORD not in script
+    promote("models:/clip/1", target)
+    assert "Nothing to do" in target.script(plan("models:/clip/1", target))
+    promote("models:/clip/2", target)
+    script = target.script(plan("models:/clip/1", target))
+    assert script.count("LOAD_ONNX_MODEL(") == 0
+    assert script.count("RENAME_MODEL(") == 2
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ only where ``seerdb==3.3.0`` is installed, which the tests do not ask for.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from array import array
@@ -15,10 +16,19 @@ from typing import Any
 import oracledb
 import pytest
 from oracle_server import statement as types
+from oracle_server.engine import Database
+from oracle_server.engine.session import EngineSession
 from oracle_server.statement import Bind, Call, Column, OraError, Rows
 from oracle_server.wire.binds import placeholders
 from oracle_server.wire.lobs import FetchedLob
 from test_oracle_wire import PASSWORD, TEXT, TinyDatabase, TinySession, bound, select
+
+from oml_mlflow.candidate import unregistered
+from oml_mlflow.errors import GeometryChanged
+from oml_mlflow.pair import PipelinePair
+from oml_mlflow.promotion import make_live
+from oml_mlflow.rollback import drop_pair, rollback
+from oml_mlflow.targets.oracle import OracleTarget
 
 seerdb_server = pytest.importorskip("seerdb.server")
 seerdb_tns = pytest.importorskip("seerdb.common.tns")
@@ -33,13 +43,14 @@ class Backend:
 
     capabilities = frozenset(seerdb_server.Capability)
 
-    def __init__(self, database: TinyDatabase) -> None:
+    def __init__(self, database: TinyDatabase | Database) -> None:
         self._database = database
-        self._session: TinySession | None = None
+        self._session: TinySession | EngineSession | None = None
 
     def authenticate(self, username: str) -> str | None:
         self._session = self._database.open_session(username.upper())
-        return self._database.users.get(username.upper())
+        user = self._database.users.get(username.upper())
+        return getattr(user, "password", user)
 
     def execute(self, sql: str, binds: Sequence[Any] = ()) -> Any:
         assert self._session
@@ -97,8 +108,9 @@ def database() -> TinyDatabase:
     return TinyDatabase()
 
 
-@pytest.fixture
-def dsn(database: TinyDatabase) -> Iterator[str]:
+@contextlib.contextmanager
+def served(database: TinyDatabase | Database) -> Iterator[str]:
+    """Serve an engine through the Mirror; give the DSN."""
     mirror = seerdb_server.Server(
         "127.0.0.1",
         0,
@@ -111,6 +123,12 @@ def dsn(database: TinyDatabase) -> Iterator[str]:
     yield f"127.0.0.1:{mirror.port}/FREEPDB1"
     mirror.close()
     thread.join()
+
+
+@pytest.fixture
+def dsn(database: TinyDatabase) -> Iterator[str]:
+    with served(database) as found:
+        yield found
 
 
 @pytest.fixture
@@ -182,3 +200,33 @@ def test_commit_and_rollback(connection: oracledb.Connection, database: TinyData
     connection.commit()
     connection.rollback()
     assert database.sessions[0].events == ["commit", "rollback"]
+
+
+def test_promote_and_back(
+    tiny_pair: PipelinePair, resaved_pair: PipelinePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OML_MLFLOW_PASSWORD", PASSWORD)
+    first, second = (unregistered(pair, "a test") for pair in (tiny_pair, resaved_pair))
+    with Database(users={"VEC": PASSWORD}) as database, served(database) as dsn:
+        target = OracleTarget.from_uri(f"oracle://vec@{dsn}")
+        assert make_live(first, target, "clip").report.ok
+        assert make_live(second, target, "clip").entry.generation == 2
+        back = rollback(target, "clip")
+        assert (back.entry.fingerprints, back.report.ok) == (tiny_pair.fingerprints, True)
+        loaded = {name: sha for name, (sha, *_) in database.models("VEC").items()}
+        assert loaded["CLIP_IMG"] == tiny_pair.fingerprints["img"]
+        assert loaded["CLIP_TXT"] == tiny_pair.fingerprints["txt"]
+
+
+def test_another_geometry_is_refused(
+    tiny_pair: PipelinePair, second_pair: PipelinePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OML_MLFLOW_PASSWORD", PASSWORD)
+    first, other = (unregistered(pair, "a test") for pair in (tiny_pair, second_pair))
+    with Database(users={"VEC": PASSWORD}) as database, served(database) as dsn:
+        target = OracleTarget.from_uri(f"oracle://vec@{dsn}")
+        make_live(first, target, "clip")
+        with pytest.raises(GeometryChanged):
+            make_live(other, target, "clip")
+        drop_pair(target, "clip")
+        assert database.models("VEC") == {}

@@ -261,6 +261,27 @@ def test_session_is_seen_and_closed(database: Database, target: OracleTarget) ->
     assert "pid" in seen[-1][2]
 
 
+def test_a_closed_connection_is_refused(server: OracleServer) -> None:
+    connection = oracledb.connect(user="vec", password=PASSWORD, dsn=server.dsn)
+    target = OracleTarget(connection=connection)
+    connection.close()
+    with (
+        pytest.raises(TargetUnreachable, match=r"handed in failed: DPY-1001"),
+        target.session("a test"),
+    ):
+        pass
+
+
+def test_a_connection_that_is_lost_under_a_lock_is_told(server: OracleServer) -> None:
+    connection = oracledb.connect(user="vec", password=PASSWORD, dsn=server.dsn)
+    with (
+        pytest.raises(TargetUnreachable, match="The lock is free once this session is gone"),
+        OracleTarget(connection=connection).session("a test") as session,
+        session.lock("CLIP", "a test"),
+    ):
+        connection.close()
+
+
 def test_handed_in_connection_is_put_back(server: OracleServer, tiny_pair: PipelinePair) -> None:
     with connect(server) as connection:
         connection.module, connection.action, connection.clientinfo = "theirs", "job", "me"
@@ -741,6 +762,22 @@ def test_profiles_by_version(target: OracleTarget) -> None:
         "oracle-26ai",
         "oracle-23.7",
         "onnxruntime",
+    ]
+
+
+def test_a_profile_with_another_decode_operator_ranks_behind_its_base(target: OracleTarget) -> None:
+    own = "+com.example.Decode"
+    stored = [
+        *("onnxruntime+raw", "oracle-23.7+raw", "onnxruntime", f"oracle-23.7{own}"),
+        *(f"oracle-26ai{own}", "oracle-26ai", "oracle-23.7", f"onnxruntime{own}"),
+    ]
+    assert target.rank_profiles(stored, "23.9.0.25.7") == [
+        "oracle-23.7",
+        f"oracle-23.7{own}",
+        "oracle-26ai",
+        f"oracle-26ai{own}",
+        "onnxruntime",
+        f"onnxruntime{own}",
     ]
 
 

@@ -73,7 +73,7 @@ def test_only_subsampled_jpeg_warns_by_default() -> None:
     ("must", "warn", "warned"),
     [
         ("", "", {"jpeg-420"}),
-        ("", " Emoji, cjk", {"emoji", "cjk"}),
+        ("", " Emoji, cjk", {"emoji", "cjk", "jpeg-420"}),
         ("jpeg-420", "emoji", {"emoji"}),
         (
             "ascii,jpeg-444",

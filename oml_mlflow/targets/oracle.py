@@ -7,13 +7,14 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import oracledb
 
 from oml_mlflow.errors import ConfigError
-from oml_mlflow.ledger import Dependant, now, this_process
+from oml_mlflow.ledger import UNVERIFIED, Dependant, now, this_process
 from oml_mlflow.names import TXT
 from oml_mlflow.policy import ParityPolicy
 from oml_mlflow.profiles import RAW
@@ -94,9 +95,9 @@ class OracleTarget:
         """
         return cls(OracleSettings.from_uri(uri, timeout_s=timeout_s))
 
-    @property
+    @cached_property
     def uri(self) -> str:
-        """Where it is, without secrets."""
+        """Where it is, without secrets; kept, since a connection that was closed does not tell."""
         if self._settings is not None:
             return self._settings.uri
         source = self._connection if self._connection is not None else self._pool
@@ -153,11 +154,13 @@ class OracleTarget:
         """Return what a plan would run, for SQL*Plus."""
         if plan.work is None:
             return f"-- {plan.summary()}\n"
-        work = replace(plan.work, holder=this_process(), started_at=now())
-        sizes = [
-            plan.observed.models[n] for n in work.incoming.values() if n in plan.observed.models
-        ]
-        return promotion_script(work, [*plan.uploads, *sizes], plan.paths)
+        # a script can't compare vectors
+        entry = replace(plan.work.entry, verification=UNVERIFIED, promoted_by="SQL*Plus")
+        work = replace(plan.work, entry=entry, holder="SQL*Plus", started_at=now())
+        models = plan.observed.models
+        kept = [models[name] for name in work.incoming.values() if name in models]
+        files = {model.name: plan.paths[model.side] for model in plan.uploads}
+        return promotion_script(work, [*plan.uploads, *kept], files)
 
     def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
         """Return those of the stored profiles that may fit a database version, best first.
@@ -210,6 +213,8 @@ class OracleTarget:
     @contextlib.contextmanager
     def _open(self) -> Iterator[Any]:
         if self._connection is not None:
+            with translated("using the connection that was handed in"):
+                _log.debug("using a connection to %s", self.uri)
             yield self._connection
         elif self._pool is not None:
             with translated(f"taking a connection from the pool of {self.uri}"):

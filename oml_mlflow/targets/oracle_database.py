@@ -27,12 +27,9 @@ class Database:
 
     def __init__(self, connection: Any, uri: str, *, can_write: bool) -> None:
         self.connection, self.uri, self._can_write = connection, uri, can_write
+        # in the case that the catalogue has it in; one that was closed does not tell any more
+        self.user = str(connection.username or "").upper()
         self._tables: set[str] | None = None
-
-    @property
-    def user(self) -> str:
-        """Database user, in the case that the catalogue has it in."""
-        return str(self.connection.username or "").upper()
 
     @property
     def version(self) -> str:

@@ -1,1 +1,1 @@
-"""The Oracle target against a real database: ``pytest tests/live --oracle-dsn host:1521/service``."""
+"""The Oracle target against a real database: ``pytest tests/live --oracle-dsn host/service``."""

@@ -159,7 +159,7 @@ def schema(where: Place) -> Iterator[Schema]:
         for table in (table for table in tables if table.startswith(name)):
             execute(connection, f"DROP TABLE {table} PURGE")
         for table in tables.intersection(BY_NAME):
-            execute(connection, f"DELETE FROM {table} WHERE NAME = :name", name=name)
+            execute(connection, f"DELETE FROM {table} WHERE NAME = :name", name=name)  # noqa: S608
         connection.commit()
 
 

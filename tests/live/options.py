@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,6 @@ class Place:
     uri: str
     grantee: str = ""
     decode_op: str = ""
-
-    def with_settings(self, settings: str) -> Place:
-        """Return it with more settings in its URI."""
-        separator = "&" if "?" in self.uri else "?"
-        return replace(self, uri=f"{self.uri}{separator}{settings}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -70,7 +65,7 @@ def pytest_report_header(config: pytest.Config) -> str:
     where = place(config)
     if where is None:
         return f"live Oracle suite: {count} tests skipped, {WITHOUT_DATABASE}"
-    return f"live Oracle suite: {count} tests in {where.uri}, {_version(where)}"
+    return f"live Oracle suite: {count} tests in {where.uri}, {reached(where)}"
 
 
 def place(config: pytest.Config) -> Place | None:
@@ -91,12 +86,15 @@ def place(config: pytest.Config) -> Place | None:
     return Place(f"oracle://{user}@{dsn}", **more)
 
 
-def _version(where: Place) -> str:
+def reached(where: Place) -> str:
+    """Return the versions of a database and of the driver, or why it can't be reached."""
+    import oracledb
+
     from oml_mlflow.errors import OmlMlflowError
     from oml_mlflow.targets.oracle import OracleTarget
 
     try:
         with OracleTarget.from_uri(where.uri).session("live suite", create=False) as session:
-            return f"version {session.version}"
+            return f"version {session.version}, by python-oracledb {oracledb.__version__}"
     except OmlMlflowError as error:
         return f"which can't be reached: {error.message}"

@@ -11,12 +11,16 @@ from live.conftest import Say, Schema, execute, refused, rows
 from oml_mlflow.candidate import Candidate
 from oml_mlflow.choice import ask, pair_needs
 from oml_mlflow.ledger import LoadedModel, this_process
+from oml_mlflow.names import SIDES
 from oml_mlflow.preflight import FAILED, preflight
 from oml_mlflow.profiles import get_profile
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_load import comment_text, is_size
 
-ALIVE = "a session that is connected is alive"
+ATTRIBUTES = (
+    "SELECT ATTRIBUTE_NAME, ATTRIBUTE_TYPE, DATA_TYPE, DATA_LENGTH, VECTOR_INFO "
+    "FROM USER_MINING_MODEL_ATTRIBUTES WHERE MODEL_NAME = :model_name ORDER BY ATTRIBUTE_NAME"
+)
 
 
 def load(schema: Schema, candidate: Candidate, side: str, suffix: str) -> LoadedModel:
@@ -60,30 +64,29 @@ def test_capability_probes(schema: Schema, candidates: tuple[Candidate, ...], sa
     assert left == []
 
 
-@pytest.mark.parametrize("side", ["img", "txt"])
 def test_a_load_shows_in_the_catalogue(
-    schema: Schema, candidates: tuple[Candidate, ...], say: Say, side: str
+    schema: Schema, candidates: tuple[Candidate, ...], say: Say
 ) -> None:
-    model = load(schema, candidates[0], side, "M")
+    loaded = [load(schema, candidates[0], side, side.upper()) for side in SIDES]
     with schema.connect() as connection:
-        [(size,)] = rows(connection, sql.FIND_MODEL, model_name=model.name)
-        attributes = rows(
-            connection,
-            "SELECT ATTRIBUTE_NAME, ATTRIBUTE_TYPE, DATA_TYPE, DATA_LENGTH, VECTOR_INFO FROM "
-            "USER_MINING_MODEL_ATTRIBUTES WHERE MODEL_NAME = :model_name ORDER BY ATTRIBUTE_NAME",
-            model_name=model.name,
-        )
-        for view in ("DM$VM", "DM$VP", "DM$VJ"):
-            try:
-                shown: object = rows(connection, f'SELECT * FROM "{view}{model.name}"')  # noqa: S608
-            except oracledb.DatabaseError as error:
-                shown = error
-            say(f"{view} of {side}", shown)
-    say(f"MODEL_SIZE of {side}", f"{size}, of a file of {model.size_bytes} bytes")
-    say(f"attributes of {side}", attributes)
-    assert is_size(int(size), model.size_bytes)
-    assert comments(schema) == {model.name: comment_text(model)}
-    assert "DATA" in {name for name, *_ in attributes}
+        for model in loaded:
+            [(size,)] = rows(connection, sql.FIND_MODEL, model_name=model.name)
+            say(f"MODEL_SIZE of {model.side}", f"{size}, of a file of {model.size_bytes} bytes")
+            assert is_size(int(size), model.size_bytes)
+            attributes = rows(connection, ATTRIBUTES, model_name=model.name)
+            say(f"attributes of {model.side}", attributes)
+            assert "DATA" in {name for name, *_ in attributes}
+            for view in ("DM$VM", "DM$VP", "DM$VJ"):
+                say(f"{view} of {model.side}", content(connection, f"{view}{model.name}"))
+    assert comments(schema) == {model.name: comment_text(model) for model in loaded}
+
+
+def content(connection: oracledb.Connection, view: str) -> object:
+    """Return the rows of a view, or why there are none."""
+    try:
+        return rows(connection, f'SELECT * FROM "{view}"')  # noqa: S608
+    except oracledb.DatabaseError as error:
+        return str(error).splitlines()[0]
 
 
 def test_rename_moves_both_models(
@@ -121,7 +124,7 @@ def test_a_closed_session_is_not_alive(schema: Schema, say: Say) -> None:
         assert is_alive(asking, session_id)
         other.close()
         assert not is_alive(asking, session_id)
-    say(ALIVE, "yes, and one that was closed is not")
+    say("a session that is connected is alive", "yes, and one that was closed is not")
 
 
 def is_alive(connection: oracledb.Connection, session_id: str) -> bool:
