@@ -212,7 +212,7 @@ CASES = [
         "no CREATE TABLE",
         "privilege-missing",
         1,
-        "GRANT CREATE MINING MODEL, CREATE TABLE TO VEC;",
+        'GRANT CREATE TABLE TO "VEC";',
         without("CREATE TABLE"),
         schema=EMPTY,
     ),
