@@ -68,7 +68,8 @@ def run(job: Job, report: Any = None) -> None:
 def run_counting(job: Job, kill_at: int, before: bool, count: Any) -> None:
     """Do the job, and die before or after step number `kill_at` of an embedded database.
 
-    A step is an SQL statement, or a call that changes a file of the database.
+    A step is an SQL statement, or a call that changes a file of the database. What such a call
+    returns is not seen: after it means before the next step, or at the end.
     """
     from oml_mlflow.targets.embedded import Connection
 
@@ -78,7 +79,9 @@ def run_counting(job: Job, kill_at: int, before: bool, count: Any) -> None:
         if not done:
             steps[0] += 1
             count.value = steps[0]
-        if steps[0] == kill_at and done != before:
+        is_reached = steps[0] == kill_at and done != before
+        is_passed = kill_at > 0 and steps[0] > kill_at
+        if is_reached or is_passed:
             os.kill(os.getpid(), signal.SIGKILL)
 
     plain: Callable[..., Connection] = Connection.execute
@@ -95,11 +98,13 @@ def run_counting(job: Job, kill_at: int, before: bool, count: Any) -> None:
         is_ours = any(str(a).startswith(folder) for a in arguments if isinstance(a, str | Path))
         writes = event in _WRITING or (event == "open" and str(arguments[1] or "")[:1] in "wax+")
         if is_ours and writes:
-            step(False)  # right before the call, which is right after the one before
+            step(False)
 
     Connection.execute = execute  # type: ignore[method-assign]
     sys.addaudithook(watch)
     run(job)
+    if kill_at > 0:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def start(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:

@@ -275,7 +275,8 @@ def inspect(stage: Stage, drill: Drill, where: str) -> None:
         "files": (len(list(stage.oracle.database.folder.glob("*.onnx"))), len(stage.wanted)),
     }
     if has_run:
-        locks = query(stage.oracle, "SELECT NAME FROM OML_MLFLOW_LOCK")
+        # that of capability probes stays until somebody asks again, who takes it over
+        locks = query(stage.oracle, "SELECT HOLDER FROM OML_MLFLOW_LOCK WHERE NAME = 'CLIP'")
         left["locks"] = (locks, [])
     for what, (found, wanted) in left.items():
         if found != wanted:

@@ -142,7 +142,7 @@ def test_the_password_is_nowhere_after_a_full_run(
         # MLflow's database and artifacts, plans, pages, the log, the stand-in's files, the spool
         paths = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert len(paths) > 30
-        assert (tmp_path / "debug.log").stat().st_size > 1000
+        assert "loaded CLIP_IMG_S1" in (tmp_path / "debug.log").read_text()
         found = [str(path) for path in paths if any(m in path.read_bytes() for m in MARKS)]
         found += [repr(part[:300]) for part in shown if any(mark in part for mark in MARKS)]
     assert found == []

@@ -252,8 +252,9 @@ class OracleTarget:
         except (oracledb.Error, OSError, ValueError) as error:
             step = f"connecting to {settings.uri}"
             shown = _without(error, password, wallet_password)
-            # without its cause, in whose text or frames a secret might be
-            raise from_driver(shown, step, state="Nothing was changed.") from None
+            failure = from_driver(shown, step, state="Nothing was changed.")
+        # out here it has neither cause nor context, in whose text or frames a secret might be
+        raise failure
 
     @contextlib.contextmanager
     def _prepared(self, connection: Any, purpose: str) -> Iterator[None]:
