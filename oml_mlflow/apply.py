@@ -21,7 +21,8 @@ from oml_mlflow.ledger import (
     now,
     this_process,
 )
-from oml_mlflow.plan import Observed, Plan
+from oml_mlflow.observed import Observed
+from oml_mlflow.plan import Plan
 from oml_mlflow.probes import ParityReport
 from oml_mlflow.targets.base import Session, Target
 

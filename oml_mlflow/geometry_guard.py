@@ -17,7 +17,8 @@ from oml_mlflow.geometry import (
 )
 from oml_mlflow.ledger import LedgerEntry
 from oml_mlflow.names import SIDES
-from oml_mlflow.plan import Observed, Plan
+from oml_mlflow.observed import Observed
+from oml_mlflow.plan import Plan
 from oml_mlflow.policy import MUST
 from oml_mlflow.probes import unsafe_reason
 from oml_mlflow.profiles import get_profile

@@ -119,7 +119,7 @@ def next_steps(report: ParityReport) -> list[str]:
         if off & failed:
             text += (
                 "; or, if no such text is ever embedded there, let these classes only warn, in the "
-                f"target's URI: ?warn={','.join(sorted({*off, *warned, 'jpeg-420'}))}."
+                f"target's URI: ?warn={','.join(sorted(off))}."
             )
         else:
             text += " before any such text is embedded there: this target's settings let it pass."

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oml_mlflow.apply import Promotion, carry_out, describe_pending, heal, observe
 from oml_mlflow.candidate import Candidate, registered, unregistered
-from oml_mlflow.choice import ask, choose_package, pair_needs
-from oml_mlflow.errors import ApplyError
+from oml_mlflow.choice import ask, pair_needs
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.geometry_guard import demand_geometry, keep_vectors, with_geometry
-from oml_mlflow.ledger import UNVERIFIED, VERIFIED, LedgerEntry, this_process
-from oml_mlflow.names import SIDES, check_export_name, model_name
+from oml_mlflow.geometry_guard import demand_geometry, keep_vectors
+from oml_mlflow.ledger import UNVERIFIED
+from oml_mlflow.names import check_export_name
+from oml_mlflow.observed import healed
 from oml_mlflow.package import read_package
-from oml_mlflow.plan import Observed, Plan, healed, plan_promotion
+from oml_mlflow.plan import Plan
 from oml_mlflow.preflight import Preflight, preflight
 from oml_mlflow.probes import ParityReport
 from oml_mlflow.profiles import get_profile
-from oml_mlflow.registry import ModelVersion, fetch_version, get_version, tag_version
-from oml_mlflow.runtime import not_run_reason
+from oml_mlflow.proposal import (
+    choose_candidate,
+    demand_vectors,
+    fetch_checked,
+    live_names,
+    plan_candidate,
+    refuse_unverifiable,
+    verify_candidate,
+)
+from oml_mlflow.registry import fetch_version, get_version, tag_version
 from oml_mlflow.targets import Target, open_target
-from oml_mlflow.verification import demand_parity, verify_pair
 
 if TYPE_CHECKING:
     from oml_mlflow.capability import CapabilityTable
@@ -97,10 +103,10 @@ def promote(
     """
     version = get_version(model_uri)
     export_name = check_export_name(name or version.name)
-    folder = _fetch_checked(version)
-    _refuse_unverifiable(registered(read_package(folder), version), unverified)
+    folder = fetch_checked(version)
+    refuse_unverifiable(registered(read_package(folder), version), unverified)
     database = open_target(target) if isinstance(target, str) else target
-    choose = partial(_choose, folder, version, database, True, on_event)
+    choose = partial(choose_candidate, folder, version, database, True, on_event)
     done = _make_live(
         choose,
         version.uri,
@@ -182,12 +188,12 @@ def plan(
     """
     version = get_version(model_uri)
     export_name = check_export_name(name or version.name).upper()
-    folder = _fetch_checked(version)
+    folder = fetch_checked(version)
     database = open_target(target) if isinstance(target, str) else target
     with database.session(f"plan {export_name}", create=False, missing_ok=True) as session:
-        candidate = _choose(folder, version, database, False, on_event, session)
+        candidate = choose_candidate(folder, version, database, False, on_event, session)
         found = observe(session, export_name)
-        planned = _plan(session, database, healed(found), candidate, adopt)
+        planned = plan_candidate(session, database, healed(found), candidate, adopt)
         pending = describe_pending(found.state)
         return replace(planned, pending=pending, paths=candidate.paths)
 
@@ -217,14 +223,14 @@ def examine(
     """
     version = get_version(model_uri)
     export_name = check_export_name(name or version.name).upper()
-    folder = _fetch_checked(version)
+    folder = fetch_checked(version)
     database = open_target(target) if isinstance(target, str) else target
     writes, purpose = probe and database.is_probed, f"preflight {export_name}"
     with database.session(purpose, create=writes, missing_ok=True) as session:
         stored = [read_package(folder, p) for p in read_package(folder).stored_profiles]
         if writes:
             ask(session, [pair_needs(package.paths) for package in stored], on_event, again=True)
-        candidate = _choose(folder, version, database, False, on_event, session)
+        candidate = choose_candidate(folder, version, database, False, on_event, session)
         report = preflight(
             session,
             database,
@@ -262,31 +268,7 @@ def verify(
         candidate = registered(read_package(folder, profile), version)
         if candidate.references is None:
             read_package(folder, profile).references()
-        return _verify(session, database, candidate, live_names(export_name), on_event)
-
-
-def live_names(export_name: str) -> dict[str, str]:
-    """Return the in-database names of a live pair, by side."""
-    return {side: model_name(export_name, side) for side in SIDES}
-
-
-def _fetch_checked(version: ModelVersion) -> Path:
-    folder = fetch_version(version)
-    for profile in read_package(folder).stored_profiles:
-        read_package(folder, profile).check_fingerprints()
-    return folder
-
-
-def _choose(
-    folder: Path,
-    version: ModelVersion,
-    database: Target,
-    probe: bool,
-    on_event: Listener,
-    session: Session,
-) -> Candidate:
-    package = choose_package(folder, version.uri, database, session, probe=probe, on_event=on_event)
-    return registered(package, version)
+        return verify_candidate(session, database, candidate, live_names(export_name), on_event)
 
 
 def _make_live(
@@ -309,10 +291,10 @@ def _make_live(
         held.enter_context(session.lock(export_name, purpose))
         mended = heal(session, export_name)
         candidate = choose(session)
-        planned = _plan(session, database, observe(session, export_name), candidate, adopt)
+        planned = plan_candidate(session, database, observe(session, export_name), candidate, adopt)
         live = planned.observed.live
         if planned.work is None and live is not None:
-            report = _demand(
+            report = demand_vectors(
                 session,
                 database,
                 candidate,
@@ -331,82 +313,9 @@ def _make_live(
         ).demand()
         demand_geometry(planned, database, accept_new_geometry)
         keep_vectors(session, planned, candidate)
-        check = partial(_demand, session, database, candidate, f"in {database.uri}", on_event)
+        check = partial(
+            demand_vectors, session, database, candidate, f"in {database.uri}", on_event
+        )
         report, swap_s = carry_out(session, database, planned, candidate.paths, check, on_event)
         recorded = session.ledger(export_name)[-1]
     return Promotion(recorded, report, changed=True, healed=mended, swap_s=swap_s)
-
-
-def _plan(
-    session: Session, database: Target, observed: Observed, candidate: Candidate, adopt: bool
-) -> Plan:
-    entry = LedgerEntry(
-        name=observed.name,
-        generation=0,
-        registered_model=candidate.registered_model,
-        version=candidate.version,
-        run_id=candidate.run_id,
-        fingerprints=candidate.fingerprints,
-        dims=candidate.dims,
-        verification=VERIFIED if candidate.references else UNVERIFIED,
-        profile=candidate.profile,
-        promoted_by=this_process(),
-    )
-    uploads = {side: candidate.to_model(side, "") for side in SIDES}
-    planned = plan_promotion(
-        observed,
-        entry,
-        uploads,
-        keep=database.keep,
-        adopt=adopt,
-        target=database.uri,
-        title=candidate.title,
-    )
-    return with_geometry(session, planned, candidate, database)
-
-
-def _refuse_unverifiable(candidate: Candidate, unverified: bool) -> None:
-    if candidate.references is None and not unverified:
-        reason = not_run_reason(candidate.unknown_operators)
-        raise ApplyError(
-            f"{candidate.title} can't be compared with anything: {reason}. Nothing was "
-            "loaded; the live pair is as it was.",
-            hint="promote it with --unverified (unverified=True) if you trust the files.",
-            details={"unknown_operators": candidate.unknown_operators},
-        )
-
-
-def _demand(
-    session: Session,
-    database: Target,
-    candidate: Candidate,
-    where: str,
-    on_event: Listener,
-    names: Mapping[str, str],
-) -> ParityReport:
-    """Return the comparison, or raise ParityError if it is not within limits."""
-    if candidate.references is None:
-        return ParityReport(f"Not compared: {not_run_reason(candidate.unknown_operators)}")
-    report = _verify(session, database, candidate, names, on_event)
-    demand_parity(report, candidate.title, where)
-    return report
-
-
-def _verify(
-    session: Session,
-    database: Target,
-    candidate: Candidate,
-    names: Mapping[str, str],
-    on_event: Listener,
-) -> ParityReport:
-    assert candidate.references is not None  # noqa: S101 -- callers see to it
-    return verify_pair(
-        session,
-        database,
-        names,
-        candidate.probes,
-        candidate.references.vectors,
-        metadata=candidate.metadata,
-        profile=get_profile(candidate.profile),
-        on_event=on_event,
-    )

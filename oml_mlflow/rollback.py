@@ -13,7 +13,8 @@ from oml_mlflow.geometry import pair_id, probe_key
 from oml_mlflow.geometry_guard import demand_geometry, kept_geometry
 from oml_mlflow.ledger import DROP, ROLLBACK, UNVERIFIED, VERIFIED, LedgerEntry, Work, this_process
 from oml_mlflow.names import IMG, check_export_name
-from oml_mlflow.plan import Observed, Plan, plan_drop, plan_rollback
+from oml_mlflow.observed import Observed
+from oml_mlflow.plan import Plan, plan_drop, plan_rollback
 from oml_mlflow.probes import ParityReport, golden_probes
 from oml_mlflow.profiles import get_profile
 from oml_mlflow.targets import Target, open_target

@@ -14,7 +14,7 @@ import killed
 from oml_mlflow import promote
 from oml_mlflow.apply import observe
 from oml_mlflow.ledger import SWAPPING, WHOLE
-from oml_mlflow.plan import Observed
+from oml_mlflow.observed import Observed
 from oml_mlflow.rollback import rollback
 from oml_mlflow.targets import Target
 
