@@ -61,9 +61,18 @@ def choose_package(
     if not target.is_probed:
         return packages[ranked[0]]
     stored = {name: pair_needs(packages[name].paths) for name in ranked}
-    table = session.capabilities()
-    if probe:
-        table = ask(session, list(stored.values()), on_event)
+    remembered = session.capabilities()
+    if not probe:
+        return packages[choose_profile(stored, ranked, remembered)]
+    wanted = list(stored.values())
+    table = ask(session, wanted, on_event)
+    try:
+        return packages[choose_profile(stored, ranked, table)]
+    except CapabilityMissing:
+        if table != remembered:
+            raise
+    # what it refused when it was asked last may have been mended since
+    table = ask(session, wanted, on_event, again=True)
     return packages[choose_profile(stored, ranked, table)]
 
 

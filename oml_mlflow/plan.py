@@ -274,21 +274,24 @@ def _swap_work(
         outgoing=outgoing,
         grants=grants,
         revokes=revokes,
-        drops=_beyond(observed, entry, set(incoming.values()), keep),
+        drops=_beyond(observed, set(incoming.values()), outgoing, keep),
     )
 
 
 def _beyond(
-    observed: Observed, entry: LedgerEntry, incoming: set[str], keep: int
+    observed: Observed, incoming: set[str], outgoing: Mapping[str, str], keep: int
 ) -> tuple[str, ...]:
     """Return slots of generations that are too many once the live one is kept too."""
     loaded = [g for g, names in observed.kept().items() if not incoming & set(names.values())]
     ours = [g for g in loaded if (e := observed.entry(g)) and e.action != ADOPT]
-    live = observed.live
-    room = keep - (1 if live and live.action != ADOPT else 0)
     newest = sorted(ours, key=lambda g: _root(observed.entry(g)), reverse=True)
-    old = newest[max(room, 0) :]
-    return tuple(name for g in sorted(old) for name in observed.kept()[g].values())
+    live = observed.live
+    is_ours = live is not None and live.action != ADOPT
+    old = newest[max(keep - is_ours, 0) :]
+    names = [name for g in sorted(old) for name in observed.kept()[g].values()]
+    if is_ours and keep == 0:
+        names += outgoing.values()
+    return tuple(names)
 
 
 def _adoption(observed: Observed, entry: LedgerEntry) -> Work:

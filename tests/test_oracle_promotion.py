@@ -291,6 +291,17 @@ def test_export2db_asks_the_database_first(
     assert oracle.fingerprints() == {}
 
 
+def test_a_refusal_that_was_mended_is_asked_about_again(
+    versions: tuple[PipelinePair, ...], oracle: Oracle
+) -> None:
+    target = oracle.target()
+    oracle.database.faults.refused_operators = {"ai.onnx.contrib:CLIPTokenizer"}
+    with pytest.raises(CapabilityMissing, match="CLIPTokenizer"):
+        promote("models:/clip/1", target)
+    oracle.database.faults.refused_operators = set()
+    assert promote("models:/clip/1", target).changed
+
+
 def test_a_wallet_and_an_alias(
     versions: tuple[PipelinePair, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,6 +138,9 @@ def test_generations_beyond_keep_are_dropped(
     assert set(live(target)) == {"CLIP_IMG", "CLIP_TXT", "CLIP_IMG_S2", "CLIP_TXT_S2"}
     files = {path.stem for path in (target.folder / "models").iterdir()}
     assert files == set(live(target).values())
+    target.keep = 0
+    promote("models:/clip/1", target, accept_new_geometry=True)
+    assert set(live(target)) == {"CLIP_IMG", "CLIP_TXT"}
 
 
 def test_a_rollback_whose_vectors_are_wrong_leaves_the_live_pair(

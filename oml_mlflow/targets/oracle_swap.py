@@ -149,14 +149,14 @@ def _run_block(db: Database, work: Work, before: Mapping[str, LoadedModel]) -> N
         at=sql.literal(utc_text(work.entry.promoted_at)),
     )
     try:
-        db.write(block, f"the swap of {name}", state="What it left is told below.")
+        db.write(block, f"the swap of {name}", state=_PENDING)
     except (PlanStale, TargetUnreachable):
         raise
     except OmlMlflowError as error:
         db.rollback()
-        undone = _undo(db, work)
-        left = "The live pair is as it was." if undone else _PENDING
-        message = error.message.replace("What it left is told below.", left)
+        if not _undo(db, work):
+            raise
+        message = error.message.replace(_PENDING, "The live pair is as it was.")
         raise type(error)(message, hint=error.hint, details=error.details) from error
 
 
