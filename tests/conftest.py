@@ -14,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import clip_folders
+import oracle_fixtures
 from live.options import pytest_addoption, pytest_report_header  # noqa: F401 -- for pytest
 from old_runtimes import environment, oldest_driver  # noqa: F401 -- for pytest
 
@@ -135,3 +136,26 @@ def mlflow_store(
         mlflow.end_run()
     mlflow.set_tracking_uri(None)
     mlflow.set_registry_uri(None)
+
+
+@pytest.fixture
+def versions(
+    mlflow_store: Path,
+    tiny_pair: PipelinePair,
+    resaved_pair: PipelinePair,
+    second_pair: PipelinePair,
+) -> tuple[PipelinePair, ...]:
+    """Versions 1 to 3 of `clip`: a pair, other bytes with the same vectors, other vectors."""
+    import oml_mlflow
+
+    pairs = (tiny_pair, resaved_pair, second_pair)
+    for pair in pairs:
+        oml_mlflow.log_model(pair, name="clip", registered_model_name="clip")
+    return pairs
+
+
+@pytest.fixture
+def oracle(monkeypatch: pytest.MonkeyPatch) -> Iterator[oracle_fixtures.Oracle]:
+    """A running stand-in for Oracle Database, with a user VEC."""
+    with oracle_fixtures.running(monkeypatch) as found:
+        yield found

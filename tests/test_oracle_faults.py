@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 from drilled import live_pair, look
-from oracle_fixtures import PASSWORD, Oracle, running
+from oracle_fixtures import PASSWORD, Oracle
 from oracle_server.engine import User
 from oracle_server.engine.privileges import DEFAULT_PRIVILEGES
 from oracle_server.faults import Faults
 from oracle_server.statement import ConnectionDropped, OraError
 
-import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.cli import main
 from oml_mlflow.ledger import WHOLE
@@ -371,25 +370,6 @@ class Done:
     err: str
 
 
-@pytest.fixture
-def oracle(monkeypatch: pytest.MonkeyPatch) -> Iterator[Oracle]:
-    with running(monkeypatch) as found:
-        yield found
-
-
-@pytest.fixture
-def versions(
-    mlflow_store: Path,
-    tiny_pair: PipelinePair,
-    resaved_pair: PipelinePair,
-    second_pair: PipelinePair,
-) -> list[PipelinePair]:
-    pairs = [tiny_pair, resaved_pair, second_pair]
-    for pair in pairs:
-        oml_mlflow.log_model(pair, name="clip", registered_model_name="clip")
-    return pairs
-
-
 def run_program(
     arguments: list[str], patch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Done:
@@ -446,7 +426,7 @@ def state_of(oracle: Oracle) -> dict[str, object]:
 
 
 def test_each_fault_has_its_error_and_leaves_nothing_half_done(
-    versions: list[PipelinePair],
+    versions: tuple[PipelinePair, ...],
     oracle: Oracle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -491,7 +471,7 @@ def test_each_fault_has_its_error_and_leaves_nothing_half_done(
 
 
 def test_a_lower_case_name_works(
-    versions: list[PipelinePair],
+    versions: tuple[PipelinePair, ...],
     oracle: Oracle,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -510,7 +490,7 @@ def test_a_lower_case_name_works(
     ],
 )
 def test_a_process_shows_no_traceback(
-    versions: list[PipelinePair],
+    versions: tuple[PipelinePair, ...],
     oracle: Oracle,
     faults: dict[str, object],
     environment: dict[str, str],

@@ -23,7 +23,6 @@ from drilled import Drill, drawn, environment, heal, judge, judge_healed, look
 from oracle_fixtures import PASSWORD, Oracle, running
 from oracle_server.statement import ConnectionDropped
 
-import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.errors import TargetUnreachable
 from oml_mlflow.probes import golden_probes
@@ -72,7 +71,7 @@ class Stage:
 
     oracle: Oracle
     job: killed.Job
-    pairs: list[PipelinePair]
+    pairs: tuple[PipelinePair, ...]
     old: dict[str, str]
     snapshot: Path
     steps: list[Step] = field(default_factory=list)
@@ -327,27 +326,13 @@ def moment(step: Step, before: bool) -> str:
     return f"{'before' if before else 'after'} statement {step.index}, {text[:80]}"
 
 
-@pytest.fixture
-def versions(
-    mlflow_store: Path,
-    tiny_pair: PipelinePair,
-    resaved_pair: PipelinePair,
-    second_pair: PipelinePair,
-) -> list[PipelinePair]:
-    """Versions 1 to 3 of `clip`; the first two have the same vectors."""
-    pairs = [tiny_pair, resaved_pair, second_pair]
-    for pair in pairs:
-        oml_mlflow.log_model(pair, name="clip", registered_model_name="clip")
-    return pairs
-
-
-def stage_first(oracle: Oracle, pairs: list[PipelinePair], folder: Path) -> Stage:
+def stage_first(oracle: Oracle, pairs: tuple[PipelinePair, ...], folder: Path) -> Stage:
     """Return the first promotion into an empty schema: tables, probes of capabilities, a pair."""
     job = killed.Job("promote", oracle.uri, "models:/clip/3", "clip", environment())
     return Stage(oracle, job, pairs, {}, folder / "snapshot")
 
 
-def stage_promotion(oracle: Oracle, pairs: list[PipelinePair], folder: Path) -> Stage:
+def stage_promotion(oracle: Oracle, pairs: tuple[PipelinePair, ...], folder: Path) -> Stage:
     """Return a promotion that loads, swaps, grants and drops the oldest generation."""
     uri = f"{oracle.uri}?keep=1"
     for version in (1, 2):
@@ -357,7 +342,7 @@ def stage_promotion(oracle: Oracle, pairs: list[PipelinePair], folder: Path) -> 
     return Stage(oracle, job, pairs, pairs[1].fingerprints, folder / "snapshot")
 
 
-def stage_rollback(oracle: Oracle, pairs: list[PipelinePair], folder: Path) -> Stage:
+def stage_rollback(oracle: Oracle, pairs: tuple[PipelinePair, ...], folder: Path) -> Stage:
     """Return a rollback that swaps, revokes, grants and drops the oldest generation."""
     for version in (1, 2):
         promote(f"models:/clip/{version}", oracle.uri)
@@ -381,7 +366,7 @@ STAGES = {
 
 @pytest.mark.parametrize("name", STAGES)
 def test_interrupted_at_some_statements(
-    versions: list[PipelinePair], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+    versions: tuple[PipelinePair, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     prepare, follow = STAGES[name]
     with running(monkeypatch, grants_follow_rename=follow) as oracle:
@@ -392,7 +377,7 @@ def test_interrupted_at_some_statements(
 @pytest.mark.drill
 @pytest.mark.parametrize("name", STAGES)
 def test_interrupted_at_every_statement(
-    versions: list[PipelinePair], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+    versions: tuple[PipelinePair, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     prepare, follow = STAGES[name]
     with running(monkeypatch, grants_follow_rename=follow) as oracle:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,26 +32,6 @@ from oml_mlflow.rollback import drop_pair, rollback
 
 JPEG = next(p.value for p in golden_probes() if p.category == "jpeg-444")
 TEXT = "a photo of a cat"
-
-
-@pytest.fixture
-def oracle(monkeypatch: pytest.MonkeyPatch) -> Iterator[Oracle]:
-    with running(monkeypatch) as found:
-        yield found
-
-
-@pytest.fixture
-def versions(
-    mlflow_store: Path,
-    tiny_pair: PipelinePair,
-    resaved_pair: PipelinePair,
-    second_pair: PipelinePair,
-) -> tuple[PipelinePair, ...]:
-    """Versions 1 to 3 of `clip`: a pair, other bytes with the same vectors, other vectors."""
-    pairs = (tiny_pair, resaved_pair, second_pair)
-    for pair in pairs:
-        oml_mlflow.log_model(pair, name="clip", registered_model_name="clip")
-    return pairs
 
 
 def connect(oracle: Oracle, user: str = "vec", password: str = PASSWORD) -> oracledb.Connection:

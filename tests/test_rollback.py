@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import ApplyError, ForeignModel, GeometryChanged, ParityError, TargetError
@@ -27,20 +26,6 @@ TEXT = "a photo of a cat"
 @pytest.fixture
 def target(tmp_path: Path) -> EmbeddedTarget:
     return EmbeddedTarget(tmp_path / "database", timeout_s=1)
-
-
-@pytest.fixture
-def versions(
-    mlflow_store: Path,
-    tiny_pair: PipelinePair,
-    resaved_pair: PipelinePair,
-    second_pair: PipelinePair,
-) -> tuple[PipelinePair, PipelinePair, PipelinePair]:
-    """Versions 1 to 3 of `clip`: a pair, other bytes with the same vectors, other vectors."""
-    pairs = (tiny_pair, resaved_pair, second_pair)
-    for pair in pairs:
-        oml_mlflow.log_model(pair, name="clip", registered_model_name="clip")
-    return pairs
 
 
 def live(target: EmbeddedTarget) -> dict[str, str]:
