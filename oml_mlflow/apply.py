@@ -139,7 +139,10 @@ def carry_out(
         session.drop(work.drops)
         session.end(work)
     except BaseException as error:
-        raise _undone(session, target, plan, work, error) from error
+        told = _undone(session, target, plan, work, error)
+        if told is error:
+            raise
+        raise told from error
     return report, swap_s
 
 

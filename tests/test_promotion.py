@@ -114,8 +114,9 @@ def test_an_interrupted_promotion_leaves_the_old_pair_live(
     def interrupt(event: object) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as err:
         promote("models:/clip/2", target, accept_new_geometry=True, on_event=interrupt)
+    assert err.value.__cause__ is None
     assert live(target) == before
     again = promote("models:/clip/2", target, accept_new_geometry=True)
     assert again.entry.generation == 2
