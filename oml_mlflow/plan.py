@@ -50,11 +50,6 @@ class Plan:
     pending: str = ""
     paths: Mapping[str, Path] = field(default_factory=dict)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is to be done."""
-        return self.work is None
-
     def to_steps(self) -> list[tuple[str, str]]:
         """Return sign and text of each step, as terraform shows them."""
         if self.work is None:
@@ -333,5 +328,5 @@ def _is_same_bytes(observed: Observed, names: Mapping[str, str], entry: LedgerEn
 
 
 def _root(entry: LedgerEntry | None) -> int:
-    """Return the generation that first loaded an entry's models."""
+    """Return the generation whose place an entry takes."""
     return (entry.restores or entry.generation) if entry else 0

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oml_mlflow.apply import Promotion, carry_out, describe_pending, heal, observe
@@ -30,7 +31,7 @@ from oml_mlflow.proposal import (
     refuse_unverifiable,
     verify_candidate,
 )
-from oml_mlflow.registry import fetch_version, get_version, tag_version
+from oml_mlflow.registry import ModelVersion, fetch_version, get_version, tag_version
 from oml_mlflow.targets import Target, open_target
 
 if TYPE_CHECKING:
@@ -101,9 +102,7 @@ def promote(
     Side effects: Writes models and a ledger row to the target; commits. Tags the version if it is
     unverified.
     """
-    version = get_version(model_uri)
-    export_name = check_export_name(name or version.name)
-    folder = fetch_checked(version)
+    version, export_name, folder = _fetch(model_uri, name)
     refuse_unverifiable(registered(read_package(folder), version), unverified)
     database = open_target(target) if isinstance(target, str) else target
     choose = partial(choose_candidate, folder, version, database, True, on_event)
@@ -159,7 +158,7 @@ def make_live(
         choose,
         candidate.title,
         database,
-        check_export_name(export_name),
+        check_export_name(export_name).upper(),
         adopt=adopt,
         accept_new_geometry=accept_new_geometry,
         on_event=on_event,
@@ -186,9 +185,7 @@ def plan(
     Raises:
         RegistryError, PackageError, InvalidName, ForeignModel, CapabilityMissing: See `promote`.
     """
-    version = get_version(model_uri)
-    export_name = check_export_name(name or version.name).upper()
-    folder = fetch_checked(version)
+    version, export_name, folder = _fetch(model_uri, name)
     database = open_target(target) if isinstance(target, str) else target
     with database.session(f"plan {export_name}", create=False, missing_ok=True) as session:
         candidate = choose_candidate(folder, version, database, False, on_event, session)
@@ -221,9 +218,7 @@ def examine(
     Raises:
         RegistryError, PackageError, InvalidName, CapabilityMissing: See `promote`.
     """
-    version = get_version(model_uri)
-    export_name = check_export_name(name or version.name).upper()
-    folder = fetch_checked(version)
+    version, export_name, folder = _fetch(model_uri, name)
     database = open_target(target) if isinstance(target, str) else target
     writes, purpose = probe and database.is_probed, f"preflight {export_name}"
     with database.session(purpose, create=writes, missing_ok=True) as session:
@@ -271,6 +266,13 @@ def verify(
         return verify_candidate(session, database, candidate, live_names(export_name), on_event)
 
 
+def _fetch(model_uri: str, name: str | None) -> tuple[ModelVersion, str, Path]:
+    """Return a version, the export name for it, and a folder with its files, checked."""
+    version = get_version(model_uri)
+    export_name = check_export_name(name or version.name).upper()
+    return version, export_name, fetch_checked(version)
+
+
 def _make_live(
     choose: _Choose,
     title: str,
@@ -281,11 +283,10 @@ def _make_live(
     accept_new_geometry: bool,
     on_event: Listener,
 ) -> Promotion:
-    export_name = export_name.upper()
     purpose = f"promote {title}"
     with contextlib.ExitStack() as held:
         session = held.enter_context(database.session(purpose))
-        # before anything is written: not even our tables belong into a database that is too old
+        # before anything is written, our tables too: what is missing is told with its GRANT
         early = Preflight(f"{export_name} in {database.uri}", tuple(session.checks(0)))
         early.demand()
         held.enter_context(session.lock(export_name, purpose))

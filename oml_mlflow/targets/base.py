@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.ledger import (
-    UNVERIFIED,
-    VERIFIED,
-    Dependant,
-    Grant,
-    LedgerEntry,
-    LiveState,
-    LoadedModel,
-    Work,
-)
+from oml_mlflow.ledger import Dependant, Grant, LedgerEntry, LiveState, LoadedModel, Work
 
 if TYPE_CHECKING:
     from oml_mlflow.capability import CapabilityTable
@@ -28,8 +19,6 @@ if TYPE_CHECKING:
     from oml_mlflow.preflight import Check
     from oml_mlflow.probes import Probe
     from oml_mlflow.profiles import Profile
-
-__all__ = ["UNVERIFIED", "VERIFIED", "LedgerEntry", "LoadedModel", "Session", "Target"]
 
 KEPT_GENERATIONS = 2
 
