@@ -14,6 +14,13 @@ Every error says what failed, on what, what state it left, and what to do next::
      +-- PackageError                   1     package-corrupt
      |    +-- IncompatiblePackage       1     package-incompatible
      +-- RegistryError                  1     registry-lookup-failed
+     |    +-- RegistryUnreachable       75    registry-unreachable
+     |    +-- OtherRegistry             1     registry-other
+     +-- OtherOwner                     1     owner-other
+     +-- NotAccepted                    1     binding-refused
+     +-- Pinned                         1     name-pinned
+     +-- Vetoed                         1     hook-veto
+     +-- WebhookRejected                1     webhook-rejected
      +-- TargetError                    1     target-failed
      |    +-- TargetLocked              75    target-locked
      |    +-- TargetUnreachable         75    target-unreachable
@@ -125,6 +132,37 @@ class IncompatiblePackage(PackageError, code="package-incompatible"):
 
 class RegistryError(OmlMlflowError, code="registry-lookup-failed"):
     """A registered model, version or alias was not found."""
+
+
+class RegistryUnreachable(RegistryError, code="registry-unreachable"):
+    """The registry does not answer, or answers with an error; nothing was changed."""
+
+    exit_code = 75
+    retryable = True
+
+
+class OtherRegistry(RegistryError, code="registry-other"):
+    """The registry is empty, or not the one that the ledgers name; nothing was changed."""
+
+
+class OtherOwner(OmlMlflowError, code="owner-other"):
+    """A name belongs to another registered model, or to one of another registry."""
+
+
+class NotAccepted(OmlMlflowError, code="binding-refused"):
+    """A target does not take this model, alias or name, or the name is bound twice."""
+
+
+class Pinned(OmlMlflowError, code="name-pinned"):
+    """A name is pinned: it stays as it is until it is unpinned."""
+
+
+class Vetoed(OmlMlflowError, code="hook-veto"):
+    """A hook stopped a promotion; the live pair is as it was."""
+
+
+class WebhookRejected(OmlMlflowError, code="webhook-rejected"):
+    """A delivery is not one of ours; nothing was done."""
 
 
 class TargetError(OmlMlflowError, code="target-failed"):

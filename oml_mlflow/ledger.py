@@ -69,6 +69,8 @@ class LedgerEntry:
         geometry: Id of the space that the vectors are in; empty if unknown.
         profile: Profile of the pair.
         promoted_by: User, host and process.
+        registry: Which registry, and which model of that name there; see
+            `oml_mlflow.registry.Registered`. Empty if unknown.
     """
 
     name: str
@@ -86,6 +88,7 @@ class LedgerEntry:
     geometry: str = ""
     profile: str = ""
     promoted_by: str = ""
+    registry: str = ""
 
     @property
     def origin(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,26 @@ class ModelVersion:
     def uri(self) -> str:
         """Return the URI of this very version."""
         return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A registered model: all that a binding needs to know, from one call.
+
+    Attributes:
+        name: Its name.
+        aliases: Version by alias.
+        tags: Its tags.
+        registry: Which registry and which model: ``<registry>:<created>``. The first part is made
+            of when the registry's first experiment was made, the second of when the model was, in
+            milliseconds, so that neither another registry nor a model that was deleted and made
+            anew is taken for it. Where the registry does not say, the first part is empty.
+    """
+
+    name: str
+    aliases: Mapping[str, str]
+    tags: Mapping[str, str]
+    registry: str
 
 
 def get_version(model_uri: str) -> ModelVersion:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from oml_mlflow.preflight import Check
     from oml_mlflow.probes import Probe
     from oml_mlflow.profiles import Profile
+    from oml_mlflow.survey import Note, Survey
 
 KEPT_GENERATIONS = 2
 
@@ -121,6 +122,18 @@ class Session(Protocol):
         """Forget a registered column; return whether there was one. Commits."""
         ...
 
+    def notes(self, name: str | None = None) -> list[Note]:
+        """Return what is remembered about an export name, or about all. Read-only."""
+        ...
+
+    def write_note(self, note: Note) -> None:
+        """Remember something about an export name, instead of what its kind was. Commits."""
+        ...
+
+    def forget_note(self, name: str, kind: str) -> bool:
+        """Forget something about an export name; return whether there was one. Commits."""
+        ...
+
     def capabilities(self) -> CapabilityTable | None:
         """Return what capability probes found out, if they ever ran here. Read-only."""
         ...
@@ -191,6 +204,16 @@ class Target(Protocol):
                 at all is written, and tables that are missing read as empty.
             missing_ok: Without `create`, take a whole database that is not there for an empty one
                 too, where one can be made.
+        """
+        ...
+
+    def survey(self) -> Survey:
+        """Return what is held under all export names, with one query. Read-only.
+
+        A database that is not there, or has none of our tables, holds nothing.
+
+        Raises:
+            TargetUnreachable, LoginRefused, TargetLocked: See `session`.
         """
         ...
 
