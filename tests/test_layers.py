@@ -45,8 +45,9 @@ LAYERS = [
     {"fleet_plan"},
     {"state_block", "writeback"},
     {"fleet"},
-    {"pins"},
+    {"showing"},
     {"reconciler"},
+    {"pins"},
     {"deploy", "webhook_queue", "webhook_receiver", "webhook_setup", "webhook_signature"},
     {
         *["cli", "cli_config", "cli_database", "cli_fleet", "cli_model", "cli_promotion"],
