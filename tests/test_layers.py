@@ -33,7 +33,8 @@ LAYERS = [
     {"survey"},
     {"plan"},
     {"capability", "graph.capability_models", "preflight"},
-    {"connection", "targets", "targets.base", "targets.embedded", "targets.embedded_session"}
+    {"connection", "targets", "targets.base", "targets.embedded", "targets.embedded_schema"}
+    | {"targets.embedded_session", "targets.embedded_survey"}
     | {f"targets.oracle{part}" for part in ORACLE},
     {"choice", "geometry_guard", "hooks", "verification"},
     {"apply"},
