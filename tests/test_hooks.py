@@ -73,7 +73,7 @@ def test_whatever_a_hook_raises_before_the_swap_is_a_veto(
     install(f"def {stage}(context): raise {raised}\n", "change-freeze = house_hooks")
     with pytest.raises(Vetoed, match="hook 'change-freeze' stopped clip v3 as CLIP in") as caught:
         getattr(load_hooks(), stage)(CONTEXT)
-    assert f"({stage}): no Fridays. The live pair is as it was." in caught.value.message
+    assert f"({stage}): not on Fridays. The live pair is as it was." in caught.value.message
     assert type(caught.value.__cause__).__name__ in raised
     assert caught.value.code == "hook-veto"
 

@@ -25,7 +25,7 @@ LAYERS = [
     {"policy", "settings"},
     {"bindings", "terms"},
     {"config"},
-    {"embedder", "graph.interface", "parity", "parity_page", "probes"},
+    {"embedder", "graph.interface", "parity", "parity_page", "parity_plot", "probes"},
     {"geometry", "package", "pair", "reference"},
     {"candidate", "evidence", "export", "scoring"},
     {"flavor", "model_card", "registry"},
