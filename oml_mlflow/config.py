@@ -38,6 +38,32 @@ class TargetConfig:
 
 
 @dataclass(frozen=True)
+class WebhookConfig:
+    """How deliveries of MLflow's webhooks are received: the section ``[webhook]``.
+
+    Attributes:
+        host: Address to listen on; only this machine by default.
+        port: Port to listen on.
+        database: SQLite file of the queue; one per receiver.
+        secret_file: File with the secret, readable by its owner only; a second line may hold the
+            one before. The environment comes first.
+        window_s: How old, or how far ahead, a delivery's timestamp may be.
+        max_body_bytes: Larger deliveries are refused.
+        request_timeout_s: How long a request may take to arrive.
+        grace_s: How long a promotion may go on after SIGTERM.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    database: Path = Path("oml_mlflow_webhook.db")
+    secret_file: Path | None = None
+    window_s: float = 300.0
+    max_body_bytes: int = 65_536
+    request_timeout_s: float = 10.0
+    grace_s: float = 30.0
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that can be configured.
 
@@ -48,6 +74,7 @@ class Config:
         path: The file that was read; None if there is none.
         concurrency: How many targets are changed at once.
         poll_s: How often a reconciler looks by itself.
+        webhook: How deliveries are received.
     """
 
     targets: Mapping[str, TargetConfig] = field(default_factory=dict)
@@ -56,3 +83,4 @@ class Config:
     path: Path | None = None
     concurrency: int = 4
     poll_s: float = 60.0
+    webhook: WebhookConfig = field(default_factory=WebhookConfig)
