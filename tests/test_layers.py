@@ -46,7 +46,9 @@ LAYERS = [
     {"fleet"},
     {"pins"},
     {"reconciler"},
-    {"deploy", "webhook_queue", "webhook_receiver", "webhook_setup", "webhook_signature"},
+    {"webhook_metrics", "webhook_queue", "webhook_signature"},
+    {"webhook_worker"},
+    {"deploy", "webhook_receiver", "webhook_setup"},
     {
         *["cli", "cli_config", "cli_database", "cli_fleet", "cli_model", "cli_promotion"],
         *["cli_webhook", "console"],
