@@ -344,12 +344,15 @@ def _interruptible() -> Iterator[None]:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        listener = socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         raise ConfigError(
             f"can't listen on {host} port {port}: {error.strerror or error}. Nothing was started.",
             hint="choose another with --host and --port, or host and port in [webhook].",
         ) from error
+    # connections inherit it; without, an answer's two parts are 40 ms apart (measured)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _shown_address(listener: socket.socket) -> str:
