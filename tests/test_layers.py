@@ -24,7 +24,7 @@ LAYERS = [
     {"pictures", "presets", "runtime", "source", "template", "texts", "weights"},
     {"policy", "settings"},
     {"bindings"},
-    {"config"},
+    {"config", "config_values"},
     {"embedder", "graph.interface", "parity", "parity_page", "probes"},
     {"geometry", "package", "pair", "reference"},
     {"candidate", "evidence", "export", "scoring"},
