@@ -47,9 +47,7 @@ def _is(kind: type) -> Callable[[Any], Any]:
 
 def _between(kind: type, least: float, most: float) -> Callable[[Any], Any]:
     def take(value: Any) -> Any:
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError
-        if not least <= value <= most:
+        if type(value) not in (int, kind) or not least <= value <= most:
             raise ValueError
         return kind(value)
 
