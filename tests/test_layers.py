@@ -41,6 +41,7 @@ LAYERS = [
     {"promotion", "rollback"},
     {"custody", "pipeline"},
     {"desired"},
+    {"standing"},
     {"fleet_plan"},
     {"state_block", "writeback"},
     {"fleet"},
