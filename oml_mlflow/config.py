@@ -17,6 +17,7 @@ from oml_mlflow.bindings import Acceptance, Binding
 from oml_mlflow.config_values import (
     COUNT,
     ENV_PREFIX,
+    FILE,
     PORT,
     SECONDS,
     SIZE,
@@ -25,7 +26,6 @@ from oml_mlflow.config_values import (
     Values,
     check_uri,
     did_you_mean,
-    has_password,
     one_of,
     variable_of,
 )
@@ -54,12 +54,12 @@ _TARGET_SCALARS = {
 _WEBHOOK_KINDS = {
     "host": TEXT,
     "port": PORT,
-    "queue": TEXT,
+    "database": FILE,
+    "secret_file": FILE,
     "window_s": SECONDS,
     "max_body_bytes": SIZE,
-    "secret_env": TEXT,
-    "secret_file": TEXT,
-    "url": TEXT,
+    "request_timeout_s": SECONDS,
+    "grace_s": SECONDS,
 }
 
 
@@ -90,27 +90,28 @@ class TargetConfig:
 
 @dataclass(frozen=True)
 class WebhookConfig:
-    """The webhook receiver.
+    """How deliveries of MLflow's webhooks are received: the section ``[webhook]``.
 
     Attributes:
-        host: Address that it listens on.
-        port: Its port; 0 for a free one.
-        queue: File of its queue.
-        window_s: How old, or how far in the future, a delivery's timestamp may be.
-        max_body_bytes: Size of the largest delivery.
-        secret_env: Name of the environment variable that holds the secret.
-        secret_file: File that holds it, readable by nobody else.
-        url: Where MLflow reaches it from outside; empty: made of host and port.
+        host: Address to listen on; only this machine by default.
+        port: Port to listen on.
+        database: SQLite file of the queue; one per receiver.
+        secret_file: File with the secret, readable by its owner only; a second line may hold the
+            one before. The environment comes first.
+        window_s: How old, or how far ahead, a delivery's timestamp may be.
+        max_body_bytes: Larger deliveries are refused.
+        request_timeout_s: How long a request may take to arrive.
+        grace_s: How long a promotion may go on after SIGTERM.
     """
 
     host: str = "127.0.0.1"
-    port: int = 5005
-    queue: str = "oml_mlflow_webhook.db"
-    window_s: float = 300.0
-    max_body_bytes: int = 65536
-    secret_env: str = "OML_MLFLOW_WEBHOOK_SECRET"  # noqa: S105 -- its name, not its value
+    port: int = 8765
+    database: Path = Path("oml_mlflow_webhook.db")
     secret_file: Path | None = None
-    url: str = ""
+    window_s: float = 300.0
+    max_body_bytes: int = 65_536
+    request_timeout_s: float = 10.0
+    grace_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Config:
         path: The file that was read; None if there is none.
         concurrency: How many targets are changed at once.
         poll_s: How often a reconciler looks by itself.
-        webhook: The webhook receiver.
+        webhook: How deliveries are received.
         origins: Where each value came from, by key, such as ``targets.prod.uri``.
     """
 
@@ -384,12 +385,6 @@ def _webhook(table: Any, values: Values) -> WebhookConfig:
         leaf: values.pick(f"webhook.{leaf}", table, kind, getattr(WebhookConfig, leaf))
         for leaf, kind in _WEBHOOK_KINDS.items()
     }
-    if has_password(found["url"]):
-        raise values.wrong(
-            "webhook.url", "holds a password; it was not used", hint="take it out, and change it."
-        )
-    if found["secret_file"] is not None:
-        found["secret_file"] = Path(found["secret_file"]).expanduser()
     return WebhookConfig(**found)
 
 

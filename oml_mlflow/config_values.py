@@ -61,6 +61,7 @@ def _read_switch(text: str) -> bool:
 
 
 TEXT = Kind("text that is not empty", _is(str))
+FILE = Kind("the path of a file", lambda value: Path(_is(str)(value)).expanduser())
 SWITCH = Kind("true or false", _is(bool), _read_switch)
 COUNT = Kind("a whole number from 1 to 1,000", _between(int, 1, 1000), int)
 SIZE = Kind("a whole number of bytes from 1 to 2^31", _between(int, 1, 2**31), int)
@@ -229,7 +230,7 @@ def check_uri(uri: str, key: str, values: Values) -> str:
             OracleSettings.from_uri(uri)
         except ConfigError as error:
             raise values.wrong(key, f"is not usable: {error.message}", hint=error.hint) from None
-    elif has_password(uri):
+    elif _USERINFO.search(uri):
         raise values.wrong(
             key,
             "holds a password, which would end up in logs; it was not used",
@@ -242,11 +243,6 @@ def check_uri(uri: str, key: str, values: Values) -> str:
             hint="use embedded:///folder, or oracle://user@host:1521/service.",
         )
     return uri
-
-
-def has_password(uri: str) -> bool:
-    """Return whether a URI has a user with a password."""
-    return _USERINFO.search(uri) is not None
 
 
 def _shown_type(value: Any) -> str:

@@ -234,7 +234,6 @@ MARKED = "hunter2-marked"
         (f'[targets.a]\nuri = "embedded:///a"\npassword = "{MARKED}"', {}),
         (f'[targets.a]\nuri = "embedded:///a"\ndrift = "{MARKED}"', {}),
         (f'[webhook]\nsecret = "{MARKED}"', {}),
-        (f'[webhook]\nurl = "http://me:{MARKED}@host/"', {}),
         ("", {"OML_MLFLOW_TARGET": f"oracle://app:{MARKED}@db/P"}),
         ("", {"OML_MLFLOW_CONCURRENCY": MARKED}),
         (f"a = '{MARKED}", {}),
