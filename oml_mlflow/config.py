@@ -194,7 +194,9 @@ def load_config(
     if ":" in target:
         check_uri(target, "target", values)
     elif target not in targets:
-        raise values.wrong("target", "is no configured target", hint=_nearest(target, targets))
+        text = f"names {target!r}, which is no configured target"
+        hint = f"{_nearest(target, targets)} Or give a URI such as embedded:///folder."
+        raise values.wrong("target", text, hint=hint)
     bindings = []
     for i, entry in enumerate(values.demand_list(document.get("bindings", []), "bindings")):
         bindings += _bindings(entry, f"bindings[{i}]", values, targets)

@@ -10,7 +10,7 @@ from oml_mlflow.bindings import PAUSE_TAG, Binding, Refusal
 from oml_mlflow.config import HEAL as HEAL_POLICY
 from oml_mlflow.config import TargetConfig
 from oml_mlflow.errors import OmlMlflowError
-from oml_mlflow.ledger import VERIFIED, WHOLE, LedgerEntry
+from oml_mlflow.ledger import VERIFIED, WHOLE, LedgerEntry, is_other_registry
 from oml_mlflow.names import SIDES, model_name
 from oml_mlflow.standing import (
     DEGRADED,
@@ -216,12 +216,6 @@ def tried(change: Change, policies: Mapping[str, str], survey: Survey) -> dict[s
         "policy": policies.get(change.binding.target, ""),
         "capabilities": survey.capabilities,
     }
-
-
-def is_other_registry(one: str, other: str) -> bool:
-    """Return whether two identities differ in a part that both know."""
-    parts = zip(one.split(":"), other.split(":"), strict=False)
-    return any(a and b and a != b for a, b in parts)
 
 
 def _in_order(
