@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 FILE, TAG, DEPLOYMENT = "file", "tag", "deployment"
+# tags of a registered model
+BIND_TAG, PAUSE_TAG = "oml.bind", "oml.paused"
 
 
 @dataclass(frozen=True, order=True)
