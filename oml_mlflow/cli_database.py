@@ -23,7 +23,7 @@ def verify(
     model_uri: str, target: str, timeout: float, name: str | None, html: str | None, as_json: bool
 ) -> None:
     """Compare the live pair with the references of version MODEL_URI; exit 3 if it differs."""
-    from oml_mlflow.promotion import verify as run
+    from oml_mlflow.examination import verify as run
     from oml_mlflow.targets import open_target
 
     database = open_target(target, timeout_s=timeout)
@@ -177,7 +177,7 @@ def preflight(
     as_json: bool,
 ) -> None:
     """Check a database before version MODEL_URI is promoted into it; exit 1 if a check fails."""
-    from oml_mlflow.promotion import examine
+    from oml_mlflow.examination import examine
     from oml_mlflow.targets import open_target
 
     database = open_target(target, timeout_s=timeout)

@@ -48,7 +48,7 @@ def plan(
     as_json: bool,
 ) -> None:
     """Show what promoting version MODEL_URI would do. Nothing is changed."""
-    from oml_mlflow.promotion import plan as run
+    from oml_mlflow.examination import plan as run
     from oml_mlflow.targets import open_target
 
     database = open_target(target, timeout_s=timeout)

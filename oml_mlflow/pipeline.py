@@ -178,7 +178,8 @@ class ONNXPipeline:
         check_export_name(export_name)
         target = connected_target()
         # imported here: needs MLflow, whose import takes seconds
-        from oml_mlflow.promotion import make_live, unregistered
+        from oml_mlflow.candidate import unregistered
+        from oml_mlflow.promotion import make_live
 
         with spool() as folder:
             pair = export_pair(

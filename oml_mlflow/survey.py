@@ -88,6 +88,4 @@ class Survey:
 def _altered(model: LoadedModel, wanted: str) -> str:
     if model.foreign:
         return f"{model.name} was replaced by a model of others ({model.size_bytes:,} bytes)"
-    return (
-        f"{model.name} was altered: sha256 {model.fingerprint[:12]}… instead of {wanted[:12]}…"
-    )
+    return f"{model.name} was altered: sha256 {model.fingerprint[:12]}… instead of {wanted[:12]}…"

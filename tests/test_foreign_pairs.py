@@ -30,7 +30,7 @@ from oml_mlflow.package import read_package
 from oml_mlflow.pictures import picture_pixels
 from oml_mlflow.probes import golden_probes
 from oml_mlflow.profiles import get_profile
-from oml_mlflow.promotion import verify
+from oml_mlflow.examination import verify
 from oml_mlflow.registry import fetch_version, get_version
 from oml_mlflow.runtime import Ends
 from oml_mlflow.targets.embedded import EmbeddedTarget
