@@ -20,8 +20,9 @@ try {
     localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false');
     localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');
   });
+  const heading = page.getByRole('heading', { name: `Version ${asked.version}` });
   await page.goto(page_url);
-  await page.getByRole('heading', { name: `Version ${asked.version}` }).waitFor();
+  await heading.waitFor();
   const told = {};
   if (asked.alias) {
     await page.getByTitle(/aliases/i).first().click();
@@ -53,8 +54,10 @@ try {
         }
       }
       await page.reload();
+      await heading.waitFor();
     }
     told.shown_at = now();
+    await shown.scrollIntoViewIfNeeded();
   }
   if (asked.screenshot) {
     await page.getByText('Aliases', { exact: true }).waitFor();
