@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import click
 
-from oml_mlflow import __version__, cli_database, cli_model, cli_promotion, console
+from oml_mlflow import (
+    __version__,
+    cli_config,
+    cli_database,
+    cli_model,
+    cli_promotion,
+    console,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +41,7 @@ for _verb in (
     cli_database.history,
     cli_database.fingerprints,
     cli_database.sql,
+    cli_config.config,
 ):
     cli.add_command(_verb)
 

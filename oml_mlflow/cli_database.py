@@ -20,13 +20,17 @@ from oml_mlflow.ledger import WHOLE, LedgerEntry
 @html_option
 @json_option
 def verify(
-    model_uri: str, target: str, timeout: float, name: str | None, html: str | None, as_json: bool
+    model_uri: str,
+    target: str | None,
+    timeout: float | None,
+    name: str | None,
+    html: str | None,
+    as_json: bool,
 ) -> None:
     """Compare the live pair with the references of version MODEL_URI; exit 3 if it differs."""
     from oml_mlflow.examination import verify as run
-    from oml_mlflow.targets import open_target
 
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     with console.progress() as listener:
         report = run(model_uri, database, name, on_event=listener)
     if html:
@@ -41,12 +45,11 @@ def verify(
 @click.command()
 @target_option
 @json_option
-def status(target: str, timeout: float, as_json: bool) -> None:
+def status(target: str | None, timeout: float | None, as_json: bool) -> None:
     """List what is live and what else is loaded in a database."""
     from oml_mlflow.apply import observe
-    from oml_mlflow.targets import open_target
 
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     with database.session("status", create=False) as session:
         models, ledger = session.list_models(), session.ledger()
         names = dict.fromkeys(entry.name for entry in ledger)
@@ -119,11 +122,9 @@ def _live_row(pair: Any) -> tuple[Any, ...]:
 @click.argument("name", required=False)
 @target_option
 @json_option
-def history(name: str | None, target: str, timeout: float, as_json: bool) -> None:
+def history(name: str | None, target: str | None, timeout: float | None, as_json: bool) -> None:
     """List what was done in a database, oldest first; of one export NAME or of all."""
-    from oml_mlflow.targets import open_target
-
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     with database.session("history", create=False) as session:
         ledger = session.ledger(name)
     if as_json:
@@ -169,8 +170,8 @@ def history(name: str | None, target: str, timeout: float, as_json: bool) -> Non
 @json_option
 def preflight(
     model_uri: str,
-    target: str,
-    timeout: float,
+    target: str | None,
+    timeout: float | None,
     name: str | None,
     adopt: bool,
     probe: bool,
@@ -178,9 +179,8 @@ def preflight(
 ) -> None:
     """Check a database before version MODEL_URI is promoted into it; exit 1 if a check fails."""
     from oml_mlflow.examination import examine
-    from oml_mlflow.targets import open_target
 
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     with console.progress() as listener:
         report, table = examine(
             model_uri, database, name, adopt=adopt, probe=probe, on_event=listener
@@ -218,8 +218,8 @@ def preflight(
 def fingerprints(
     model_uri: str,
     files: tuple[str, ...],
-    target: str,
-    timeout: float,
+    target: str | None,
+    timeout: float | None,
     name: str | None,
     as_json: bool,
 ) -> None:
@@ -228,10 +228,9 @@ def fingerprints(
     All are computed anew from the bytes. Exit 3 if one differs from what was logged.
     """
     from oml_mlflow.custody import trace_bytes
-    from oml_mlflow.targets import open_target
 
     paths = [Path(file) for file in files]
-    traces = trace_bytes(model_uri, open_target(target, timeout_s=timeout), name, paths)
+    traces = trace_bytes(model_uri, console.open_database(target, timeout), name, paths)
     if as_json:
         console.show_json({"equal": all(t.ok for t in traces), "bytes": [vars(t) for t in traces]})
     else:
@@ -244,11 +243,12 @@ def fingerprints(
 @click.argument("statement")
 @target_option
 @json_option
-def sql(statement: str, target: str, timeout: float, as_json: bool) -> None:
+def sql(statement: str, target: str | None, timeout: float | None, as_json: bool) -> None:
     """Run SQL in an embedded database; loaded models are functions, as in CLIP_TXT('a cat')."""
     from oml_mlflow.targets.embedded import EmbeddedTarget
 
-    database = EmbeddedTarget.from_uri(target, timeout_s=timeout)
+    chosen = console.choose_target(target, timeout)
+    database = EmbeddedTarget.from_uri(chosen.uri, timeout_s=chosen.timeout_s)
     with database.connect("a statement") as connection:
         rows = connection.execute(statement).fetchall()
         columns = connection.columns

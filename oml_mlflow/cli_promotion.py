@@ -22,6 +22,11 @@ _adopt_option = click.option(
     is_flag=True,
     help="Take over models of others under the live names; they are kept, and never dropped.",
 )
+_take_over_option = click.option(
+    "--take-over",
+    is_flag=True,
+    help="Replace a pair too that belongs to another registered model or registry.",
+)
 _geometry_option = click.option(
     "--accept-new-geometry",
     is_flag=True,
@@ -40,8 +45,8 @@ _geometry_option = click.option(
 @json_option
 def plan(
     model_uri: str,
-    target: str,
-    timeout: float,
+    target: str | None,
+    timeout: float | None,
     name: str | None,
     adopt: bool,
     as_sql: bool,
@@ -49,9 +54,8 @@ def plan(
 ) -> None:
     """Show what promoting version MODEL_URI would do. Nothing is changed."""
     from oml_mlflow.examination import plan as run
-    from oml_mlflow.targets import open_target
 
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     with console.progress() as listener:
         planned = run(model_uri, database, name, adopt=adopt, on_event=listener)
     if as_sql:
@@ -92,25 +96,26 @@ def _show_plan(planned: Plan, database: Target) -> None:
     help="Promote a pair too that nothing here can run, so that nothing is compared.",
 )
 @_adopt_option
+@_take_over_option
 @_geometry_option
 @html_option
 @json_option
 def promote(
     model_uri: str,
-    target: str,
-    timeout: float,
+    target: str | None,
+    timeout: float | None,
     name: str | None,
     unverified: bool,
     adopt: bool,
+    take_over: bool,
     accept_new_geometry: bool,
     html: str | None,
     as_json: bool,
 ) -> None:
     """Load, verify and make live the version MODEL_URI, such as models:/clip@prod."""
     from oml_mlflow.promotion import promote as run
-    from oml_mlflow.targets import open_target
 
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     try:
         with console.progress() as listener:
             done = run(
@@ -119,6 +124,7 @@ def promote(
                 name,
                 unverified=unverified,
                 adopt=adopt,
+                take_over=take_over,
                 accept_new_geometry=accept_new_geometry,
                 on_event=listener,
             )
@@ -142,8 +148,8 @@ def promote(
 @json_option
 def rollback(
     name: str,
-    target: str,
-    timeout: float,
+    target: str | None,
+    timeout: float | None,
     to: int | None,
     unverified: bool,
     accept_new_geometry: bool,
@@ -151,9 +157,8 @@ def rollback(
 ) -> None:
     """Make a kept generation of export NAME live again, verified anew, without an upload."""
     from oml_mlflow.rollback import rollback as run
-    from oml_mlflow.targets import open_target
 
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     with console.progress() as listener:
         done = run(
             database,
@@ -200,13 +205,12 @@ def _off(summary: ClassSummary) -> str:
 @click.argument("name")
 @target_option
 @click.option("--yes", is_flag=True, help="Really drop it.")
-def drop(name: str, target: str, timeout: float, yes: bool) -> None:
+def drop(name: str, target: str | None, timeout: float | None, yes: bool) -> None:
     """Drop the live pair of export NAME and its kept generations; adopted models stay."""
     from oml_mlflow.apply import observe
     from oml_mlflow.rollback import drop_pair
-    from oml_mlflow.targets import open_target
 
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     if not yes:
         with database.session("drop, not yet confirmed", create=False) as session:
             observed = observe(session, name)
@@ -232,8 +236,8 @@ def drop(name: str, target: str, timeout: float, yes: bool) -> None:
 @json_option
 def columns(
     name: str,
-    target: str,
-    timeout: float,
+    target: str | None,
+    timeout: float | None,
     add: str | None,
     source: str | None,
     side: str | None,
@@ -246,12 +250,11 @@ def columns(
     """
     from oml_mlflow.ledger import Dependant
     from oml_mlflow.names import check_export_name, model_name
-    from oml_mlflow.targets import open_target
 
     if add and not (source and side):
         raise click.UsageError("--add needs --source and --side.")
     export_name = check_export_name(name)
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     with database.session(f"columns of {name}", create=bool(add or remove)) as session:
         if add and source and side:
             model = model_name(export_name, side)

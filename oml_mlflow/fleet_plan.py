@@ -28,6 +28,7 @@ from oml_mlflow.standing import (
     Standing,
 )
 from oml_mlflow.survey import FAILURE, PIN, Held, Note, Survey
+from oml_mlflow.terms import USUAL, Terms
 
 if TYPE_CHECKING:
     from oml_mlflow.registry import Registered
@@ -35,21 +36,6 @@ if TYPE_CHECKING:
 # (target, model, version): that it was live and verified there once
 Proven = Collection[tuple[str, str, str]]
 _TAKE_OVER = "choose another name, or take it over: `oml-mlflow apply --take-over`."
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What is allowed beyond the usual.
-
-    Attributes:
-        retry: Try again what failed before.
-        take_over: Names may change hands: to another registered model or registry.
-        heal: Heal drift, whatever the target's policy is.
-    """
-
-    retry: bool = False
-    take_over: bool = False
-    heal: bool = False
 
 
 def plan_fleet(
@@ -60,7 +46,7 @@ def plan_fleet(
     models: Mapping[str, Registered | None],
     policies: Mapping[str, str],
     *,
-    terms: Terms = Terms(),
+    terms: Terms = USUAL,
     proven: Proven = (),
 ) -> FleetPlan:
     """Return how everything stands, and what is to be changed.

@@ -21,7 +21,7 @@ from oml_mlflow.spool import spool
 from oml_mlflow.template import MULTIMODAL_CLIP, ONNXPipelineConfig, warn_deprecated
 
 if TYPE_CHECKING:
-    from oml_mlflow.promotion import Promotion
+    from oml_mlflow.apply import Promotion
 
 # names of Python's levels, and the severities of onnxruntime
 _LEVELS = {"DEBUG": 0, "INFO": 1, "WARNING": 2, "ERROR": 3, "CRITICAL": 4}

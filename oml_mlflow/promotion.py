@@ -299,15 +299,8 @@ class _Run:
                 f"{generation} is live. Nothing was changed.",
                 hint="look at it again: `oml-mlflow plan`, or `oml-mlflow history`.",
             )
-        if self.terms.over_pin:
-            return
-        for note in session.notes(name):
-            if note.kind == PIN:
-                since = f" since {note.written_at:%Y-%m-%d %H:%M} UTC" if note.written_at else ""
-                raise Pinned(
-                    f"{name} in {where} is pinned by {note.written_by}{since}. Nothing was changed.",
-                    hint=f"`oml-mlflow unpin {name} --target …` lets it change again.",
-                )
+        if not self.terms.over_pin:
+            demand_unpinned(session, name, where)
 
     def _demand_owner(self, observed: Observed, candidate: Candidate) -> None:
         live = observed.live
@@ -324,3 +317,15 @@ class _Run:
             f"{live.generation}), not to {candidate.title}. Nothing was changed.",
             hint="choose another name (--name), or take it over with --take-over.",
         )
+
+
+def demand_unpinned(session: Session, name: str, where: str) -> None:
+    """Raise Pinned if an export name is to stay as it is."""
+    for note in session.notes(name):
+        if note.kind == PIN:
+            since = f"{note.written_at:%Y-%m-%d %H:%M} UTC" if note.written_at else "some time"
+            raise Pinned(
+                f"{name} in {where} is pinned by {note.written_by} since {since}. "
+                "Nothing was changed.",
+                hint=f"`oml-mlflow unpin {name} --target …` lets it change again.",
+            )

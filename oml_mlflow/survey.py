@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from oml_mlflow.ledger import LoadedModel
+from oml_mlflow.ledger import LedgerEntry, LiveState, LoadedModel
+from oml_mlflow.names import SIDES, model_name
 from oml_mlflow.observed import Observed
 
 PIN, BINDING, FAILURE, PUBLISHED = "pin", "binding", "failure", "published"
@@ -83,6 +85,41 @@ class Survey:
     names: Mapping[str, Held]
     capabilities: str = ""
     strangers: frozenset[str] = frozenset()
+
+
+def assemble(
+    uri: str,
+    version: str,
+    live: Iterable[tuple[LiveState, LedgerEntry | None]],
+    models: Iterable[LoadedModel],
+    notes: Iterable[Note],
+    capabilities: str = "",
+) -> Survey:
+    """Return the survey of a target from what was read there.
+
+    Args:
+        uri: Where it is, without secrets.
+        version: Version of the database.
+        live: What is live, with its entry in the ledger; one for each export name.
+        models: Models whose names end as those of live ones do.
+        notes: What is remembered about names.
+        capabilities: What capability probes found out, as it is stored.
+    """
+    states = {state.name: (state, entry) for state, entry in live}
+    noted: dict[str, dict[str, Note]] = {}
+    for note in notes:
+        noted.setdefault(note.name, {})[note.kind] = note
+    loaded = {model.name: model for model in models}
+    names = {}
+    for name in sorted(states.keys() | noted.keys()):
+        state, entry = states.get(name, (LiveState(name), None))
+        under = [live_name for side in SIDES if (live_name := model_name(name, side)) in loaded]
+        observed = Observed(
+            name, state, (entry,) if entry else (), {key: loaded.pop(key) for key in under}
+        )
+        names[name] = Held(observed, noted.get(name, {}))
+    digest = hashlib.sha256(capabilities.encode()).hexdigest()[:16] if capabilities else ""
+    return Survey(uri, version, names, digest, frozenset(loaded))
 
 
 def _altered(model: LoadedModel, wanted: str) -> str:

@@ -24,7 +24,7 @@ LAYERS = [
     {"pictures", "presets", "runtime", "source", "template", "texts", "weights"},
     {"policy", "settings"},
     {"bindings", "terms"},
-    {"config"},
+    {"config", "config_values"},
     {"embedder", "graph.interface", "parity", "parity_page", "parity_plot", "probes"},
     {"geometry", "package", "pair", "reference"},
     {"candidate", "evidence", "export", "scoring"},
@@ -33,7 +33,8 @@ LAYERS = [
     {"survey"},
     {"plan"},
     {"capability", "graph.capability_models", "preflight"},
-    {"connection", "targets", "targets.base", "targets.embedded", "targets.embedded_session"}
+    {"connection", "targets", "targets.base", "targets.embedded", "targets.embedded_schema"}
+    | {"targets.embedded_session", "targets.embedded_survey"}
     | {f"targets.oracle{part}" for part in ORACLE},
     {"choice", "geometry_guard", "hooks", "verification"},
     {"apply"},
@@ -45,9 +46,12 @@ LAYERS = [
     {"fleet_plan"},
     {"state_block", "writeback"},
     {"fleet"},
-    {"pins"},
+    {"showing"},
     {"reconciler"},
-    {"deploy", "webhook_queue", "webhook_receiver", "webhook_setup", "webhook_signature"},
+    {"pins"},
+    {"webhook_metrics", "webhook_queue", "webhook_signature"},
+    {"webhook_worker"},
+    {"deploy", "webhook_receiver", "webhook_setup"},
     {
         *["cli", "cli_config", "cli_database", "cli_fleet", "cli_model", "cli_promotion"],
         *["cli_webhook", "console"],

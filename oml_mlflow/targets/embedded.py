@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,67 +29,21 @@ from oml_mlflow.package import PREFERRED_PROFILE
 from oml_mlflow.policy import ParityPolicy
 from oml_mlflow.runtime import Ends
 from oml_mlflow.targets.base import KEPT_GENERATIONS
+from oml_mlflow.targets.embedded_schema import SCHEMA
 
 if TYPE_CHECKING:
     from oml_mlflow.plan import Plan
     from oml_mlflow.probes import Probe
     from oml_mlflow.profiles import Profile
+    from oml_mlflow.survey import Survey
     from oml_mlflow.targets.embedded_session import EmbeddedSession
 
 CATALOG = "catalog.duckdb"
 MODELS_FOLDER = "models"
 _POLL_S = 0.1
+_guard = threading.Lock()
+_owners: dict[str, threading.RLock] = {}
 _HOLDER = re.compile(r"Conflicting lock is held in (.*?)\.?(?: See also|$)", re.DOTALL)
-_SCHEMA = """
-CREATE SCHEMA IF NOT EXISTS oml;
-CREATE TABLE IF NOT EXISTS oml.models (
-    name VARCHAR PRIMARY KEY,
-    side VARCHAR NOT NULL,
-    fingerprint VARCHAR NOT NULL,
-    dims INTEGER NOT NULL,
-    size_bytes BIGINT NOT NULL,
-    metadata JSON NOT NULL,
-    loaded_at TIMESTAMP NOT NULL
-);
-CREATE TABLE IF NOT EXISTS oml.ledger (
-    name VARCHAR NOT NULL,
-    generation INTEGER NOT NULL,
-    registered_model VARCHAR NOT NULL,
-    version VARCHAR NOT NULL,
-    run_id VARCHAR NOT NULL,
-    img_fingerprint VARCHAR NOT NULL,
-    txt_fingerprint VARCHAR NOT NULL,
-    dims INTEGER NOT NULL,
-    parity JSON NOT NULL,
-    promoted_at TIMESTAMP NOT NULL,
-    PRIMARY KEY (name, generation)
-);
-ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS verification VARCHAR DEFAULT 'verified';
-ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS action VARCHAR DEFAULT 'promote';
-ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS restores INTEGER DEFAULT 0;
-ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS geometry VARCHAR DEFAULT '';
-ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS profile VARCHAR DEFAULT '';
-ALTER TABLE oml.ledger ADD COLUMN IF NOT EXISTS promoted_by VARCHAR DEFAULT '';
-CREATE TABLE IF NOT EXISTS oml.live (
-    name VARCHAR PRIMARY KEY,
-    generation INTEGER NOT NULL,
-    phase VARCHAR NOT NULL,
-    work JSON
-);
-CREATE TABLE IF NOT EXISTS oml.geometry (
-    name VARCHAR NOT NULL,
-    id VARCHAR NOT NULL,
-    vectors BLOB NOT NULL,
-    PRIMARY KEY (name, id)
-);
-CREATE TABLE IF NOT EXISTS oml.columns (
-    name VARCHAR NOT NULL,
-    table_column VARCHAR NOT NULL,
-    model VARCHAR NOT NULL,
-    source VARCHAR NOT NULL,
-    PRIMARY KEY (name, table_column)
-);
-"""
 
 
 class EmbeddedTarget:
@@ -185,11 +141,24 @@ class EmbeddedTarget:
 
         if missing_ok and not create and not (self.folder / CATALOG).is_file():
             with contextlib.closing(duckdb.connect(":memory:")) as raw:
-                raw.execute(_SCHEMA)
+                raw.execute(SCHEMA)
                 yield EmbeddedSession(self, Connection(raw, self))
             return
         with self.connect(purpose, create=create) as connection:
             yield EmbeddedSession(self, connection)
+
+    def survey(self) -> Survey:
+        """Return what is held under all export names, with one query. Read-only.
+
+        A database that is not there holds nothing, and is not made. Files of models are looked at,
+        not read: one that is gone or of another size is told, other bytes of the same size are not.
+
+        Raises:
+            TargetLocked: If another process holds the database for longer than the timeout.
+        """
+        from oml_mlflow.targets.embedded_survey import read_survey
+
+        return read_survey(self)
 
     @property
     def is_probed(self) -> bool:
@@ -256,6 +225,46 @@ class EmbeddedTarget:
                 f"folder {self.folder} can't be made ({error.strerror}).",
                 hint="give another folder, or change its permissions.",
             ) from error
+        with self.alone(purpose), self.open_file(purpose) as connection:
+            connection.execute(SCHEMA)
+            yield connection
+
+    @contextlib.contextmanager
+    def alone(self, purpose: str) -> Iterator[None]:
+        """Keep other threads of this process away, as the file's own lock does other processes.
+
+        DuckDB gives all connections of a process one set of functions: a second one that offered
+        the same models would be refused (measured with 2.0). A survey offers none, and goes on.
+
+        Raises:
+            TargetLocked: If another thread holds the database for longer than the timeout.
+        """
+        path = os.path.realpath(self.folder / CATALOG)
+        with _guard:
+            owner = _owners.setdefault(path, threading.RLock())
+        if not owner.acquire(timeout=self.timeout_s):
+            raise TargetLocked(
+                f"{path} is held by another thread of this process; waited {self.timeout_s:g} s "
+                f"for {purpose}. Nothing was changed.",
+                hint="wait for it, or wait longer (--timeout).",
+                details={"holder": "another thread of this process"},
+            )
+        try:
+            yield
+        finally:
+            owner.release()
+
+    @contextlib.contextmanager
+    def open_file(self, purpose: str) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Hold the database's file open; wait for another process to let go of it.
+
+        Args:
+            purpose: What for, as an error would say it.
+
+        Raises:
+            TargetLocked: If another process holds it for longer than the timeout.
+            TargetError: If it can't be opened, or DuckDB refuses what is done inside.
+        """
         path, deadline = self.folder / CATALOG, time.monotonic() + self.timeout_s
         while True:
             try:
@@ -276,7 +285,6 @@ class EmbeddedTarget:
                     ) from error
                 time.sleep(_POLL_S)
         try:
-            connection.execute(_SCHEMA)
             yield connection
         except duckdb.Error as error:
             raise TargetError(
@@ -319,7 +327,7 @@ class Connection:
             "SELECT name, side, fingerprint, dims, size_bytes, metadata, loaded_at "
             "FROM oml.models ORDER BY name"
         ).fetchall()
-        return [_loaded_model(row) for row in rows]
+        return [loaded_model(row) for row in rows]
 
     def offer_functions(self) -> None:
         """Make the functions those of the catalogue as it is now.
@@ -367,7 +375,8 @@ def _as_function(target: EmbeddedTarget, model: LoadedModel) -> Any:
     return embed
 
 
-def _loaded_model(row: tuple[Any, ...]) -> LoadedModel:
+def loaded_model(row: tuple[Any, ...]) -> LoadedModel:
+    """Return a row of the catalogue."""
     name, side, fingerprint, dims, size_bytes, written, loaded_at = row
     metadata = json.loads(written)
     # every promotion writes where a model came from, if only that it is in no registry

@@ -35,9 +35,11 @@ from oml_mlflow.ledger import (
     LoadedModel,
     Work,
     refuse_unplanned,
+    this_process,
 )
-from oml_mlflow.names import IMG, SIDES, TXT, check_column, model_name
+from oml_mlflow.names import IMG, SIDES, TXT, check_column, check_export_name, model_name
 from oml_mlflow.preflight import FAILED, OK, Check
+from oml_mlflow.survey import Note
 from oml_mlflow.targets.embedded import MODELS_FOLDER, Connection, EmbeddedTarget
 
 if TYPE_CHECKING:
@@ -45,6 +47,11 @@ if TYPE_CHECKING:
 
 _COPY_BYTES = 4 * 2**20
 _LOADING_PREFIX = ".loading-"
+LEDGER_COLUMNS = (
+    *("name", "generation", "registered_model", "version", "run_id", "img_fingerprint"),
+    *("txt_fingerprint", "dims", "parity", "promoted_at", "verification", "action", "restores"),
+    *("geometry", "profile", "promoted_by", "registry"),
+)
 
 
 class EmbeddedSession:
@@ -66,13 +73,11 @@ class EmbeddedSession:
     def ledger(self, name: str | None = None) -> list[LedgerEntry]:
         """Return promotions, oldest first. Read-only."""
         rows = self._connection.execute(
-            "SELECT name, generation, registered_model, version, run_id, img_fingerprint, "
-            "txt_fingerprint, dims, parity, promoted_at, verification, action, restores, geometry, "
-            "profile, promoted_by FROM oml.ledger "
+            f"SELECT {', '.join(LEDGER_COLUMNS)} FROM oml.ledger "  # noqa: S608
             "WHERE ? IS NULL OR name = ? ORDER BY promoted_at, generation",
             [name, name and name.upper()],
         ).fetchall()
-        return [_ledger_entry(row) for row in rows]
+        return [ledger_entry(row) for row in rows]
 
     def live_state(self, name: str) -> LiveState:
         """Return what is live under an export name. Read-only."""
@@ -149,10 +154,8 @@ class EmbeddedSession:
                     self._rename(live, work.outgoing[side])
                 self._rename(slot, live)
             execute(
-                "INSERT INTO oml.ledger (name, generation, registered_model, version, run_id, "
-                "img_fingerprint, txt_fingerprint, dims, parity, promoted_at, verification, "
-                "action, restores, geometry, profile, promoted_by) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO oml.ledger ({', '.join(LEDGER_COLUMNS)}) "  # noqa: S608
+                f"VALUES ({', '.join('?' * len(LEDGER_COLUMNS))})",
                 _ledger_row(entry),
             )
             execute(
@@ -248,6 +251,31 @@ class EmbeddedSession:
         ).fetchall()
         return done != [(0,)]
 
+    def notes(self, name: str | None = None) -> list[Note]:
+        """Return what is remembered about an export name, or about all. Read-only."""
+        rows = self._connection.execute(
+            "SELECT name, kind, content, written_at, written_by FROM oml.notes "
+            "WHERE ? IS NULL OR name = ? ORDER BY name, kind",
+            [name, name and name.upper()],
+        ).fetchall()
+        return [note_from(row) for row in rows]
+
+    def write_note(self, note: Note) -> None:
+        """Remember something about an export name, instead of what its kind was. Commits."""
+        name = check_export_name(note.name).upper()
+        content, by = json.dumps(dict(note.content)), note.written_by or this_process()
+        self._connection.execute(
+            "INSERT OR REPLACE INTO oml.notes VALUES (?, ?, ?, ?, ?)",
+            [name, note.kind, content, _now(), by],
+        )
+
+    def forget_note(self, name: str, kind: str) -> bool:
+        """Forget something about an export name; return whether there was one. Commits."""
+        done = self._connection.execute(
+            "DELETE FROM oml.notes WHERE name = ? AND kind = ?", [name.upper(), kind]
+        ).fetchall()
+        return done != [(0,)]
+
     def capabilities(self) -> CapabilityTable | None:
         """Return nothing: no capability is probed here."""
         return None
@@ -328,12 +356,14 @@ def _ledger_row(entry: LedgerEntry) -> list[Any]:
         entry.geometry,
         entry.profile,
         entry.promoted_by,
+        entry.registry,
     ]
 
 
-def _ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
+def ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
+    """Return a row of the ledger, of LEDGER_COLUMNS."""
     name, generation, registered, version, run_id, img, txt, dims, parity, promoted_at, *rest = row
-    verification, action, restores, geometry, profile, promoted_by = rest
+    verification, action, restores, geometry, profile, promoted_by, registry = rest
     return LedgerEntry(
         name=name,
         generation=generation,
@@ -350,7 +380,15 @@ def _ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
         geometry=geometry,
         profile=profile,
         promoted_by=promoted_by,
+        registry=registry,
     )
+
+
+def note_from(row: tuple[Any, ...]) -> Note:
+    """Return a row of the notes."""
+    name, kind, content, written_at, written_by = row
+    at = written_at.replace(tzinfo=timezone.utc)
+    return Note(name, kind, json.loads(content), at, written_by)
 
 
 def _now() -> datetime:

@@ -27,12 +27,14 @@ from oml_mlflow.targets.oracle_load import ATTRIBUTE
 from oml_mlflow.targets.oracle_preflight import NEWER, demand_release, release
 from oml_mlflow.targets.oracle_script import promotion_script
 from oml_mlflow.targets.oracle_session import OracleSession
+from oml_mlflow.targets.oracle_survey import read_survey
 from oml_mlflow.texts import oracle_text_expression
 
 if TYPE_CHECKING:
     from oml_mlflow.plan import Plan
     from oml_mlflow.probes import Probe
     from oml_mlflow.profiles import Profile
+    from oml_mlflow.survey import Survey
 
 MODULE = "oml_mlflow"
 # V$SESSION: MODULE, ACTION and CLIENT_INFO hold 64 bytes
@@ -139,6 +141,18 @@ class OracleTarget:
             except BaseException:
                 db.rollback()
                 raise
+
+    def survey(self) -> Survey:
+        """Return what is held under all export names, with one query. Read-only.
+
+        A schema that has none of our tables holds nothing.
+
+        Raises:
+            LoginRefused, TargetUnreachable, ConfigError: See `session`.
+        """
+        purpose = "a survey"
+        with self._open() as connection, self._prepared(connection, purpose):
+            return read_survey(Database(connection, self.uri, can_write=False))
 
     @property
     def window(self) -> str:

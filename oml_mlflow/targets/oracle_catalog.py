@@ -29,11 +29,23 @@ def list_models(db: Database) -> list[LoadedModel]:
     ledger says that a model of ours of exactly that size was made to have the name.
     """
     rows = db.rows(sql.LIST_MODELS, "reading the mining models")
-    models = [_from_row(*row) for row in rows]
+    models = [model_from(*row) for row in rows]
     if any(model.foreign for model in models):
-        known = _recorded(db)
-        models = [_recognise(model, known) if model.foreign else model for model in models]
+        models = recognised(models, _ledger_rows(db))
     return models
+
+
+def recognised(
+    models: Sequence[LoadedModel], ledger: Sequence[tuple[LedgerEntry, dict[str, int]]]
+) -> list[LoadedModel]:
+    """Return models, those whose comment is gone as the ledger knows them.
+
+    Args:
+        models: As `model_from` has them.
+        ledger: Entries with the sizes of their models by side, as `ledger_entry` has them.
+    """
+    known = _recorded(ledger)
+    return [_recognise(model, known) if model.foreign else model for model in models]
 
 
 def read_ledger(db: Database, name: str | None = None) -> list[LedgerEntry]:
@@ -163,7 +175,8 @@ def save_capabilities(db: Database, table: CapabilityTable) -> None:
     db.commit()
 
 
-def _from_row(name: str, size: Any, created: Any, comments: str | None) -> LoadedModel:
+def model_from(name: str, size: Any, created: Any, comments: str | None) -> LoadedModel:
+    """Return a row of USER_MINING_MODELS, foreign unless its comment is ours."""
     reported = int(size or 0)
     identity = _identity(comments)
     if identity and is_size(reported, identity["size_bytes"]):
@@ -201,10 +214,11 @@ def _identity(comments: str | None) -> dict[str, Any] | None:
     return found if is_whole else None
 
 
-def _recorded(db: Database) -> dict[str, list[tuple[int, LoadedModel]]]:
+def _recorded(
+    rows: Sequence[tuple[LedgerEntry, dict[str, int]]],
+) -> dict[str, list[tuple[int, LoadedModel]]]:
     """Return, by name, models that the ledger says were made to have it, with their sizes."""
     found: dict[str, list[tuple[int, LoadedModel]]] = {}
-    rows = _ledger_rows(db)
     newest = {entry.name: entry.generation for entry, _sizes in rows}
     for entry, sizes in rows:
         origin = {
@@ -246,13 +260,15 @@ def _recognise(
 def _ledger_rows(db: Database) -> list[tuple[LedgerEntry, dict[str, int]]]:
     if sql.LEDGER not in db.tables:
         return []
-    return [_ledger_entry(row) for row in db.rows(sql.READ_LEDGER, "reading the ledger")]
+    statement = sql.read_ledger(has_registry=db.has_registry)
+    return [ledger_entry(row) for row in db.rows(statement, "reading the ledger")]
 
 
-def _ledger_entry(row: tuple[Any, ...]) -> tuple[LedgerEntry, dict[str, int]]:
+def ledger_entry(row: tuple[Any, ...]) -> tuple[LedgerEntry, dict[str, int]]:
+    """Return a row of the ledger, and the sizes of its models by side."""
     name, generation, action, restores, registered, version, run_id, *rest = row
     img, txt, img_bytes, txt_bytes, dims, geometry, profile, *rest = rest
-    verification, parity, promoted_at, promoted_by = rest
+    verification, parity, promoted_at, promoted_by, registry = rest
     entry = LedgerEntry(
         name=name,
         generation=int(generation),
@@ -269,6 +285,7 @@ def _ledger_entry(row: tuple[Any, ...]) -> tuple[LedgerEntry, dict[str, int]]:
         geometry=geometry or "",
         profile=profile or "",
         promoted_by=promoted_by or "",
+        registry=registry or "",
     )
     sizes = {side: int(size) for side, size in ((IMG, img_bytes), (TXT, txt_bytes)) if size}
     return entry, sizes

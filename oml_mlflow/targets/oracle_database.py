@@ -14,6 +14,7 @@ from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_errors import translated
 
 NOTHING = "Nothing was changed."
+_MANY_ROWS = 1000
 
 
 class Database:
@@ -29,7 +30,7 @@ class Database:
         self.connection, self.uri, self._can_write = connection, uri, can_write
         # in the case that the catalogue has it in; one that was closed does not tell any more
         self.user = str(connection.username or "").upper()
-        self._tables: set[str] | None = None
+        self._columns: set[tuple[str, str]] | None = None
 
     @property
     def version(self) -> str:
@@ -45,21 +46,38 @@ class Database:
     @property
     def tables(self) -> set[str]:
         """Those of our tables that are there."""
-        if self._tables is None:
+        return {table for table, _column in self._found}
+
+    @property
+    def has_registry(self) -> bool:
+        """Whether the ledger has the column REGISTRY, which one of an earlier release has not."""
+        return (sql.LEDGER, sql.REGISTRY) in self._found
+
+    @property
+    def _found(self) -> set[tuple[str, str]]:
+        if self._columns is None:
             rows = self.rows(sql.LIST_TABLES, "looking for the tables of oml_mlflow")
-            self._tables = {name for (name,) in rows}
-        return self._tables
+            self._columns = {(table, column) for table, column in rows}
+        return self._columns
 
     def ensure_tables(self) -> None:
-        """Make those of our tables that are missing. Writes: tables; commits."""
+        """Make what is missing of our tables. Writes: tables and columns; commits."""
         self._refuse_if_read_only()
-        for table, statement in sql.CREATE_TABLES.items():
-            if table not in self.tables:
-                self.write(statement, f"making table {table}")
-                self.tables.add(table)
+        missing = [table for table in sql.CREATE_TABLES if table not in self.tables]
+        for table in missing:
+            self.write(sql.CREATE_TABLES[table], f"making table {table}")
+            self._found.add((table, sql.REGISTRY if table == sql.LEDGER else ""))
+        if not self.has_registry:
+            self.write(sql.ADD_REGISTRY, f"adding a column to {sql.LEDGER}")
+            self._found.add((sql.LEDGER, sql.REGISTRY))
 
     def rows(
-        self, statement: str, step: str, binds: Mapping[str, Any] | None = None
+        self,
+        statement: str,
+        step: str,
+        binds: Mapping[str, Any] | None = None,
+        *,
+        inline: bool = False,
     ) -> list[tuple[Any, ...]]:
         """Return all rows of a query, LOBs read. Read-only.
 
@@ -67,9 +85,13 @@ class Database:
             statement: The query.
             step: What it is for, as an error would say it.
             binds: Values by name.
+            inline: Whether many rows with small LOBs are expected: these come with their rows, not
+                by a call for each.
         """
         with self._step(step, NOTHING) as c:
-            c.execute(statement, dict(binds or {}))
+            if inline:
+                c.arraysize = c.prefetchrows = _MANY_ROWS
+            c.execute(statement, dict(binds or {}), fetch_lobs=not inline)
             return [tuple(_value(value) for value in row) for row in c]
 
     def write(

@@ -62,7 +62,11 @@ def _head(work: Work, loads: Sequence[tuple[LoadedModel, Path]]) -> str:
 
 def _tables() -> str:
     made = ";\n".join(sql.CREATE_TABLES.values())
-    return f"-- Tables of oml_mlflow; those that are there stay as they are.\n{made};"
+    return f"""-- Tables of oml_mlflow; those that are there stay as they are.
+{made};
+-- A ledger of an earlier release gets the column that it lacks.
+{sql.ADD_REGISTRY}
+/"""
 
 
 def _journal(work: Work) -> str:

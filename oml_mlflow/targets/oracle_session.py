@@ -22,7 +22,7 @@ from oml_mlflow.ledger import (
 )
 from oml_mlflow.names import IMG
 from oml_mlflow.targets import oracle_catalog as catalog
-from oml_mlflow.targets import oracle_preflight, oracle_swap
+from oml_mlflow.targets import oracle_notes, oracle_preflight, oracle_swap
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_database import Database
 from oml_mlflow.targets.oracle_load import drop, load
@@ -32,6 +32,7 @@ from oml_mlflow.texts import prepare_text
 if TYPE_CHECKING:
     from oml_mlflow.capability import CapabilityTable
     from oml_mlflow.preflight import Check
+    from oml_mlflow.survey import Note
 
 # A bound text is a VARCHAR2. Its first 4000 bytes hold more than the 77 tokens that CLIP reads.
 _TEXT_BYTES = 4000
@@ -127,6 +128,18 @@ class OracleSession:
     def forget_column(self, name: str, column: str) -> bool:
         """Forget a registered column; return whether there was one. Commits."""
         return catalog.forget_column(self._db, name, column)
+
+    def notes(self, name: str | None = None) -> list[Note]:
+        """Return what is remembered about an export name, or about all. Read-only."""
+        return oracle_notes.notes(self._db, name)
+
+    def write_note(self, note: Note) -> None:
+        """Remember something about an export name, instead of what its kind was. Commits."""
+        oracle_notes.write_note(self._db, note)
+
+    def forget_note(self, name: str, kind: str) -> bool:
+        """Forget something about an export name; return whether there was one. Commits."""
+        return oracle_notes.forget_note(self._db, name, kind)
 
     def capabilities(self) -> CapabilityTable | None:
         """Return what capability probes found out, if they ever ran here. Read-only."""

@@ -2,7 +2,7 @@
 
 Names of models come from `oml_mlflow.names` or, where a catalogue gave them, through
 `quote_name`; values are bound, except in DDL and in the swap block, which take no binds: there
-they are written by `literal`.
+they are written by `literal`. The one query of a survey is in `oracle_survey`.
 
 Sources: "LOAD_ONNX_MODEL Procedure", "DROP_ONNX_MODEL Procedure" (AI Vector Search User's Guide),
 "RENAME_MODEL Procedure" (PL/SQL Packages and Types Reference), "COMMENT" and "GRANT" (SQL Language
@@ -23,7 +23,8 @@ _PLAIN = re.compile(r"[A-Z][A-Z0-9_$#]*")
 
 LEDGER, LIVE, LOCK = "OML_MLFLOW_LEDGER", "OML_MLFLOW_LIVE", "OML_MLFLOW_LOCK"
 GEOMETRY, COLUMNS = "OML_MLFLOW_GEOMETRY", "OML_MLFLOW_COLUMNS"
-CAPABILITIES = "OML_MLFLOW_CAPABILITIES"
+CAPABILITIES, NOTES = "OML_MLFLOW_CAPABILITIES", "OML_MLFLOW_NOTES"
+REGISTRY = "REGISTRY"
 
 # times are UTC in ISO 8601, as text: no session's time zone or date format changes them
 CREATE_TABLES = {
@@ -46,6 +47,7 @@ CREATE_TABLES = {
   PARITY VARCHAR2(4000),
   PROMOTED_AT VARCHAR2(40) NOT NULL,
   PROMOTED_BY VARCHAR2(512),
+  REGISTRY VARCHAR2(512),
   CONSTRAINT OML_MLFLOW_LEDGER_PK PRIMARY KEY (NAME, GENERATION)
 )""",
     LIVE: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_LIVE (
@@ -82,8 +84,29 @@ CREATE_TABLES = {
   CONTENT CLOB NOT NULL,
   CONSTRAINT OML_MLFLOW_CAPABILITIES_PK PRIMARY KEY (ID)
 )""",
+    NOTES: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_NOTES (
+  NAME VARCHAR2(128) NOT NULL,
+  KIND VARCHAR2(16) NOT NULL,
+  CONTENT CLOB NOT NULL,
+  WRITTEN_AT VARCHAR2(40) NOT NULL,
+  WRITTEN_BY VARCHAR2(512),
+  CONSTRAINT OML_MLFLOW_NOTES_PK PRIMARY KEY (NAME, KIND)
+)""",
 }
-LIST_TABLES = "SELECT TABLE_NAME FROM USER_TABLES WHERE TABLE_NAME LIKE 'OML_MLFLOW_%'"
+# a ledger made by an earlier release has no such column, and CREATE TABLE IF NOT EXISTS adds none
+ADD_REGISTRY = """DECLARE
+  is_there EXCEPTION;
+  PRAGMA EXCEPTION_INIT(is_there, -1430);
+BEGIN
+  EXECUTE IMMEDIATE 'ALTER TABLE OML_MLFLOW_LEDGER ADD (REGISTRY VARCHAR2(512))';
+EXCEPTION
+  WHEN is_there THEN NULL;
+END;"""
+# every table of ours has one of the first two columns
+LIST_TABLES = (
+    "SELECT TABLE_NAME, COLUMN_NAME FROM USER_TAB_COLUMNS "
+    "WHERE TABLE_NAME LIKE 'OML_MLFLOW_%' AND COLUMN_NAME IN ('NAME', 'ID', 'REGISTRY')"
+)
 
 # the session itself
 READ_CONTEXT = (
@@ -117,9 +140,8 @@ LIST_GRANTS = (
 _LEDGER_COLUMNS = (
     "NAME, GENERATION, ACTION, RESTORES, REGISTERED_MODEL, VERSION, RUN_ID, IMG_SHA256, "
     "TXT_SHA256, IMG_BYTES, TXT_BYTES, DIMS, GEOMETRY, PROFILE, VERIFICATION, PARITY, "
-    "PROMOTED_AT, PROMOTED_BY"
+    "PROMOTED_AT, PROMOTED_BY, REGISTRY"
 )
-READ_LEDGER = f"SELECT {_LEDGER_COLUMNS} FROM OML_MLFLOW_LEDGER ORDER BY PROMOTED_AT, GENERATION"  # noqa: S608
 READ_LIVE = "SELECT GENERATION, PHASE, WORK FROM OML_MLFLOW_LIVE WHERE NAME = :name"
 INSERT_LIVE = (
     "INSERT INTO OML_MLFLOW_LIVE (NAME, GENERATION, PHASE, WORK, CHANGED_AT) "
@@ -167,6 +189,16 @@ INSERT_COLUMN = (
 READ_CAPABILITIES = "SELECT CONTENT FROM OML_MLFLOW_CAPABILITIES WHERE ID = 1"
 FORGET_CAPABILITIES = "DELETE FROM OML_MLFLOW_CAPABILITIES WHERE ID = 1"
 INSERT_CAPABILITIES = "INSERT INTO OML_MLFLOW_CAPABILITIES (ID, CONTENT) VALUES (1, :content)"
+READ_NOTES = "SELECT NAME, KIND, CONTENT, WRITTEN_AT, WRITTEN_BY FROM OML_MLFLOW_NOTES"
+CHANGE_NOTE = (
+    "UPDATE OML_MLFLOW_NOTES SET CONTENT = :content, WRITTEN_AT = :written_at, "
+    "WRITTEN_BY = :written_by WHERE NAME = :name AND KIND = :kind"
+)
+INSERT_NOTE = (
+    "INSERT INTO OML_MLFLOW_NOTES (NAME, KIND, CONTENT, WRITTEN_AT, WRITTEN_BY) "
+    "VALUES (:name, :kind, :content, :written_at, :written_by)"
+)
+FORGET_NOTE = "DELETE FROM OML_MLFLOW_NOTES WHERE NAME = :name AND KIND = :kind"
 
 # what depends on a model
 LIST_VIEWS = (
@@ -177,7 +209,6 @@ LIST_DOMAIN_INDEXES = (
     "SELECT INDEX_NAME, PARAMETERS FROM USER_INDEXES WHERE INDEX_TYPE = 'DOMAIN' "
     "ORDER BY INDEX_NAME"
 )
-
 
 # preflight
 LIST_PRIVILEGES = "SELECT PRIVILEGE FROM SESSION_PRIVS"
@@ -195,6 +226,18 @@ STALE_CODE = 20801
 def embed(model: str) -> str:
     """Return the query that embeds one bound value."""
     return f"SELECT VECTOR_EMBEDDING({model_token(model)} USING :data AS DATA) FROM DUAL"  # noqa: S608
+
+
+def ledger_columns(alias: str = "", *, has_registry: bool = True) -> list[str]:
+    """Return the columns of the ledger, as they are read; NULL for REGISTRY if it is not there."""
+    there = [f"{alias}{column}" for column in _LEDGER_COLUMNS.split(", ")]
+    return there if has_registry else [*there[:-1], "TO_CHAR(NULL)"]
+
+
+def read_ledger(*, has_registry: bool) -> str:
+    """Return the query of the whole ledger."""
+    columns = ", ".join(ledger_columns(has_registry=has_registry))
+    return f"SELECT {columns} FROM OML_MLFLOW_LEDGER ORDER BY PROMOTED_AT, GENERATION"  # noqa: S608
 
 
 def look_at_columns(table: str, columns: Sequence[str]) -> str:
@@ -309,6 +352,7 @@ def _ledger_values(entry: LedgerEntry, sizes: dict[str, int], at: str) -> list[s
         _value(json.dumps(entry.parity)),
         at,
         _value(entry.promoted_by),
+        _value(entry.registry),
     ]
 
 

@@ -201,7 +201,7 @@ def _scratch_models(connection: oracledb.Connection, name: str) -> list[str]:
 
 
 def _tables(connection: oracledb.Connection) -> set[str]:
-    return {str(table) for (table,) in rows(connection, sql.LIST_TABLES)}
+    return {str(table) for table, _column in rows(connection, sql.LIST_TABLES)}
 
 
 def _capabilities(connection: oracledb.Connection, tables: set[str]) -> str:

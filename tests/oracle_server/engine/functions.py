@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from array import array
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -127,6 +128,14 @@ def column(name: str, values: list[Any], declared: str = "") -> Column:
         if isinstance(value, kind):
             return Column(name, number)
     return Column(name, NUMBER if isinstance(value, (int, float)) else VARCHAR)
+
+
+def with_clobs(row: tuple[Any, ...], types: Sequence[str]) -> tuple[Any, ...]:
+    """Return a row whose texts in columns of type CLOB are CLOBs."""
+    return tuple(
+        Clob(value) if kind == "CLOB" and value is not None else value
+        for value, kind in zip(row, types, strict=True)
+    )
 
 
 def _format(value: dt.datetime, wanted: str) -> str:

@@ -13,6 +13,7 @@ from oracle_server.engine import ddl, functions, plsql
 from oracle_server.engine.models import Models
 from oracle_server.engine.privileges import quota_exceeded
 from oracle_server.engine.schema import Schema
+from oracle_server.engine.set_operations import common_types
 from oracle_server.engine.sql import Translated, Translator
 from oracle_server.engine.tokens import Token, tokenize
 from oracle_server.engine.vectors import to_vector, vector_distance
@@ -188,6 +189,10 @@ class EngineSession:
         listed = [[row[i] for row in rows] for i in range(len(names))]
         is_open = any(all(v is None for v in values) for values in listed)
         declared = self.schema.declared_types(done) if is_open else [""] * len(names)
+        if done.types:
+            declared = [kind or told for kind, told in zip(done.types, declared, strict=True)]
+            rows = [functions.with_clobs(row, done.types) for row in rows]
+            listed = [[row[i] for row in rows] for i in range(len(names))]
         columns = [functions.column(*parts) for parts in zip(names, listed, declared, strict=True)]
         return Rows(columns, [tuple(functions.to_outside(v) for v in row) for row in rows])
 
@@ -237,6 +242,7 @@ class EngineSession:
         verb = tokens[0].upper
         if verb in QUERIES or verb in CHANGES:
             done = self.translate(tokens, text)
+            done.types = common_types(self, tokens, text) if verb == "SELECT" else []
             if len(done.params) != len(values):
                 if any(name[1:] not in named for name in done.params):
                     raise OraError(1008, "not all variables bound")

@@ -35,6 +35,7 @@ class Translated:
         params: Names of binds and variables in order, one for each placeholder.
         owners: Other users whose objects are named.
         locks: Whether rows are locked: FOR UPDATE.
+        types: Types that the queries of a set operation have in common, by column.
     """
 
     sql: str = ""
@@ -42,6 +43,7 @@ class Translated:
     params: list[str] = field(default_factory=list)
     owners: set[str] = field(default_factory=set)
     locks: bool = False
+    types: list[str] = field(default_factory=list)
 
 
 class Translator:

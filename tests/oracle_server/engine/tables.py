@@ -56,6 +56,9 @@ def alter(session: EngineSession, reader: Reader) -> None:
     require_table(session, table)
     with session.ddl():
         for part in split(inside):
+            known = "SELECT 1 FROM sys.cols WHERE owner = ? AND table_name = ? AND name = ?"
+            if session.query(known, [session.user, table, part[0].name]):
+                raise OraError(1430, "column being added already exists in table")
             sql = _column(session, table, Reader(part, reader.text))[0]
             ddl.query(session, f"ALTER TABLE main.[{table}] ADD COLUMN {sql}")
 

@@ -1,0 +1,84 @@
+"""What an embedded database holds under all export names, read with one query."""
+
+# every name in the statement is written here or by `embedded_session`
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import duckdb
+
+from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.ledger import LiveState, LoadedModel, Work
+from oml_mlflow.survey import Survey, assemble
+from oml_mlflow.targets.embedded import CATALOG, EmbeddedTarget, loaded_model
+from oml_mlflow.targets.embedded_schema import SCHEMA
+from oml_mlflow.targets.embedded_session import LEDGER_COLUMNS, ledger_entry, note_from
+
+_ENTRY = ", ".join(f"e.{column}" for column in LEDGER_COLUMNS)
+# a name of an early release has a ledger only: its last generation is live, as in `live_state`
+_STATEMENT = f"""
+WITH live AS (
+    SELECT name, generation, phase, work FROM oml.live
+    UNION ALL
+    SELECT name, arg_max(generation, (promoted_at, generation)), 'whole', NULL
+    FROM oml.ledger WHERE name NOT IN (SELECT name FROM oml.live) GROUP BY name
+)
+SELECT row(l.name, l.generation, l.phase, l.work) AS live,
+       CASE WHEN e.name IS NOT NULL THEN row({_ENTRY}) END AS entry
+FROM live l LEFT JOIN oml.ledger e ON e.name = l.name AND e.generation = l.generation
+UNION ALL BY NAME
+SELECT row(name, side, fingerprint, dims, size_bytes, metadata, loaded_at) AS model
+FROM oml.models WHERE right(name, 4) IN ('_IMG', '_TXT')
+UNION ALL BY NAME
+SELECT row(name, kind, content, written_at, written_by) AS note FROM oml.notes
+"""
+
+
+def read_survey(target: EmbeddedTarget) -> Survey:
+    """Return what an embedded database holds. Read-only."""
+    rows: list[tuple[Any, ...]] = []
+    if (target.folder / CATALOG).is_file():
+        with target.open_file("a survey") as raw:
+            rows = _rows(target, raw)
+    live = []
+    for state, entry, _, _ in rows:
+        if state is not None:
+            name, generation, phase, work = state
+            pending = Work.from_json(work) if work else None
+            found = LiveState(name, generation, phase, pending)
+            live.append((found, ledger_entry(entry) if entry else None))
+    listed = [loaded_model(row[2]) for row in rows if row[2] is not None]
+    models = [model for one in listed if (model := _as_found(target, one)) is not None]
+    notes = [note_from(row[3]) for row in rows if row[3] is not None]
+    return assemble(target.uri, duckdb.__version__, live, models, notes)
+
+
+def _rows(target: EmbeddedTarget, raw: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]]
+    try:
+        rows = raw.execute(_STATEMENT).fetchall()
+    except (duckdb.CatalogException, duckdb.BinderException):
+        # A database of an earlier release: what it lacks is there for this transaction only.
+        with target.alone("a survey"):
+            raw.execute("BEGIN TRANSACTION")
+            try:
+                raw.execute(SCHEMA)
+                rows = raw.execute(_STATEMENT).fetchall()
+            finally:
+                raw.execute("ROLLBACK")
+    return rows
+
+
+def _as_found(target: EmbeddedTarget, model: LoadedModel) -> LoadedModel | None:
+    """Return a listed model as its file is: none if that is gone, another if it was changed."""
+    path = target.model_path(model.fingerprint)
+    try:
+        size = path.stat().st_size
+        if size == model.size_bytes:
+            return model
+        return replace(model, size_bytes=size, fingerprint=fingerprint_file(path))
+    except FileNotFoundError:
+        return None
