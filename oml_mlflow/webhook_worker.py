@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
-from oml_mlflow.fleet_plan import UNREACHABLE
 from oml_mlflow.reconciler import Pass
+from oml_mlflow.standing import UNREACHABLE
 from oml_mlflow.webhook_metrics import Metrics
 from oml_mlflow.webhook_queue import Job, WebhookQueue
 

@@ -24,13 +24,8 @@ LAYERS = [
     {"pictures", "presets", "runtime", "source", "template", "texts", "weights"},
     {"policy", "settings"},
     {"bindings", "terms"},
-<<<<<<< HEAD
-    {"config"},
-    {"embedder", "graph.interface", "parity", "parity_page", "parity_plot", "probes"},
-=======
     {"config", "config_values"},
-    {"embedder", "graph.interface", "parity", "parity_page", "probes"},
->>>>>>> webhook
+    {"embedder", "graph.interface", "parity", "parity_page", "parity_plot", "probes"},
     {"geometry", "package", "pair", "reference"},
     {"candidate", "evidence", "export", "scoring"},
     {"flavor", "model_card", "registry"},
@@ -53,14 +48,10 @@ LAYERS = [
     {"fleet"},
     {"showing"},
     {"reconciler"},
-<<<<<<< HEAD
     {"pins"},
-    {"deploy", "webhook_queue", "webhook_receiver", "webhook_setup", "webhook_signature"},
-=======
     {"webhook_metrics", "webhook_queue", "webhook_signature"},
     {"webhook_worker"},
     {"deploy", "webhook_receiver", "webhook_setup"},
->>>>>>> webhook
     {
         *["cli", "cli_config", "cli_database", "cli_fleet", "cli_model", "cli_promotion"],
         *["cli_webhook", "console"],
