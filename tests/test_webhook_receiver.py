@@ -4,6 +4,7 @@ import json
 import socket
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,14 @@ from receiving import (
 )
 
 from oml_mlflow.bindings import Binding
+from oml_mlflow.config import Config, WebhookConfig
 from oml_mlflow.errors import ConfigError, ModelRefused, TargetLocked, WebhookRejected
 from oml_mlflow.fleet import Outcome
 from oml_mlflow.reconciler import Pass
 from oml_mlflow.settings import Secret
 from oml_mlflow.standing import IN_SYNC, UNREACHABLE, Change, Standing
-from oml_mlflow.webhook_receiver import TESTED
+from oml_mlflow.webhook_queue import WebhookQueue
+from oml_mlflow.webhook_receiver import TESTED, serve
 from oml_mlflow.webhook_signature import (
     OLD_SECRET_ENV,
     SECRET_ENV,
@@ -243,14 +246,16 @@ def test_what_is_worth_trying_again() -> None:
     assert [1 <= to_wait_s(0) <= 2, 150 <= to_wait_s(10) <= 300, to_wait_s(10**6) <= 300]
 
 
-def test_what_can_not_be_served_is_an_error_with_a_next_step(tmp_path: Path) -> None:
-    with receiver(tmp_path) as running:
-        for settings, text in (
-            ({"port": running.port, "database": str(tmp_path / "b.db")}, "can't listen"),
-            ({"database": str(tmp_path / "queue.db")}, "another receiver has the queue"),
-        ):
-            with (
-                pytest.raises(AssertionError, match=text),
-                receiver(tmp_path / "..", settings),  # type: ignore[arg-type]
-            ):
-                pass
+def test_what_can_not_be_served_is_an_error_with_a_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SECRET_ENV, SECRET.reveal())
+    ours = WebhookConfig(port=0, database=tmp_path / "queue.db")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        config = Config(webhook=replace(ours, port=taken.getsockname()[1]))
+        with pytest.raises(ConfigError, match="can't listen on"):
+            serve(config, lambda models: Pass())
+    queue = WebhookQueue(tmp_path / "queue.db")
+    with pytest.raises(ConfigError, match="another receiver has the queue"):
+        serve(Config(webhook=ours), lambda models: Pass())
+    queue.close()
