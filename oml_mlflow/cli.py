@@ -13,6 +13,7 @@ from oml_mlflow import (
     cli_database,
     cli_model,
     cli_promotion,
+    cli_webhook,
     console,
 )
 
@@ -42,6 +43,8 @@ for _verb in (
     cli_database.fingerprints,
     cli_database.sql,
     cli_config.config,
+    cli_webhook.serve_webhook,
+    cli_webhook.webhook,
 ):
     cli.add_command(_verb)
 
