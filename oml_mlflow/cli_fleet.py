@@ -92,7 +92,7 @@ def plan_all(
     from oml_mlflow.reconciler import Reconciler
 
     reconciler = Reconciler(fleet_configuration(target, timeout))
-    found = reconciler.look(models or None, targets=only_target(target), terms=terms).plan
+    found = reconciler.look(models or None, targets=_only(target), terms=terms).plan
     if out:
         write_plan(Path(out), found, terms, target or "", models)
     if as_json:
@@ -140,7 +140,7 @@ def apply(
     config = fleet_configuration(target)
     with console.progress() as listener:
         reconciler = Reconciler(config, on_event=listener)
-        found = reconciler.look(models or None, targets=only_target(target), terms=terms).plan
+        found = reconciler.look(models or None, targets=_only(target), terms=terms).plan
         if saved is not None:
             saved.demand_fresh(found)
     waiting = waiting_in(found)
@@ -184,7 +184,7 @@ def _run(
     with console.progress() as listener:
         reconciler = Reconciler(config, on_event=listener)
         done = reconciler.run(
-            models or None, targets=only_target(target), terms=terms, only=only, on_outcome=show
+            models or None, targets=_only(target), terms=terms, only=only, on_outcome=show
         )
     if not as_json:
         show.end(done)
@@ -235,6 +235,7 @@ def _exit(done: Pass, as_json: bool) -> None:
 
 
 def show_pass(standings: Sequence[Standing], outcomes: Sequence[Outcome], as_json: bool) -> None:
+    """Write standings and outcomes to stdout as one JSON document, if that is asked for."""
     from oml_mlflow.fleet_text import outcome_json
 
     if as_json:
@@ -389,5 +390,5 @@ def configured_name(config: Config, target: str | None) -> str:
     )
 
 
-def only_target(target: str | None) -> list[str] | None:
+def _only(target: str | None) -> list[str] | None:
     return None if target is None else [target]
