@@ -9,25 +9,35 @@ from typing import Any
 import click
 
 from oml_mlflow import console
+from oml_mlflow.cli_standing import status_of_all, verify_all
 from oml_mlflow.console import html_option, json_option, name_option, target_option
 from oml_mlflow.ledger import WHOLE, LedgerEntry
 
 
 @click.command()
-@click.argument("model_uri")
+@click.argument("model_uri", required=False)
 @target_option
 @name_option
 @html_option
 @json_option
 def verify(
-    model_uri: str,
+    model_uri: str | None,
     target: str | None,
     timeout: float | None,
     name: str | None,
     html: str | None,
     as_json: bool,
 ) -> None:
-    """Compare the live pair with the references of version MODEL_URI; exit 3 if it differs."""
+    """Compare the live pair with the references of version MODEL_URI; exit 3 if it differs.
+
+    Without MODEL_URI every live pair of all configured targets, or of --target, is compared with
+    the references of its own version.
+    """
+    if model_uri is None:
+        if name or html:
+            raise click.UsageError("--name and --html are about one MODEL_URI.")
+        verify_all(target, timeout, as_json)
+        return
     from oml_mlflow.examination import verify as run
 
     database = console.open_database(target, timeout)
@@ -46,7 +56,13 @@ def verify(
 @target_option
 @json_option
 def status(target: str | None, timeout: float | None, as_json: bool) -> None:
-    """List what is live and what else is loaded in a database."""
+    """Show how every bound name stands; or, with --target, what is in that database.
+
+    Without targets in the configuration it is about the one database that verbs are about.
+    """
+    if target is None and console.configuration().targets:
+        status_of_all(as_json)
+        return
     from oml_mlflow.apply import observe
 
     database = console.open_database(target, timeout)

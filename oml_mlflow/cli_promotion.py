@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from oml_mlflow import console
+from oml_mlflow.cli_fleet import (
+    CHANGES_PENDING,
+    model_option,
+    plan_all,
+    roll_back_bound,
+    terms_options,
+)
 from oml_mlflow.console import html_option, json_option, name_option, target_option
 from oml_mlflow.errors import ParityError
 from oml_mlflow.policy import WARNED
@@ -35,24 +43,59 @@ _geometry_option = click.option(
 
 
 @click.command()
-@click.argument("model_uri")
+@click.argument("model_uri", required=False)
 @target_option
 @name_option
 @_adopt_option
 @click.option(
     "--sql", "as_sql", is_flag=True, help="Print the PL/SQL instead, for a DBA to run in SQL*Plus."
 )
+@model_option
+@terms_options
+@click.option("--out", type=click.Path(dir_okay=False), help="Save it for `apply`.")
+@click.option(
+    "--detailed-exitcode",
+    is_flag=True,
+    help="Exit 0 if there is nothing to do, 2 if there is, 1 if something keeps a name back.",
+)
 @json_option
 def plan(
-    model_uri: str,
+    model_uri: str | None,
     target: str | None,
     timeout: float | None,
     name: str | None,
     adopt: bool,
     as_sql: bool,
+    models: tuple[str, ...],
+    out: str | None,
+    detailed_exitcode: bool,
     as_json: bool,
+    **allowed: bool,
 ) -> None:
-    """Show what promoting version MODEL_URI would do. Nothing is changed."""
+    """Show what would be done to follow all aliases, or to promote MODEL_URI. Nothing is changed.
+
+    Without MODEL_URI it is about all bindings of all configured targets, or of --target.
+    """
+    from oml_mlflow.terms import Terms
+
+    if model_uri is None:
+        if name or adopt or as_sql:
+            raise click.UsageError("--name, --adopt and --sql are about one MODEL_URI.")
+        plan_all(
+            target,
+            timeout,
+            models,
+            Terms(**allowed),
+            out=out,
+            detailed=detailed_exitcode,
+            as_json=as_json,
+        )
+        return
+    if out or models or any(allowed.values()):
+        raise click.UsageError(
+            "--out, --model, --retry, --take-over, --heal and --accept-new-geometry are about all "
+            "bindings: leave out MODEL_URI."
+        )
     from oml_mlflow.examination import plan as run
 
     database = console.open_database(target, timeout)
@@ -64,6 +107,8 @@ def plan(
         console.show_json(planned.to_json())
     else:
         _show_plan(planned, database)
+    if detailed_exitcode and planned.work is not None:
+        sys.exit(CHANGES_PENDING)
 
 
 def _show_plan(planned: Plan, database: Target) -> None:
@@ -98,6 +143,9 @@ def _show_plan(planned: Plan, database: Target) -> None:
 @_adopt_option
 @_take_over_option
 @_geometry_option
+@click.option(
+    "--pin", is_flag=True, help="Pin the name, so that it stays, whatever alias it follows."
+)
 @html_option
 @json_option
 def promote(
@@ -105,29 +153,39 @@ def promote(
     target: str | None,
     timeout: float | None,
     name: str | None,
-    unverified: bool,
-    adopt: bool,
-    take_over: bool,
-    accept_new_geometry: bool,
     html: str | None,
+    pin: bool,
     as_json: bool,
+    **allowed: bool,
 ) -> None:
-    """Load, verify and make live the version MODEL_URI, such as models:/clip@prod."""
-    from oml_mlflow.promotion import promote as run
+    """Load, verify and make live the version MODEL_URI, such as models:/clip@prod.
 
+    A name of a configured target that follows an alias has to follow it, or to be pinned.
+    """
+    from oml_mlflow import pins
+    from oml_mlflow.promotion import promote as run
+    from oml_mlflow.terms import Terms
+
+    chosen = console.choose_target(target, timeout)
+    config = console.configuration()
+    is_configured = chosen.name in config.targets
+    if pin and not is_configured:
+        raise click.UsageError("--pin is about a configured target: add it to oml_mlflow.toml.")
     database = console.open_database(target, timeout)
     try:
         with console.progress() as listener:
-            done = run(
-                model_uri,
-                database,
-                name,
-                unverified=unverified,
-                adopt=adopt,
-                take_over=take_over,
-                accept_new_geometry=accept_new_geometry,
-                on_event=listener,
-            )
+            if is_configured:
+                done = pins.promote(
+                    config,
+                    model_uri,
+                    chosen.name,
+                    name,
+                    pinned=pin,
+                    terms=Terms(**allowed),
+                    on_event=listener,
+                )
+            else:
+                done = run(model_uri, database, name, on_event=listener, **allowed)
     except ParityError as error:
         if html:
             console.write_page(error.details["report"], html, model_uri, database.uri)
@@ -145,6 +203,8 @@ def promote(
     "--unverified", is_flag=True, help="Go back to a generation too that has no references."
 )
 @_geometry_option
+@click.option("--pin", is_flag=True, help="Pin the name instead of moving the alias it follows.")
+@click.option("--reason", default="", help="Why, for whoever reads `status`.")
 @json_option
 def rollback(
     name: str,
@@ -153,12 +213,28 @@ def rollback(
     to: int | None,
     unverified: bool,
     accept_new_geometry: bool,
+    pin: bool,
+    reason: str,
     as_json: bool,
 ) -> None:
-    """Make a kept generation of export NAME live again, verified anew, without an upload."""
-    from oml_mlflow.rollback import rollback as run
+    """Make a kept generation of export NAME live again, verified anew, without an upload.
 
+    Where the name follows an alias, the alias is moved first, and all that follows it goes back.
+    With --pin, or while the registry does not answer, this name alone goes back, and is pinned.
+    """
+    from oml_mlflow.rollback import rollback as run
+    from oml_mlflow.terms import Terms
+
+    chosen = console.choose_target(target, timeout)
     database = console.open_database(target, timeout)
+    if chosen.name in console.configuration().targets:
+        terms = Terms(unverified=unverified, accept_new_geometry=accept_new_geometry)
+        back = roll_back_bound(chosen.name, name, to, pin, reason, terms, as_json)
+        if back is not None:
+            _show_done(back, database, as_json)
+        return
+    if pin:
+        raise click.UsageError("--pin is about a configured target: add it to oml_mlflow.toml.")
     with console.progress() as listener:
         done = run(
             database,

@@ -53,8 +53,16 @@ LAYERS = [
     {"webhook_worker"},
     {"deploy", "webhook_receiver", "webhook_setup"},
     {
-        *["cli", "cli_config", "cli_database", "cli_fleet", "cli_model", "cli_promotion"],
-        *["cli_webhook", "console"],
+        *[
+            "cli",
+            "cli_config",
+            "cli_database",
+            "cli_fleet",
+            "cli_model",
+            "cli_promotion",
+            "cli_standing",
+        ],
+        *["cli_standing", "cli_webhook", "console", "fleet_text", "plan_file"],
     },
 ]
 
