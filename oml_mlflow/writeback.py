@@ -377,7 +377,9 @@ def _write_evidence(folder: Path, showing: Showing, report: ParityReport) -> Non
 
 
 def _evidence_folder(showing: Showing) -> str:
-    return f"{ARTIFACTS}/{_slug(showing.target)}/{_slug(showing.name)}_v{showing.version}"
+    # copies of a version share its run
+    version = f"{_slug(showing.model)}_v{showing.version}"
+    return f"{ARTIFACTS}/{_slug(showing.target)}/{version}/{_slug(showing.name)}"
 
 
 def _origin(entry: LedgerEntry) -> str:

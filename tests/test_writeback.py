@@ -96,7 +96,7 @@ def test_a_version_shows_where_it_is_live(bare: None) -> None:
     assert rows["prod"] == Row(
         *("prod", "CLIP", LIVE, PROD, 1, "2026-11-23 21:00", "1a1a1a1a1a1a", "1b1b1b1b1b1b"),
         result=f"verified: 24 ok, difference up to {report().max_abs():.1e}",
-        evidence="oml_mlflow/prod/CLIP_v1",
+        evidence="oml_mlflow/prod/clip_v1/CLIP",
     )
     assert rows["dev"].uri == DEV
     text = mlflow.MlflowClient().get_model_version("clip", "1").description
@@ -146,9 +146,9 @@ def test_evidence_is_with_the_run_or_else_with_the_logged_model(
 ) -> None:
     done = publish(live("1"))
     model_id = mlflow.MlflowClient().get_model_version("clip", "1").source.removeprefix("models:/")
-    assert done.evidence == f"models:/{model_id}/oml_mlflow/prod/CLIP_v1"
+    assert done.evidence == f"models:/{model_id}/oml_mlflow/prod/clip_v1/CLIP"
     files = mlflow.artifacts.download_artifacts(f"models:/{model_id}", dst_path=str(tmp_path / "a"))
-    folder = Path(files) / "oml_mlflow" / "prod" / "CLIP_v1"
+    folder = Path(files) / "oml_mlflow" / "prod" / "clip_v1" / "CLIP"
     assert {path.name for path in folder.iterdir()} == {"parity.csv", "parity.html", "parity.png"}
     with (folder / "parity.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -160,7 +160,7 @@ def test_evidence_is_with_the_run_or_else_with_the_logged_model(
 
     with mlflow.start_run() as run:
         oml_mlflow.log_model(tiny_pair, name="clip", registered_model_name="clip")
-    assert publish(live("4")).evidence == f"runs:/{run.info.run_id}/oml_mlflow/prod/CLIP_v4"
+    assert publish(live("4")).evidence == f"runs:/{run.info.run_id}/oml_mlflow/prod/clip_v4/CLIP"
     mlflow.MlflowClient().delete_run(run.info.run_id)
     home = publish(live("4", entry=entry("4", 5))).evidence
     assert home.startswith("models:/m-")
@@ -250,7 +250,7 @@ def test_what_is_shown_later_without_a_report_keeps_what_is_there(bare: None) ->
     publish(live("2", report=None, entry=entry("2", 2, parity={"max_abs": 1.5e-6})))
     assert shown("2")[0]["prod"].result == "verified: difference up to 1.5e-06"
     publish(live("3", before=entry("1", 1)))
-    assert shown("1")[0]["prod"].evidence == "oml_mlflow/prod/CLIP_v1"
+    assert shown("1")[0]["prod"].evidence == "oml_mlflow/prod/clip_v1/CLIP"
 
 
 def test_outcome_of_a_real_promotion(versions: tuple[PipelinePair, ...], tmp_path: Path) -> None:
