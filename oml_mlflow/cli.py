@@ -16,6 +16,7 @@ from oml_mlflow import (
     cli_model,
     cli_promotion,
     cli_standing,
+    cli_webhook,
     console,
 )
 
@@ -50,6 +51,8 @@ for _verb in (
     cli_database.fingerprints,
     cli_database.sql,
     cli_config.config,
+    cli_webhook.serve_webhook,
+    cli_webhook.webhook,
 ):
     cli.add_command(_verb)
 

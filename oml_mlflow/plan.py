@@ -309,6 +309,8 @@ def _adoption(observed: Observed, entry: LedgerEntry) -> Work:
         fingerprints=found,
         dims=max((observed.models[observed.live_names[side]].dims for side in found), default=0),
         action=ADOPT,
+        # what was stored until now was made with the pair that the ledger names
+        geometry=observed.live.geometry if observed.live else "",
         promoted_by=entry.promoted_by,
     )
     return Work(entry=adopted, before=observed.state.generation)

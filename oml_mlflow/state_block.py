@@ -197,19 +197,18 @@ def _render(rows: Sequence[Row], model: str, version: str) -> str:
         f"**In databases** ({_escaped(_one_line(model))} v{_escaped(version)})",
         "",
     ]
-    if full:
-        # cells are padded, since the UI draws no lines between columns
-        heads = ("State", "Target", "Models", "sha256", "Since (UTC)", "Result")
-        lines += [_cells(heads), _cells(["---"] * len(heads), pad=""), *map(_table_row, full), ""]
     for row in full:
         if row.reason or row.next_step:
             step = f" **Next:** {_escaped(row.next_step)}" if row.next_step else ""
             where = f"{_escaped(row.target)}, {_escaped(row.name)}"
-            lines += [f"- **{row.state}** on {where}: {_escaped(row.reason)}{step}"]
+            lines += [f"**{row.state}** on {where}: {_escaped(row.reason)}{step}", ""]
+    if full:
+        # cells are padded, since the UI draws no lines between columns
+        heads = ("State", "Target", "Models", "sha256", "Since (UTC)", "Result")
+        lines += [_cells(heads), _cells([":---"] * len(heads), pad="")]
+        lines += [*map(_table_row, full), ""]
     if folders := ", ".join(_code(row.evidence) for row in full if row.evidence):
-        lines += [f"- Every probe: artifacts of the source run, or else source model: {folders}"]
-    if lines[-1]:
-        lines += [""]
+        lines += [f"Every probe: {folders} in the artifacts of the source run, or model.", ""]
     if brief:
         others = ", ".join(f"{r.state} on {_escaped(r.target)} ({_escaped(r.name)})" for r in brief)
         lines += [f"In short, for lack of room: {others}.", ""]

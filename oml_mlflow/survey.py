@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -76,7 +75,8 @@ class Survey:
         uri: Where it is, without secrets.
         version: Version of the database.
         names: What is held by export name, upper-case; names with a note only are there too.
-        capabilities: Digest of what capability probes found out; empty if they never ran.
+        capabilities: Digest of what capability probes found out, whenever that was; empty if they
+            never ran.
         strangers: Names of models, such as ``CLIP_IMG``, that nothing here knows.
     """
 
@@ -103,7 +103,7 @@ def assemble(
         live: What is live, with its entry in the ledger; one for each export name.
         models: Models whose names end as those of live ones do.
         notes: What is remembered about names.
-        capabilities: What capability probes found out, as it is stored.
+        capabilities: Digest of what capability probes found out.
     """
     states = {state.name: (state, entry) for state, entry in live}
     noted: dict[str, dict[str, Note]] = {}
@@ -118,8 +118,7 @@ def assemble(
             name, state, (entry,) if entry else (), {key: loaded.pop(key) for key in under}
         )
         names[name] = Held(observed, noted.get(name, {}))
-    digest = hashlib.sha256(capabilities.encode()).hexdigest()[:16] if capabilities else ""
-    return Survey(uri, version, names, digest, frozenset(loaded))
+    return Survey(uri, version, names, capabilities, frozenset(loaded))
 
 
 def _altered(model: LoadedModel, wanted: str) -> str:

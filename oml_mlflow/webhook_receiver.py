@@ -47,7 +47,7 @@ _UNAUTHORIZED = 401
 _EXAMPLE = ("example_model", "example_alias")
 _LONGEST_NAME = 256
 _LOGGED_EVERY_S = 60.0
-_CONNECTIONS, _MAX_HEADER_BYTES, _HEADERS_S = 100, 16_384, 10.0
+_CONNECTIONS, _MAX_HEADER_BYTES = 100, 16_384
 
 
 class Receiver:
@@ -230,6 +230,7 @@ class _Protocol(H11Protocol):
     against `limit_concurrency`.
     """
 
+    longest_s = 10.0
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -253,7 +254,7 @@ class _Protocol(H11Protocol):
 
     def _expect(self) -> None:
         if self._deadline is None:
-            self._deadline = self.loop.call_later(_HEADERS_S, self._give_up)
+            self._deadline = self.loop.call_later(self.longest_s, self._give_up)
 
     def _unexpect(self) -> None:
         if self._deadline is not None:
@@ -295,7 +296,7 @@ def serve(
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(ours, secrets, queue, worker, metrics),
-                http=_Protocol,
+                http=type("_Limited", (_Protocol,), {"longest_s": ours.request_timeout_s}),
                 loop="asyncio",
                 ws="none",
                 lifespan="off",

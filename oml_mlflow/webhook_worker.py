@@ -9,14 +9,17 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
-from oml_mlflow.reconciler import Pass
 from oml_mlflow.standing import UNREACHABLE
 from oml_mlflow.webhook_metrics import Metrics
 from oml_mlflow.webhook_queue import Job, WebhookQueue
 
-Reconcile = Callable[[Collection[str] | None], Pass]
+if TYPE_CHECKING:
+    from oml_mlflow.reconciler import Pass
+
+Reconcile = Callable[[Collection[str] | None], "Pass"]
 
 _log = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 300.0

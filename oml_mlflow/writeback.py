@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
 
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.ledger import UNVERIFIED, LedgerEntry, now
@@ -316,26 +318,30 @@ def _log_evidence(showing: Showing, report: ParityReport, folder: str, warnings:
     with tempfile.TemporaryDirectory() as made:
         _write_evidence(Path(made), showing, report)
         run_id, model_id = _homes(client, showing.model, showing.version)
-        reasons = []
         if run_id:
-            try:
-                client.log_artifacts(run_id, made, folder)
-            except Exception as error:  # the run may be deleted: its logged model is left
-                reasons.append(f"run {run_id}: {error}")
-            else:
-                return f"runs:/{run_id}/{folder}"
+            client.log_artifacts(run_id, made, folder)
+            return f"runs:/{run_id}/{folder}"
         if model_id:
             client.log_model_artifacts(model_id, made, folder)
             return f"models:/{model_id}/{folder}"
-    why = "; ".join(reasons) or "it has no run and no logged model"
-    warnings.append(f"the evidence of {showing.model} v{showing.version} is nowhere: {why}")
+    warnings.append(
+        f"the evidence of {showing.model} v{showing.version} is nowhere: it has no run and no "
+        "logged model"
+    )
     return ""
 
 
 def _homes(client: mlflow.MlflowClient, model: str, version: str) -> tuple[str, str]:
-    """Return the run and the logged model that a version came from, also if it was copied."""
+    """Return run and logged model that a version came from, copied or not; empty if gone."""
     found = client.get_model_version(model, version)
     run_id = found.run_id or ""
+    if run_id:
+        try:
+            run = client.get_run(run_id)
+        except MlflowException:
+            run_id = ""
+        else:
+            run_id = run_id if run.info.lifecycle_stage == LifecycleStage.ACTIVE else ""
     for _ in range(_HOPS):
         source = found.source or ""
         if logged := _LOGGED_MODEL.match(source):

@@ -46,16 +46,21 @@ def write_note(db: Database, note: Note) -> None:
         "written_at": now().isoformat(timespec="microseconds"),
         "written_by": (note.written_by or this_process())[:512],
     }
-    if db.write(sql.CHANGE_NOTE, step, binds) == 0:
-        try:
-            db.write(sql.INSERT_NOTE, step, binds)
-        except TargetError as error:
-            if not isinstance(error.__cause__, oracledb.IntegrityError):
-                raise
-            # somebody else just did
-            db.rollback()
-            db.write(sql.CHANGE_NOTE, step, binds)
+    while db.write(sql.CHANGE_NOTE, step, binds) == 0 and not _insert(db, step, binds):
+        pass
     db.commit()
+
+
+def _insert(db: Database, step: str, binds: dict[str, Any]) -> bool:
+    """Insert a note; return False if somebody else just did."""
+    try:
+        db.write(sql.INSERT_NOTE, step, binds)
+    except TargetError as error:
+        if isinstance(error.__cause__, oracledb.IntegrityError):
+            db.rollback()
+            return False
+        raise
+    return True
 
 
 def forget_note(db: Database, name: str, kind: str) -> bool:

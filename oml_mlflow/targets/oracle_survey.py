@@ -10,10 +10,14 @@ ORA-01790 refuses columns of different types. Unverified on a real database.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from oml_mlflow.capability import CapabilityTable
 from oml_mlflow.errors import TargetError
 from oml_mlflow.ledger import LiveState, Work
 from oml_mlflow.survey import Survey, assemble
@@ -113,6 +117,15 @@ def _statement(tables: Collection[str], *, has_registry: bool) -> str:
     return "\nUNION ALL\n".join(branches)
 
 
+def _digest(table: CapabilityTable) -> str:
+    """Return what tells answers from others; when they were given, and in what words, does not."""
+    answers = sorted(
+        (json.dumps(asdict(row.capability), sort_keys=True), str(row.taken)) for row in table.rows
+    )
+    told = json.dumps([table.database_version, answers])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
 def _survey(db: Database, rows: list[tuple[Any, ...]]) -> Survey:
     live, ledger, models, notes, capabilities = [], [], [], [], ""
     for kind, name, number, one, two, three, content, *entry in rows:
@@ -128,5 +141,5 @@ def _survey(db: Database, rows: list[tuple[Any, ...]]) -> Survey:
         elif kind == "note":
             notes.append(note_from(name, one, content, two, three))
         elif kind == "capabilities":
-            capabilities = content
+            capabilities = _digest(CapabilityTable.from_json(content))
     return assemble(db.uri, db.version, live, recognised(models, ledger), notes, capabilities)
