@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import InputError
 
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
+class Embedder(Protocol):
+    """What embeds pictures and texts: a pair in this process, or one in a database."""
+
+    @property
+    def dims(self) -> int:
+        """Length of the embeddings."""
+        ...
+
+    def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
+        """Return ``(n, dims)`` float32, L2-normalised, in the pictures' order."""
+        ...
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Return ``(n, dims)`` float32, L2-normalised, in the texts' order."""
+        ...
+
+
 class PyfuncPair:
     """A pair behind ``mlflow.pyfunc``: rows with a picture or a text in, embeddings out."""
 
-    def __init__(self, embedder: PairEmbedder) -> None:
+    def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
     def predict(

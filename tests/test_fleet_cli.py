@@ -217,8 +217,11 @@ def test_watching_ends_after_the_pass_that_is_under_way(two: Path) -> None:
 
 
 def test_config_show_says_where_from_and_masks(
-    two: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    mlflow_store: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    two = Path("oml_mlflow.toml")
+    two.write_text(FILE.format(uri="oracle://app@db1:1521/FREEPDB1?password_env=PROD_PW"))
+    monkeypatch.setenv("OML_MLFLOW_PASSWORD", PASSWORD)
     monkeypatch.setenv("OML_MLFLOW_POLL_S", "7")
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://me:{PASSWORD}@host")
     shown = json.loads(run("config", "show", "--json"))
@@ -227,6 +230,7 @@ def test_config_show_says_where_from_and_masks(
     assert values["targets.dev.uri"] == ("embedded:///database", f"file {two.absolute()}")
     assert values["registry"][0] == "http://***@host"
     assert {"variable": "OML_MLFLOW_PASSWORD", "is_set": True} in shown["secrets"]
+    assert {"variable": "PROD_PW", "is_set": False} in shown["secrets"]
     assert [b["counts"] for b in shown["bindings"]] == [True, True]
     two.write_text(two.read_text().replace('alias = "prod"\ntargets', 'alias = "dev"\ntargets'))
     shown = run("config", "show")

@@ -1,0 +1,345 @@
+"""The plugin of `mlflow deployments`: ``-t oml:/TARGET``, a target of `oml_mlflow.toml`.
+
+A deployment is an export name of that target. ``models:/m@alias`` makes it follow the alias, a
+fixed version pins it. MLflow takes this module for a plugin because of its entry point ``oml``, and
+wants exactly one client class in it. Source: `mlflow.deployments.plugin_manager`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    INTERNAL_ERROR,
+    INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
+    RESOURCE_ALREADY_EXISTS,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+)
+
+from oml_mlflow import pins
+from oml_mlflow.config import DEFAULT_TARGET, load_config
+from oml_mlflow.errors import (
+    ConfigError,
+    InputError,
+    InvalidName,
+    NotAccepted,
+    OmlMlflowError,
+    RegistryError,
+)
+from oml_mlflow.fleet import Fleet
+from oml_mlflow.names import IMG, TXT, check_export_name, model_name
+from oml_mlflow.package import FLAVOR_NAME
+from oml_mlflow.promotion import promote
+from oml_mlflow.reconciler import Reconciler
+from oml_mlflow.registry import get_version
+from oml_mlflow.rollback import drop_pair
+from oml_mlflow.scoring import PyfuncPair
+from oml_mlflow.standing import Standing
+from oml_mlflow.state_block import sql_call
+from oml_mlflow.survey import BINDING, Held, Survey
+from oml_mlflow.terms import Terms
+
+if TYPE_CHECKING:
+    from oml_mlflow.targets.base import Session
+
+_TARGET_URI = re.compile(r"oml(?::/+(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)/?)?")
+_ALIAS_URI = re.compile(r"models:/(?P<model>[^/@:]+)@(?P<alias>[\w-]+)")
+_TERMS = ("accept_new_geometry", "adopt", "retry", "take_over", "unverified")
+_DROP = "drop"
+
+
+def target_help() -> str:
+    """Return what `mlflow deployments help -t oml` shows."""
+    return """\
+Deploys a version into a database, as an in-database pair of pipelines that SQL can call.
+
+Target URI
+  oml:/NAME   a target of oml_mlflow.toml (or of the file that OML_MLFLOW_CONFIG names)
+  oml         the target that the configuration's `target` names
+  Neither a database's address nor a password is part of it; see `oml-mlflow config show`.
+
+Name and model
+  --name CLIP -m models:/clip@prod   CLIP follows the alias from now on, wherever it is moved
+  --name CLIP -m models:/clip/3      CLIP is version 3, and is pinned to it
+  The target has to accept model, alias and name.
+
+-C key=value, each true or false
+  accept_new_geometry  create, update: go on where stored vectors can't be compared with new ones
+  adopt                create, update: take over models of others under the live names
+  retry                create, update: try again what failed before
+  take_over            create, update: let the name change hands, from another model or registry
+  unverified           create, update, of a fixed version: promote what nothing here can run
+  drop                 delete: drop the pair too. Without it only the binding and the pin are
+                       removed, and the pair stays live
+
+predict takes rows with a column `text`, or `image` (base64 of a picture), and gives a column
+`embedding`, computed by the database itself.
+"""
+
+
+def run_local(
+    name: str, model_uri: str, flavor: str | None = None, config: Mapping[str, Any] | None = None
+) -> None:
+    """Promote a version into the embedded database in the folder ``database``.
+
+    MLflow calls it without a target. Source: `mlflow.deployments.interface.run_local`.
+    """
+    with _as_mlflow():
+        _demand_flavor(flavor)
+        switches: dict[str, Any] = _switches(config, [key for key in _TERMS if key != "retry"])
+        promote(model_uri, DEFAULT_TARGET, name, **switches)
+
+
+class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow has no types
+    """Deployments in one configured target.
+
+    Args:
+        target_uri: ``oml:/NAME``, or ``oml`` for the configuration's own.
+
+    Every method raises `MlflowException`, with our own error as its cause.
+    """
+
+    def __init__(self, target_uri: str) -> None:
+        super().__init__(target_uri)
+        with _as_mlflow():
+            parts = _TARGET_URI.fullmatch(target_uri)
+            if parts is None:
+                raise ConfigError(
+                    "that is no target URI of oml.",
+                    hint="use oml:/NAME with the name of a target of oml_mlflow.toml, or oml.",
+                )
+            self._config = load_config()
+            self._target = self._config.choose(parts["name"]).name
+            if self._target not in self._config.targets:
+                raise ConfigError(
+                    "oml alone needs a configuration whose `target` is the name of a target.",
+                    hint="use oml:/NAME, or set target in oml_mlflow.toml.",
+                )
+            self._fleet = Fleet(self._config)
+
+    def create_deployment(
+        self,
+        name: str,
+        model_uri: str,
+        flavor: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        endpoint: str | None = None,
+    ) -> dict[str, Any]:
+        """Make a name follow ``models:/m@alias``, or be a fixed version and stay it.
+
+        Creating what is there already changes nothing; what follows another alias is to be updated.
+
+        Side effects: Writes a note to the target, and promotes; commits.
+        """
+        with _as_mlflow():
+            _demand_flavor(flavor, endpoint)
+            export_name, held = check_export_name(name).upper(), self._held(name)
+            alias = _ALIAS_URI.fullmatch(model_uri)
+            note = held.notes.get(BINDING) if held else None
+            if note is not None and (alias is None or dict(note.content) != alias.groupdict()):
+                raise MlflowException(
+                    f"{export_name} on {self._target} follows {note.content['model']}"
+                    f"@{note.content['alias']} already. Nothing was changed. Next: update it.",
+                    error_code=RESOURCE_ALREADY_EXISTS,
+                )
+            return self._deploy(export_name, model_uri, config)
+
+    def update_deployment(
+        self,
+        name: str,
+        model_uri: str | None = None,
+        flavor: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        endpoint: str | None = None,
+    ) -> dict[str, Any]:
+        """Make a name follow another alias, or be another fixed version.
+
+        Side effects: Writes a note to the target, and promotes; commits.
+        """
+        with _as_mlflow():
+            _demand_flavor(flavor, endpoint)
+            if not model_uri:
+                raise InputError(
+                    "there is nothing to update without a model URI.",
+                    hint="give -m models:/name@alias or models:/name/version.",
+                )
+            self._find(name)
+            return self._deploy(check_export_name(name).upper(), model_uri, config)
+
+    def delete_deployment(
+        self, name: str, config: Mapping[str, Any] | None = None, endpoint: str | None = None
+    ) -> None:
+        """Remove a name's binding and pin, if there are any; the pair stays, unless told to drop.
+
+        Side effects: Removes notes from the target, and with ``drop`` the pair; commits.
+        """
+        with _as_mlflow():
+            _demand_flavor(None, endpoint)
+            drops = _switches(config, (_DROP,)).get(_DROP, False)
+            export_name, held = check_export_name(name).upper(), self._held(name)
+            by_file = [b for b in self._config.bindings if b.place == (self._target, export_name)]
+            if drops and by_file:
+                raise NotAccepted(
+                    f"{by_file[0]} is bound by {self._config.path}: what is dropped would be "
+                    "loaded again. Nothing was changed.",
+                    hint="remove the binding there first.",
+                )
+            if held is None:
+                return
+            if held.notes:
+                pins.unbind(self._config, self._target, export_name)
+            if drops and (held.observed.live is not None or held.observed.kept()):
+                drop_pair(self._fleet.open(self._target), export_name)
+
+    def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
+        """Return every name of the target that is live or bound. Read-only."""
+        with _as_mlflow():
+            _demand_flavor(None, endpoint)
+            return [self._shown(standing) for standing in self._standings()]
+
+    def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
+        """Return how a name stands, what is live, and the SQL that calls it. Read-only."""
+        with _as_mlflow():
+            _demand_flavor(None, endpoint)
+            return self._shown(self._find(name))
+
+    def predict(
+        self,
+        deployment_name: str | None = None,
+        inputs: pd.DataFrame | None = None,
+        endpoint: str | None = None,
+    ) -> PredictionsResponse:
+        """Embed rows with a column ``text`` or ``image``, in the database. Read-only."""
+        with _as_mlflow():
+            _demand_flavor(None, endpoint)
+            held = self._held(deployment_name or "")
+            live = held.observed.live if held else None
+            if live is None:
+                raise _unknown(deployment_name, self._target)
+            database = self._fleet.open(self._target)
+            with database.session(f"predict with {live.name}", create=False) as session:
+                pair = PyfuncPair(_DatabasePair(session, live.name, live.dims))
+                frame = pair.predict(pd.DataFrame(inputs))
+            return PredictionsResponse(predictions=frame.to_dict("records"))
+
+    def _deploy(
+        self, name: str, model_uri: str, config: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        terms = Terms(**_switches(config, _TERMS))
+        parts = _ALIAS_URI.fullmatch(model_uri)
+        # before anything is written
+        get_version(model_uri)
+        if parts is None:
+            pins.promote(self._config, model_uri, self._target, name, pinned=True, terms=terms)
+            return self._shown(self._find(name))
+        pins.bind(self._config, self._target, name, parts["model"], parts["alias"])
+        done = Reconciler(self._config).run([parts["model"]], targets=[self._target], terms=terms)
+        for outcome in done.outcomes:
+            if outcome.error is not None and outcome.change.binding.name == name:
+                raise outcome.error
+        return self._shown(self._find(name))
+
+    def _standings(self) -> list[Standing]:
+        plan = self._fleet.look(targets=[self._target]).plan
+        return [standing for standing in plan.standings if standing.target == self._target]
+
+    def _find(self, name: str) -> Standing:
+        export_name = check_export_name(name).upper()
+        for standing in self._standings():
+            if standing.name == export_name:
+                return standing
+        raise _unknown(name, self._target)
+
+    def _held(self, name: str) -> Held | None:
+        export_name = check_export_name(name).upper()
+        survey = self._fleet.open(self._target).survey()
+        return survey.names.get(export_name) if isinstance(survey, Survey) else None
+
+    def _shown(self, standing: Standing) -> dict[str, Any]:
+        live, binding = standing.live, standing.binding
+        uri = self._config.targets[self._target].uri
+        return {
+            "name": standing.name,
+            "flavor": FLAVOR_NAME,
+            "target": self._target,
+            "state": standing.state,
+            "why": standing.text,
+            "next_step": standing.hint,
+            "follows": f"models:/{binding.model}@{binding.alias}" if binding else "",
+            "live": live.origin if live else "",
+            "generation": live.generation if live else 0,
+            "sql": sql_call(uri, standing.name) if live else "",
+        }
+
+
+@dataclass(frozen=True)
+class _DatabasePair:
+    """A live pair behind the same calls as one in this process."""
+
+    session: Session
+    name: str
+    dims: int
+
+    def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
+        return self.session.embed(model_name(self.name, IMG), IMG, pictures)
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        return self.session.embed(model_name(self.name, TXT), TXT, texts)
+
+
+@contextmanager
+def _as_mlflow() -> Iterator[None]:
+    """Raise our errors as MLflow's, with the original as the cause."""
+    try:
+        yield
+    except OmlMlflowError as error:
+        code = INTERNAL_ERROR
+        if error.retryable:
+            code = TEMPORARILY_UNAVAILABLE
+        elif isinstance(error, ConfigError | InvalidName | InputError):
+            code = INVALID_PARAMETER_VALUE
+        elif isinstance(error, RegistryError):
+            code = RESOURCE_DOES_NOT_EXIST
+        elif isinstance(error, NotAccepted):
+            code = PERMISSION_DENIED
+        raise MlflowException(f"[{error.code}] {error}", error_code=code) from error
+
+
+def _unknown(name: str | None, target: str) -> MlflowException:
+    return MlflowException(
+        f"there is no deployment {name!r} on {target}. Nothing was changed. Next: "
+        f"mlflow deployments list -t oml:/{target}",
+        error_code=RESOURCE_DOES_NOT_EXIST,
+    )
+
+
+def _demand_flavor(flavor: str | None, endpoint: str | None = None) -> None:
+    if flavor not in (None, FLAVOR_NAME):
+        raise InputError(f"only flavor {FLAVOR_NAME} can be deployed.", hint="leave out --flavor.")
+    if endpoint is not None:
+        raise InputError("oml has no endpoints.", hint="leave out --endpoint.")
+
+
+def _switches(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, bool]:
+    """Return settings of ``-C``, which MLflow gives as texts. No value is ever in an error."""
+    found = {}
+    for key, value in (config or {}).items():
+        if key not in known:
+            raise InputError(
+                f"-C {key}: no such setting here; its value was not used.",
+                hint=f"there are {', '.join(known)}. Passwords never go here.",
+            )
+        if str(value).lower() not in ("true", "false"):
+            raise InputError(f"-C {key} is neither true nor false.", hint=f"use -C {key}=true.")
+        found[key] = str(value).lower() == "true"
+    return found
