@@ -12,6 +12,7 @@ from oml_mlflow.events import Listener
 from oml_mlflow.ledger import (
     CLEANING,
     LOADING,
+    PROMOTE,
     SWAPPING,
     UNVERIFIED,
     WHOLE,
@@ -59,17 +60,25 @@ def observe(session: Session, name: str) -> Observed:
     return replace(observed, grants=grants, dependants=tuple(session.dependants(name)))
 
 
-def heal(session: Session, name: str) -> str:
+def heal(session: Session, name: str, wanted: Mapping[str, str] | None = None) -> str:
     """Finish or undo what an earlier run left under an export name; return what was done.
 
     What was not yet being swapped is undone, what was is finished: its vectors were compared
     before. The caller holds the lock.
+
+    Args:
+        session: The target.
+        name: Export name.
+        wanted: Fingerprints by side of the pair that is to be promoted next. If just that one was
+            being loaded, it is left as it is, so that nothing is loaded twice.
     """
     state = session.live_state(name)
     work = state.work
     if state.phase == WHOLE or work is None:
         return ""
     if state.phase == LOADING:
+        if is_continued(work, wanted):
+            return f"the {work.entry.action} of {state.name} begun by {work.holder} is continued"
         session.drop(work.uploads)
     else:
         if state.phase == SWAPPING:
@@ -79,6 +88,12 @@ def heal(session: Session, name: str) -> str:
     text = describe_pending(state)
     _log.warning("%s", text)
     return text
+
+
+def is_continued(work: Work, wanted: Mapping[str, str] | None) -> bool:
+    """Return whether what was being loaded is just what is wanted."""
+    entry = work.entry
+    return entry.action == PROMOTE and bool(work.uploads) and entry.fingerprints == wanted
 
 
 def describe_pending(state: LiveState) -> str:
@@ -125,11 +140,13 @@ def carry_out(
     if plan.adoption is not None:
         _record(session, plan.adoption)
     work = replace(plan.work, holder=this_process(), started_at=now())
-    session.begin(work)
+    if plan.observed.state.phase == WHOLE:
+        session.begin(work)
     report = ParityReport("Nothing to compare")
     try:
         for model in plan.uploads:
             session.load(model, paths[model.side], on_event)
+            _log.info("loaded %s, sha256 %s, into %s", model.name, model.fingerprint, target.uri)
         if work.incoming:
             report = verify(work.incoming)
             work = replace(work, entry=_with_parity(work.entry, report))

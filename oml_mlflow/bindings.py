@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 FILE, TAG, DEPLOYMENT = "file", "tag", "deployment"
+# tags of a registered model
+BIND_TAG, PAUSE_TAG = "oml.bind", "oml.paused"
 
 
 @dataclass(frozen=True, order=True)
@@ -99,14 +101,18 @@ def settle(
             refusals.append(Refusal(binding, reason, "add it to oml_mlflow.toml."))
         elif binding.source == TAG and binding.target not in allowed:
             reason = f"target {binding.target} takes no bindings from tags"
-            hint = f"set allow_tag_bindings = true for targets.{binding.target}, or bind in the file."
+            hint = (
+                f"set allow_tag_bindings = true for targets.{binding.target}, or bind in the file."
+            )
             refusals.append(Refusal(binding, reason, hint))
         elif not any(
             rule.takes(binding.model, binding.alias, binding.name)
             for rule in accepted[binding.target]
         ):
             reason = f"target {binding.target} does not accept {binding.model}@{binding.alias} as "
-            rule = f'{{model = "{binding.model}", alias = "{binding.alias}", name = "{binding.name}"}}'
+            rule = (
+                f'{{model = "{binding.model}", alias = "{binding.alias}", name = "{binding.name}"}}'
+            )
             hint = f"its owner adds {rule} to accept of targets.{binding.target}."
             refusals.append(Refusal(binding, reason + binding.name, hint))
         else:

@@ -42,6 +42,7 @@ class Candidate:
         registered_model: Name in the registry; empty if it was never registered.
         version: Version in the registry; empty likewise.
         run_id: MLflow run that logged it, if any.
+        registry: Which registry and model; see `Registered`. Empty if unknown.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Candidate:
     registered_model: str = ""
     version: str = ""
     run_id: str = ""
+    registry: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -109,6 +111,7 @@ def registered(package: PackagedPair, version: ModelVersion) -> Candidate:
         registered_model=version.name,
         version=version.version,
         run_id=version.run_id,
+        registry=version.registry,
     )
 
 

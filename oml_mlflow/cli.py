@@ -1,13 +1,24 @@
 """The command line, `oml-mlflow`: thin verbs over the Python interface.
 
-Exit codes: 0 ok, 1 handled error, 3 vectors differ, 64 usage, 75 try again, 130 interrupted.
+Exit codes: 0 ok, 1 handled error, 2 changes pending (only `plan --detailed-exitcode`), 3 vectors or
+models differ, 64 usage, 75 try again, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import click
 
-from oml_mlflow import __version__, cli_database, cli_model, cli_promotion, console
+from oml_mlflow import (
+    __version__,
+    cli_config,
+    cli_database,
+    cli_fleet,
+    cli_model,
+    cli_promotion,
+    cli_standing,
+    cli_webhook,
+    console,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,6 +36,11 @@ for _verb in (
     cli_model.check,
     cli_database.preflight,
     cli_promotion.plan,
+    cli_fleet.apply,
+    cli_fleet.reconcile,
+    cli_standing.drift,
+    cli_fleet.pin,
+    cli_fleet.unpin,
     cli_promotion.promote,
     cli_promotion.rollback,
     cli_promotion.drop,
@@ -34,6 +50,9 @@ for _verb in (
     cli_database.history,
     cli_database.fingerprints,
     cli_database.sql,
+    cli_config.config,
+    cli_webhook.serve_webhook,
+    cli_webhook.webhook,
 ):
     cli.add_command(_verb)
 

@@ -9,24 +9,38 @@ from typing import Any
 import click
 
 from oml_mlflow import console
+from oml_mlflow.cli_standing import status_of_all, verify_all
 from oml_mlflow.console import html_option, json_option, name_option, target_option
 from oml_mlflow.ledger import WHOLE, LedgerEntry
 
 
 @click.command()
-@click.argument("model_uri")
+@click.argument("model_uri", required=False)
 @target_option
 @name_option
 @html_option
 @json_option
 def verify(
-    model_uri: str, target: str, timeout: float, name: str | None, html: str | None, as_json: bool
+    model_uri: str | None,
+    target: str | None,
+    timeout: float | None,
+    name: str | None,
+    html: str | None,
+    as_json: bool,
 ) -> None:
-    """Compare the live pair with the references of version MODEL_URI; exit 3 if it differs."""
-    from oml_mlflow.promotion import verify as run
-    from oml_mlflow.targets import open_target
+    """Compare the live pair with the references of version MODEL_URI; exit 3 if it differs.
 
-    database = open_target(target, timeout_s=timeout)
+    Without MODEL_URI every live pair of all configured targets, or of --target, is compared with
+    the references of its own version.
+    """
+    if model_uri is None:
+        if name or html:
+            raise click.UsageError("--name and --html are about one MODEL_URI.")
+        verify_all(target, timeout, as_json)
+        return
+    from oml_mlflow.examination import verify as run
+
+    database = console.open_database(target, timeout)
     with console.progress() as listener:
         report = run(model_uri, database, name, on_event=listener)
     if html:
@@ -41,12 +55,17 @@ def verify(
 @click.command()
 @target_option
 @json_option
-def status(target: str, timeout: float, as_json: bool) -> None:
-    """List what is live and what else is loaded in a database."""
-    from oml_mlflow.apply import observe
-    from oml_mlflow.targets import open_target
+def status(target: str | None, timeout: float | None, as_json: bool) -> None:
+    """Show how every bound name stands; or, with --target, what is in that database.
 
-    database = open_target(target, timeout_s=timeout)
+    Without targets in the configuration it is about the one database that verbs are about.
+    """
+    if target is None and console.configuration().targets:
+        status_of_all(as_json)
+        return
+    from oml_mlflow.apply import observe
+
+    database = console.open_database(target, timeout)
     with database.session("status", create=False) as session:
         models, ledger = session.list_models(), session.ledger()
         names = dict.fromkeys(entry.name for entry in ledger)
@@ -119,11 +138,9 @@ def _live_row(pair: Any) -> tuple[Any, ...]:
 @click.argument("name", required=False)
 @target_option
 @json_option
-def history(name: str | None, target: str, timeout: float, as_json: bool) -> None:
+def history(name: str | None, target: str | None, timeout: float | None, as_json: bool) -> None:
     """List what was done in a database, oldest first; of one export NAME or of all."""
-    from oml_mlflow.targets import open_target
-
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     with database.session("history", create=False) as session:
         ledger = session.ledger(name)
     if as_json:
@@ -169,18 +186,17 @@ def history(name: str | None, target: str, timeout: float, as_json: bool) -> Non
 @json_option
 def preflight(
     model_uri: str,
-    target: str,
-    timeout: float,
+    target: str | None,
+    timeout: float | None,
     name: str | None,
     adopt: bool,
     probe: bool,
     as_json: bool,
 ) -> None:
     """Check a database before version MODEL_URI is promoted into it; exit 1 if a check fails."""
-    from oml_mlflow.promotion import examine
-    from oml_mlflow.targets import open_target
+    from oml_mlflow.examination import examine
 
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     with console.progress() as listener:
         report, table = examine(
             model_uri, database, name, adopt=adopt, probe=probe, on_event=listener
@@ -218,8 +234,8 @@ def preflight(
 def fingerprints(
     model_uri: str,
     files: tuple[str, ...],
-    target: str,
-    timeout: float,
+    target: str | None,
+    timeout: float | None,
     name: str | None,
     as_json: bool,
 ) -> None:
@@ -228,10 +244,9 @@ def fingerprints(
     All are computed anew from the bytes. Exit 3 if one differs from what was logged.
     """
     from oml_mlflow.custody import trace_bytes
-    from oml_mlflow.targets import open_target
 
     paths = [Path(file) for file in files]
-    traces = trace_bytes(model_uri, open_target(target, timeout_s=timeout), name, paths)
+    traces = trace_bytes(model_uri, console.open_database(target, timeout), name, paths)
     if as_json:
         console.show_json({"equal": all(t.ok for t in traces), "bytes": [vars(t) for t in traces]})
     else:
@@ -244,11 +259,12 @@ def fingerprints(
 @click.argument("statement")
 @target_option
 @json_option
-def sql(statement: str, target: str, timeout: float, as_json: bool) -> None:
+def sql(statement: str, target: str | None, timeout: float | None, as_json: bool) -> None:
     """Run SQL in an embedded database; loaded models are functions, as in CLIP_TXT('a cat')."""
     from oml_mlflow.targets.embedded import EmbeddedTarget
 
-    database = EmbeddedTarget.from_uri(target, timeout_s=timeout)
+    chosen = console.choose_target(target, timeout)
+    database = EmbeddedTarget.from_uri(chosen.uri, timeout_s=chosen.timeout_s)
     with database.connect("a statement") as connection:
         rows = connection.execute(statement).fetchall()
         columns = connection.columns

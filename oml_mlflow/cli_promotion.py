@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from oml_mlflow import console
+from oml_mlflow.cli_fleet import (
+    CHANGES_PENDING,
+    model_option,
+    plan_all,
+    roll_back_bound,
+    terms_options,
+)
 from oml_mlflow.console import html_option, json_option, name_option, target_option
 from oml_mlflow.errors import ParityError
 from oml_mlflow.policy import WARNED
@@ -22,6 +30,11 @@ _adopt_option = click.option(
     is_flag=True,
     help="Take over models of others under the live names; they are kept, and never dropped.",
 )
+_take_over_option = click.option(
+    "--take-over",
+    is_flag=True,
+    help="Replace a pair too that belongs to another registered model or registry.",
+)
 _geometry_option = click.option(
     "--accept-new-geometry",
     is_flag=True,
@@ -30,28 +43,62 @@ _geometry_option = click.option(
 
 
 @click.command()
-@click.argument("model_uri")
+@click.argument("model_uri", required=False)
 @target_option
 @name_option
 @_adopt_option
 @click.option(
     "--sql", "as_sql", is_flag=True, help="Print the PL/SQL instead, for a DBA to run in SQL*Plus."
 )
+@model_option
+@terms_options
+@click.option("--out", type=click.Path(dir_okay=False), help="Save it for `apply`.")
+@click.option(
+    "--detailed-exitcode",
+    is_flag=True,
+    help="Exit 0 if there is nothing to do, 2 if there is, 1 if something keeps a name back.",
+)
 @json_option
 def plan(
-    model_uri: str,
-    target: str,
-    timeout: float,
+    model_uri: str | None,
+    target: str | None,
+    timeout: float | None,
     name: str | None,
     adopt: bool,
     as_sql: bool,
+    models: tuple[str, ...],
+    out: str | None,
+    detailed_exitcode: bool,
     as_json: bool,
+    **allowed: bool,
 ) -> None:
-    """Show what promoting version MODEL_URI would do. Nothing is changed."""
-    from oml_mlflow.promotion import plan as run
-    from oml_mlflow.targets import open_target
+    """Show what would be done to follow all aliases, or to promote MODEL_URI. Nothing is changed.
 
-    database = open_target(target, timeout_s=timeout)
+    Without MODEL_URI it is about all bindings of all configured targets, or of --target.
+    """
+    from oml_mlflow.terms import Terms
+
+    if model_uri is None:
+        if name or adopt or as_sql:
+            raise click.UsageError("--name, --adopt and --sql are about one MODEL_URI.")
+        plan_all(
+            target,
+            timeout,
+            models,
+            Terms(**allowed),
+            out=out,
+            detailed=detailed_exitcode,
+            as_json=as_json,
+        )
+        return
+    if out or models or any(allowed.values()):
+        raise click.UsageError(
+            "--out, --model, --retry, --take-over, --heal and --accept-new-geometry are about all "
+            "bindings: leave out MODEL_URI."
+        )
+    from oml_mlflow.examination import plan as run
+
+    database = console.open_database(target, timeout)
     with console.progress() as listener:
         planned = run(model_uri, database, name, adopt=adopt, on_event=listener)
     if as_sql:
@@ -60,6 +107,8 @@ def plan(
         console.show_json(planned.to_json())
     else:
         _show_plan(planned, database)
+    if detailed_exitcode and planned.work is not None:
+        sys.exit(CHANGES_PENDING)
 
 
 def _show_plan(planned: Plan, database: Target) -> None:
@@ -92,36 +141,51 @@ def _show_plan(planned: Plan, database: Target) -> None:
     help="Promote a pair too that nothing here can run, so that nothing is compared.",
 )
 @_adopt_option
+@_take_over_option
 @_geometry_option
+@click.option(
+    "--pin", is_flag=True, help="Pin the name, so that it stays, whatever alias it follows."
+)
 @html_option
 @json_option
 def promote(
     model_uri: str,
-    target: str,
-    timeout: float,
+    target: str | None,
+    timeout: float | None,
     name: str | None,
-    unverified: bool,
-    adopt: bool,
-    accept_new_geometry: bool,
     html: str | None,
+    pin: bool,
     as_json: bool,
+    **allowed: bool,
 ) -> None:
-    """Load, verify and make live the version MODEL_URI, such as models:/clip@prod."""
-    from oml_mlflow.promotion import promote as run
-    from oml_mlflow.targets import open_target
+    """Load, verify and make live the version MODEL_URI, such as models:/clip@prod.
 
-    database = open_target(target, timeout_s=timeout)
+    A name of a configured target that follows an alias has to follow it, or to be pinned.
+    """
+    from oml_mlflow import pins
+    from oml_mlflow.promotion import promote as run
+    from oml_mlflow.terms import Terms
+
+    chosen = console.choose_target(target, timeout)
+    config = console.configuration()
+    is_configured = chosen.name in config.targets
+    if pin and not is_configured:
+        raise click.UsageError("--pin is about a configured target: add it to oml_mlflow.toml.")
+    database = console.open_database(target, timeout)
     try:
         with console.progress() as listener:
-            done = run(
-                model_uri,
-                database,
-                name,
-                unverified=unverified,
-                adopt=adopt,
-                accept_new_geometry=accept_new_geometry,
-                on_event=listener,
-            )
+            if is_configured:
+                done = pins.promote(
+                    config,
+                    model_uri,
+                    chosen.name,
+                    name,
+                    pinned=pin,
+                    terms=Terms(**allowed),
+                    on_event=listener,
+                )
+            else:
+                done = run(model_uri, database, name, on_event=listener, **allowed)
     except ParityError as error:
         if html:
             console.write_page(error.details["report"], html, model_uri, database.uri)
@@ -139,21 +203,38 @@ def promote(
     "--unverified", is_flag=True, help="Go back to a generation too that has no references."
 )
 @_geometry_option
+@click.option("--pin", is_flag=True, help="Pin the name instead of moving the alias it follows.")
+@click.option("--reason", default="", help="Why, for whoever reads `status`.")
 @json_option
 def rollback(
     name: str,
-    target: str,
-    timeout: float,
+    target: str | None,
+    timeout: float | None,
     to: int | None,
     unverified: bool,
     accept_new_geometry: bool,
+    pin: bool,
+    reason: str,
     as_json: bool,
 ) -> None:
-    """Make a kept generation of export NAME live again, verified anew, without an upload."""
-    from oml_mlflow.rollback import rollback as run
-    from oml_mlflow.targets import open_target
+    """Make a kept generation of export NAME live again, verified anew, without an upload.
 
-    database = open_target(target, timeout_s=timeout)
+    Where the name follows an alias, the alias is moved first, and all that follows it goes back.
+    With --pin, or while the registry does not answer, this name alone goes back, and is pinned.
+    """
+    from oml_mlflow.rollback import rollback as run
+    from oml_mlflow.terms import Terms
+
+    chosen = console.choose_target(target, timeout)
+    database = console.open_database(target, timeout)
+    if chosen.name in console.configuration().targets:
+        terms = Terms(unverified=unverified, accept_new_geometry=accept_new_geometry)
+        back = roll_back_bound(chosen.name, name, to, pin, reason, terms, as_json)
+        if back is not None:
+            _show_done(back, database, as_json)
+        return
+    if pin:
+        raise click.UsageError("--pin is about a configured target: add it to oml_mlflow.toml.")
     with console.progress() as listener:
         done = run(
             database,
@@ -200,13 +281,12 @@ def _off(summary: ClassSummary) -> str:
 @click.argument("name")
 @target_option
 @click.option("--yes", is_flag=True, help="Really drop it.")
-def drop(name: str, target: str, timeout: float, yes: bool) -> None:
+def drop(name: str, target: str | None, timeout: float | None, yes: bool) -> None:
     """Drop the live pair of export NAME and its kept generations; adopted models stay."""
     from oml_mlflow.apply import observe
     from oml_mlflow.rollback import drop_pair
-    from oml_mlflow.targets import open_target
 
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     if not yes:
         with database.session("drop, not yet confirmed", create=False) as session:
             observed = observe(session, name)
@@ -232,8 +312,8 @@ def drop(name: str, target: str, timeout: float, yes: bool) -> None:
 @json_option
 def columns(
     name: str,
-    target: str,
-    timeout: float,
+    target: str | None,
+    timeout: float | None,
     add: str | None,
     source: str | None,
     side: str | None,
@@ -246,12 +326,11 @@ def columns(
     """
     from oml_mlflow.ledger import Dependant
     from oml_mlflow.names import check_export_name, model_name
-    from oml_mlflow.targets import open_target
 
     if add and not (source and side):
         raise click.UsageError("--add needs --source and --side.")
     export_name = check_export_name(name)
-    database = open_target(target, timeout_s=timeout)
+    database = console.open_database(target, timeout)
     with database.session(f"columns of {name}", create=bool(add or remove)) as session:
         if add and source and side:
             model = model_name(export_name, side)

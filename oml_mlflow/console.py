@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,10 +35,12 @@ from oml_mlflow.events import Event, Listener
 from oml_mlflow.ledger import now
 
 if TYPE_CHECKING:
+    from oml_mlflow.config import Config, TargetConfig
     from oml_mlflow.parity import ParityReport
+    from oml_mlflow.targets import Target
 
 _USAGE, _INTERRUPTED = 64, 130
-_DEFAULT_TARGET = "embedded:///database"
+_CONFIG = "oml_mlflow.config"
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
@@ -52,23 +55,50 @@ html_option = click.option(
 )
 
 
+config_option = click.option(
+    "--config",
+    type=click.Path(dir_okay=False),
+    expose_value=False,
+    callback=lambda context, option, value: context.meta.update({_CONFIG: value}),
+    help="Configuration; by default $OML_MLFLOW_CONFIG, else oml_mlflow.toml.",
+)
+
+
 def target_option(function: _F) -> _F:
-    """Give a verb the options --target and --timeout."""
+    """Give a verb the options --target, --timeout and --config; see `open_database`."""
     timeout = click.option(
         "--timeout",
         type=click.FloatRange(min=0),
-        default=30.0,
-        show_default=True,
-        help="Seconds to wait for another process to let go of the database.",
+        help="Seconds to wait for another process to let go of the database; 30 by default.",
     )
     target = click.option(
         "--target",
-        default=_DEFAULT_TARGET,
-        show_default=True,
-        envvar="OML_MLFLOW_TARGET",
-        help="Database: embedded:///folder, or oracle://user@host:1521/service.",
+        help="Name of a configured target, or embedded:///folder, or oracle://user@host/service; "
+        "by default $OML_MLFLOW_TARGET, else the configuration's, else embedded:///database.",
     )
-    return target(timeout(function))
+    return target(timeout(config_option(function)))
+
+
+def configuration(target: str | None = None, **flags: Any) -> Config:
+    """Return the configuration, of the file that --config names, if it was given."""
+    from oml_mlflow.config import load_config
+
+    path = click.get_current_context().meta.get(_CONFIG)
+    return load_config(path, flags={"target": target, **flags})
+
+
+def choose_target(target: str | None, timeout: float | None) -> TargetConfig:
+    """Return the target that --target names, or else the configuration."""
+    chosen = configuration(target).choose()
+    return chosen if timeout is None else replace(chosen, timeout_s=timeout)
+
+
+def open_database(target: str | None, timeout: float | None) -> Target:
+    """Return the database that --target names, or else the configuration. Nothing is opened yet."""
+    from oml_mlflow.targets import open_target
+
+    chosen = choose_target(target, timeout)
+    return open_target(chosen.uri, timeout_s=chosen.timeout_s)
 
 
 # a fingerprint and where it is fit on one line of a log or pipe

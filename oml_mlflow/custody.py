@@ -9,8 +9,8 @@ from pathlib import Path
 from oml_mlflow.fingerprint import fingerprint_file
 from oml_mlflow.names import SIDES, check_export_name
 from oml_mlflow.package import read_package
-from oml_mlflow.promotion import live_names
-from oml_mlflow.registry import fetch_version, get_version
+from oml_mlflow.proposal import live_names
+from oml_mlflow.registry import get_version, local_files
 from oml_mlflow.targets import Target
 
 
@@ -44,13 +44,13 @@ def trace_bytes(
             ``_txt.onnx``, they are told apart.
     """
     version = get_version(model_uri)
-    package = read_package(fetch_version(version))
     names = live_names(check_export_name(name or version.name))
     found: list[tuple[str, str, str]] = []
     for path in files:
         side = next((s for s in SIDES if path.stem.endswith(s)), SIDES[0])
         found.append((side, f"file {path.name}", fingerprint_file(path)))
-    with target.session("fingerprints", create=False) as session:
+    with local_files(version) as folder, target.session("fingerprints", create=False) as session:
+        package = read_package(folder)
         for side in SIDES:
             path = package.paths[side]
             place = f"artifact {version.uri} {path.relative_to(package.folder)}"

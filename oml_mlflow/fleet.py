@@ -1,12 +1,44 @@
-"""Fleet: all configured targets at once: survey, plan, apply."""
+"""Fleet: all configured targets at once: looked at, planned for, and changed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic
+from typing import TypeVar
 
 from oml_mlflow.apply import Promotion
-from oml_mlflow.errors import OmlMlflowError
-from oml_mlflow.fleet_plan import Change
+from oml_mlflow.bindings import DEPLOYMENT, Binding, Refusal, settle
+from oml_mlflow.config import Config
+from oml_mlflow.desired import Desired, read_desired
+from oml_mlflow.errors import (
+    ApplyError,
+    ConfigError,
+    OmlMlflowError,
+    OtherOwner,
+    OtherRegistry,
+    Pinned,
+    RegistryError,
+    TargetError,
+)
+from oml_mlflow.events import Listener, silent
+from oml_mlflow.fleet_plan import Proven, plan_fleet, tried
+from oml_mlflow.hooks import Hooks, load_hooks
+from oml_mlflow.ledger import VERIFIED, this_process
+from oml_mlflow.promotion import promote_files
+from oml_mlflow.proposal import checked_files
+from oml_mlflow.registry import ModelVersion, Registered, get_version
+from oml_mlflow.standing import UNBOUND, Change, FleetPlan, Standing
+from oml_mlflow.survey import BINDING, FAILURE, Note, Survey
+from oml_mlflow.targets import Target, open_target
+from oml_mlflow.terms import USUAL, Terms
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -17,8 +49,334 @@ class Outcome:
         change: What was to be done.
         promotion: What was done; None if it failed.
         error: Why it failed; None if it did not.
+        elapsed_s: How long it took.
     """
 
     change: Change
     promotion: Promotion | None = None
     error: OmlMlflowError | None = None
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class View:
+    """What one look at everything found.
+
+    Attributes:
+        plan: How everything stands.
+        surveys: What each target holds, or why nobody knows.
+        models: Registered models by name; None for one that is not there.
+    """
+
+    plan: FleetPlan
+    surveys: Mapping[str, Survey | OmlMlflowError] = field(default_factory=dict)
+    models: Mapping[str, Registered | None] = field(default_factory=dict)
+
+
+class Fleet:
+    """Every configured target.
+
+    Nothing is kept between two looks: what is true is in the registry and in the targets.
+
+    Args:
+        config: Targets and bindings.
+        hooks: What is called on the way; those that are installed by default.
+        on_event: Told of progress.
+    """
+
+    def __init__(
+        self, config: Config, *, hooks: Hooks | None = None, on_event: Listener = silent
+    ) -> None:
+        self.config, self._on_event = config, on_event
+        self._hooks = load_hooks() if hooks is None else hooks
+
+    def open(self, name: str) -> Target:
+        """Return a configured target. Nothing is connected to yet."""
+        chosen = self.config.targets[name]
+        return open_target(chosen.uri, timeout_s=chosen.timeout_s)
+
+    def survey(self) -> dict[str, Survey | OmlMlflowError]:
+        """Return what every target holds, or why nobody knows. Read-only; one query each."""
+
+        def look(name: str) -> Survey | OmlMlflowError:
+            try:
+                return self.open(name).survey()
+            except OmlMlflowError as error:
+                return error
+
+        names = list(self.config.targets)
+        return dict(zip(names, self._at_once(look, names), strict=True))
+
+    def look(
+        self,
+        *,
+        models: Collection[str] | None = None,
+        targets: Collection[str] | None = None,
+        terms: Terms = USUAL,
+    ) -> View:
+        """Return how everything stands, and what is to be changed. Read-only.
+
+        Args:
+            models: Only bindings of these registered models; all by default.
+            targets: Only these targets; all by default.
+            terms: What is allowed beyond the usual.
+
+        Raises:
+            RegistryUnreachable: If the registry does not answer, or with an error.
+            OtherRegistry: If it is empty, or not the one that the ledgers name.
+        """
+        surveys = self.survey()
+        given = [*self.config.bindings, *_deployed(surveys)]
+        with_tags = any(target.allow_tag_bindings for target in self.config.targets.values())
+        wanted = {b.model for b in given if models is None or b.model in models}
+        desired = read_desired(wanted, with_tags=with_tags)
+        bindings, refusals = settle(
+            [*given, *desired.bindings],
+            {name: target.accept for name, target in self.config.targets.items()},
+            [name for name, t in self.config.targets.items() if t.allow_tag_bindings],
+        )
+        if models is not None:
+            bindings = tuple(b for b in bindings if b.model in models)
+            refusals = tuple(r for r in refusals if r.binding.model in models)
+        if not terms.take_over:
+            _demand_registry(desired, surveys, bindings)
+        plan = self._plan(surveys, bindings, refusals, desired, terms)
+        chosen = tuple(
+            standing
+            for standing in (*plan.standings, *_unread(desired, models))
+            if (targets is None or standing.target in targets)
+            and (models is None or standing.binding is not None or standing.target == "")
+        )
+        return View(FleetPlan(chosen), surveys, desired.models)
+
+    def _plan(
+        self,
+        surveys: Mapping[str, Survey | OmlMlflowError],
+        bindings: Sequence[Binding],
+        refusals: Sequence[Refusal],
+        desired: Desired,
+        terms: Terms,
+    ) -> FleetPlan:
+        policies = {name: self.open(name).policy.digest for name in self.config.targets}
+
+        def plan(proven: Proven) -> FleetPlan:
+            return plan_fleet(
+                self.config.targets,
+                surveys,
+                bindings,
+                refusals,
+                desired.models,
+                policies,
+                terms=terms,
+                proven=proven,
+            )
+
+        found = plan(())
+        proven = self._proven(found, bindings)
+        return plan(proven) if proven else found
+
+    def _proven(self, plan: FleetPlan, bindings: Sequence[Binding]) -> Proven:
+        """Return what targets before had live and verified once, where they follow another alias.
+
+        A target that follows the same alias must have the version now; one with an alias of its own
+        may have gone on since.
+        """
+        proven = set()
+        for standing in plan.standings:
+            binding = standing.binding
+            for before in standing.waits_for if binding else ():
+                assert binding is not None  # noqa: S101 -- only bound names wait
+                own = [
+                    b
+                    for b in bindings
+                    if (b.target, b.model) == (before, binding.model) and b.alias != binding.alias
+                ]
+                for name in {b.name for b in own}:
+                    if self._had(before, name, binding.model, standing.wanted):
+                        proven.add((before, binding.model, standing.wanted))
+        return proven
+
+    def _had(self, target: str, name: str, model: str, version: str) -> bool:
+        try:
+            with self.open(target).session("history", create=False, missing_ok=True) as session:
+                ledger = session.ledger(name)
+        except OmlMlflowError:
+            return False
+        return any(
+            (e.registered_model, e.version, e.verification) == (model, version, VERIFIED)
+            for e in ledger
+        )
+
+    def apply(self, changes: Sequence[Change], terms: Terms = USUAL) -> list[Outcome]:
+        """Carry out changes, targets side by side, and remember which failed.
+
+        Once one of an alias's targets has failed, no further target of it is begun.
+
+        Args:
+            changes: What to do; those of one target one after another.
+            terms: What is allowed beyond the usual.
+
+        Side effects: Writes models, ledger rows and notes to targets; commits. Calls hooks.
+        """
+        by_target: dict[str, list[Change]] = {}
+        for change in changes:
+            by_target.setdefault(change.binding.target, []).append(change)
+        stopped: set[tuple[str, str]] = set()
+        with ExitStack() as held:
+            files = self._fetch(changes, held)
+
+            def run(mine: Sequence[Change]) -> list[Outcome]:
+                outcomes = []
+                for change in mine:
+                    follows = (change.binding.model, change.binding.alias)
+                    if follows in stopped:
+                        continue
+                    outcome = self._run(change, files[change.uri], terms)
+                    if outcome.error is not None:
+                        stopped.add(follows)
+                    outcomes.append(outcome)
+                return outcomes
+
+            return [o for found in self._at_once(run, list(by_target.values())) for o in found]
+
+    def _fetch(
+        self, changes: Sequence[Change], held: ExitStack
+    ) -> dict[str, tuple[ModelVersion, Path] | OmlMlflowError]:
+        """Return version and files of every change, fetched once for all targets."""
+        found: dict[str, tuple[ModelVersion, Path] | OmlMlflowError] = {}
+        for uri, registry in {change.uri: change.registry for change in changes}.items():
+            try:
+                version = replace(get_version(uri), registry=registry)
+                found[uri] = version, held.enter_context(checked_files(version))
+            except OmlMlflowError as error:
+                found[uri] = error
+        return found
+
+    def _run(
+        self,
+        change: Change,
+        files: tuple[ModelVersion, Path] | OmlMlflowError,
+        terms: Terms,
+    ) -> Outcome:
+        begun, binding = monotonic(), change.binding
+        promotion, failure = None, None
+        try:
+            if isinstance(files, OmlMlflowError):
+                raise files
+            version, folder = files
+            promotion = promote_files(
+                folder,
+                version,
+                self.open(binding.target),
+                binding.name,
+                terms=replace(terms, adopt=terms.adopt or change.adopt),
+                before=change.before,
+                hooks=self._hooks,
+                target_name=binding.target,
+                alias=binding.alias,
+                on_event=self._on_event,
+            )
+        except OmlMlflowError as error:
+            failure = error
+        except Exception as error:  # one target's trouble must not keep others from their change
+            _log.exception("%s failed", change)
+            failure = ApplyError(
+                f"{change} failed: {type(error).__name__}: {error}. What is live is as it was, or "
+                "the next run finishes it.",
+                hint="look at the log; `oml-mlflow status` shows what is live.",
+            )
+        self._remember(change, failure)
+        return Outcome(change, promotion, failure, monotonic() - begun)
+
+    def _remember(self, change: Change, failure: OmlMlflowError | None) -> None:
+        """Write down what failed, so that it is not tried again; forget it once it succeeded."""
+        name = change.binding.name
+        if failure is not None and (failure.retryable or not _is_about_it(failure)):
+            return
+        target = self.open(change.binding.target)
+        try:
+            survey = target.survey()
+            held = survey.names.get(name)
+            if failure is None and (held is None or FAILURE not in held.notes):
+                return
+            with target.session(f"note on {name}") as session:
+                if failure is None:
+                    session.forget_note(name, FAILURE)
+                    return
+                policies = {change.binding.target: target.policy.digest}
+                content = {
+                    "tried": tried(change, policies, survey),
+                    "code": failure.code,
+                    "message": failure.message,
+                    "hint": failure.hint,
+                }
+                note = Note(name, FAILURE, content, written_by=this_process())
+                session.write_note(note)
+        except TargetError as error:
+            _log.warning("%s: what came of it could not be noted: %s", change, error)
+
+    def _at_once(self, call: Callable[..., _T], values: Sequence[object]) -> list[_T]:
+        """Return what a call gives for each value, several at once."""
+        if len(values) < 2 or self.config.concurrency < 2:
+            return [call(value) for value in values]
+        with ThreadPoolExecutor(self.config.concurrency, "oml_mlflow") as pool:
+            return list(pool.map(call, values))
+
+
+def _deployed(surveys: Mapping[str, Survey | OmlMlflowError]) -> list[Binding]:
+    """Return the bindings that targets keep."""
+    return [
+        Binding(target, name, str(note.content["model"]), str(note.content["alias"]), DEPLOYMENT)
+        for target, survey in surveys.items()
+        if isinstance(survey, Survey)
+        for name, held in survey.names.items()
+        if (note := held.notes.get(BINDING)) is not None
+    ]
+
+
+def _unread(desired: Desired, models: Collection[str] | None) -> list[Standing]:
+    return [
+        Standing(
+            "",
+            model,
+            UNBOUND,
+            f"the tag oml.bind of {model} can't be read: {text!r}",
+            "write it as `prod -> db1 as CLIP; dev -> db2`.",
+            is_error=True,
+        )
+        for model, text in desired.unread.items()
+        if models is None or model in models
+    ]
+
+
+def _demand_registry(
+    desired: Desired,
+    surveys: Mapping[str, Survey | OmlMlflowError],
+    bindings: Sequence[Binding],
+) -> None:
+    """Raise OtherRegistry if the registry is empty, or not the one that ledgers name."""
+    owned = {}
+    for binding in bindings:
+        survey = surveys[binding.target]
+        held = survey.names.get(binding.name) if isinstance(survey, Survey) else None
+        live = held.observed.live if held else None
+        if live is not None and live.registered_model and live.registry:
+            owned[f"{binding.name} on {binding.target}"] = live.registry.partition(":")[0]
+    if owned and desired.is_empty:
+        raise OtherRegistry(
+            f"the registry holds no model at all, but {', '.join(owned)} came from one. Nothing "
+            "was changed.",
+            hint="check MLFLOW_TRACKING_URI.",
+        )
+    others = [place for place, known in owned.items() if known != desired.registry]
+    if others:
+        raise OtherRegistry(
+            f"this is not the registry that {', '.join(others)} came from. Nothing was changed.",
+            hint="check MLFLOW_TRACKING_URI; if the registry was moved or made anew on purpose, "
+            "run `oml-mlflow apply --take-over`.",
+        )
+
+
+def _is_about_it(failure: OmlMlflowError) -> bool:
+    """Return whether trying again would give the same."""
+    return not isinstance(failure, RegistryError | ConfigError | Pinned | OtherOwner)

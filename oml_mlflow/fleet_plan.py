@@ -1,65 +1,294 @@
-"""Fleet plan: how every bound name stands, and what is to be changed. Pure: no I/O."""
+"""Fleet plan: what every bound name should be against what it is. Pure: no I/O."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from oml_mlflow.bindings import Binding
-from oml_mlflow.ledger import LedgerEntry
+from oml_mlflow.bindings import PAUSE_TAG, Binding, Refusal
+from oml_mlflow.config import HEAL as HEAL_POLICY
+from oml_mlflow.config import TargetConfig
+from oml_mlflow.errors import OmlMlflowError
+from oml_mlflow.ledger import VERIFIED, WHOLE, LedgerEntry, is_other_registry
+from oml_mlflow.names import SIDES, model_name
+from oml_mlflow.standing import (
+    DEGRADED,
+    FINISH,
+    HEAL,
+    IN_SYNC,
+    OUT_OF_SYNC,
+    PAUSED,
+    PINNED,
+    UNBOUND,
+    UNREACHABLE,
+    UNVERIFIED,
+    Change,
+    FleetPlan,
+    Standing,
+)
+from oml_mlflow.survey import FAILURE, PIN, Held, Note, Survey
+from oml_mlflow.terms import USUAL, Terms
 
-IN_SYNC, OUT_OF_SYNC, DEGRADED = "in sync", "out of sync", "degraded"
-PAUSED, PINNED, UNBOUND = "paused", "pinned", "unbound"
-UNVERIFIED, UNREACHABLE = "unverified", "unreachable"
+if TYPE_CHECKING:
+    from oml_mlflow.registry import Registered
 
-PROMOTE, HEAL, FINISH = "promote", "heal", "finish"
+# (target, model, version): that it was live and verified there once
+Proven = Collection[tuple[str, str, str]]
+_TAKE_OVER = "choose another name, or take it over: `oml-mlflow apply --take-over`."
+
+
+def plan_fleet(
+    targets: Mapping[str, TargetConfig],
+    surveys: Mapping[str, Survey | OmlMlflowError],
+    bindings: Sequence[Binding],
+    refusals: Sequence[Refusal],
+    models: Mapping[str, Registered | None],
+    policies: Mapping[str, str],
+    *,
+    terms: Terms = USUAL,
+    proven: Proven = (),
+) -> FleetPlan:
+    """Return how everything stands, and what is to be changed.
+
+    Args:
+        targets: Every configured target.
+        surveys: What each target holds, or why nobody knows.
+        bindings: Those that count.
+        refusals: Those that do not.
+        models: Registered models by name; None for one that is not there.
+        policies: Digest of each target's parity policy.
+        terms: What is allowed beyond the usual.
+        proven: What was live and verified before, where a chain asks for it.
+    """
+    standings = []
+    for binding in bindings:
+        survey = surveys[binding.target]
+        if isinstance(survey, OmlMlflowError):
+            standings.append(_unreachable(binding.target, binding.name, survey, binding))
+            continue
+        held = survey.names.get(binding.name)
+        standing = _Judge(targets[binding.target], survey, held, policies, terms).judge(
+            binding, models.get(binding.model)
+        )
+        standings.append(standing)
+    standings = [_in_order(s, targets, standings, proven) for s in standings]
+    for refusal in refusals:
+        standings.append(_refused(refusal, surveys.get(refusal.binding.target)))
+    bound = {(s.target, s.name) for s in standings}
+    for target, survey in surveys.items():
+        if isinstance(survey, OmlMlflowError):
+            if target not in {s.target for s in standings}:
+                standings.append(_unreachable(target, "*", survey))
+            continue
+        for name, held in survey.names.items():
+            live = held.observed.live
+            if live is not None and (target, name) not in bound:
+                standings.append(_free(target, name, held))
+    return FleetPlan(tuple(sorted(standings, key=lambda s: (s.target, s.name, s.state))))
 
 
 @dataclass(frozen=True)
-class Change:
-    """One name of one target that is to follow its alias.
+class _Judge:
+    """What one bound name is judged by."""
 
-    Attributes:
-        binding: What it follows.
-        version: Version that is to be live.
-        registry: Which registry and model; see `Registered`.
-        before: Generation that is live now; a plan is stale once it is not.
-        live: What is live now, for people.
-        kind: ``promote``: another version; ``heal``: the same, since it was changed behind our
-            back; ``finish``: what was begun.
-    """
+    target: TargetConfig
+    survey: Survey
+    held: Held | None
+    policies: Mapping[str, str]
+    terms: Terms
 
-    binding: Binding
-    version: str
-    registry: str
-    before: int
-    live: str
-    kind: str = PROMOTE
+    def judge(self, binding: Binding, model: Registered | None) -> Standing:
+        live = self.held.observed.live if self.held else None
+        wanted = model.aliases.get(binding.alias, "") if model else ""
+        standing = Standing(
+            binding.target, binding.name, "", "", binding=binding, wanted=wanted, live=live
+        )
+        if pin := self._note(PIN):
+            return replace(standing, state=PINNED, text=_pinned(pin), hint=_unpin(standing))
+        if self.target.paused:
+            hint = f"set paused = false for targets.{self.target.name}."
+            return replace(standing, state=PAUSED, text="the target is paused", hint=hint)
+        if model is not None and _is_on(model.tags.get(PAUSE_TAG, "")):
+            text = f"registered model {model.name} is paused by its tag {PAUSE_TAG}"
+            return replace(standing, state=PAUSED, text=text, hint="remove that tag.")
+        if model is None or not wanted:
+            return replace(standing, state=UNBOUND, **_absent(binding, model))
+        if (other := self._other_owner(live, binding, model)) and not self.terms.take_over:
+            return replace(standing, state=DEGRADED, is_error=True, **other)
+        return self._compared(standing, model)
+
+    def _compared(self, standing: Standing, model: Registered) -> Standing:
+        held, live, binding = self.held, standing.live, standing.binding
+        assert binding is not None  # noqa: S101 -- judge gives it
+        change = Change(
+            binding,
+            standing.wanted,
+            model.registry,
+            held.observed.state.generation if held else 0,
+            live.origin if live else "",
+        )
+        if held is not None and held.observed.state.phase != WHOLE:
+            text = "an earlier run did not finish; the next one finishes or undoes it"
+            change = replace(change, kind=FINISH)
+            return self._unless_failed(
+                replace(standing, state=OUT_OF_SYNC, text=text, change=change)
+            )
+        if held is not None and live is not None and _is_wanted(live, binding, standing.wanted):
+            if drift := held.drift():
+                return self._drifted(replace(standing, drift=drift), change)
+            if live.verification != VERIFIED:
+                text = f"{live.origin} is live, but could not be compared with anything"
+                return replace(standing, state=UNVERIFIED, text=text)
+            return replace(standing, state=IN_SYNC, text=f"{live.origin}, verified")
+        text = f"{live.origin if live else 'nothing'} is live, {binding.alias} is {standing.wanted}"
+        names = {model_name(binding.name, side) for side in SIDES}
+        strangers = sorted(names & self.survey.strangers)
+        if live is None and strangers and not self.terms.take_over:
+            text = f"{', '.join(strangers)}: loaded by others, and not touched"
+            return replace(standing, state=DEGRADED, text=text, hint=_TAKE_OVER, is_error=True)
+        change = replace(change, adopt=self.terms.take_over)
+        return self._unless_failed(replace(standing, state=OUT_OF_SYNC, text=text, change=change))
+
+    def _drifted(self, standing: Standing, change: Change) -> Standing:
+        text = "; ".join(standing.drift)
+        if self.target.drift != HEAL_POLICY and not self.terms.heal:
+            hint = "`oml-mlflow apply --heal` loads it again; what others loaded is kept."
+            return replace(standing, state=DEGRADED, text=text, hint=hint, is_error=True)
+        change = replace(change, kind=HEAL, adopt=True)
+        return self._unless_failed(replace(standing, state=DEGRADED, text=text, change=change))
+
+    def _unless_failed(self, standing: Standing) -> Standing:
+        """Return the standing without its change, if just that failed before."""
+        failure, change = self._note(FAILURE), standing.change
+        if failure is None or change is None or self.terms.retry:
+            return standing
+        if dict(failure.content.get("tried", {})) != tried(change, self.policies, self.survey):
+            return standing
+        said = failure.content
+        text = (
+            f"{change.binding.model} {change.version} failed{_at(failure)} "
+            f"({said.get('code')}): {said.get('message')} It is not tried again by itself."
+        )
+        again = f"then run `oml-mlflow apply --retry --target {standing.target}`."
+        hint = f"{said.get('hint')} {again}" if said.get("hint") else again
+        return replace(standing, state=DEGRADED, text=text, hint=hint, change=None, is_error=True)
+
+    def _other_owner(
+        self, live: LedgerEntry | None, binding: Binding, model: Registered
+    ) -> dict[str, Any] | None:
+        if live is None:
+            return None
+        hint = _TAKE_OVER
+        if live.registered_model != binding.model:
+            text = f"{binding.name} belongs to {live.origin}, not to {binding.model}"
+            return {"text": text, "hint": hint}
+        if is_other_registry(live.registry, model.registry):
+            text = f"{binding.name} belongs to a {binding.model} of another registry, or to one "
+            return {"text": text + "that was deleted and made anew", "hint": hint}
+        return None
+
+    def _note(self, kind: str) -> Note | None:
+        return self.held.notes.get(kind) if self.held else None
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How one name of one target stands.
+def tried(change: Change, policies: Mapping[str, str], survey: Survey) -> dict[str, str]:
+    """Return what a failure depends on: tried again once any of it is another."""
+    return {
+        "model": change.binding.model,
+        "version": change.version,
+        "registry": change.registry,
+        "kind": change.kind,
+        "policy": policies.get(change.binding.target, ""),
+        "capabilities": survey.capabilities,
+    }
 
-    Attributes:
-        target: Name of the target.
-        name: Export name; ``*`` where a whole target is meant.
-        state: One of the words above.
-        text: Why, for people.
-        hint: What to do about it; empty if nothing.
-        binding: What it follows; None if nothing.
-        wanted: Version that its alias points to; empty if none.
-        live: What is live.
-        change: What is to be done; None if nothing.
-        waits_for: Targets that must have the version first.
-    """
 
-    target: str
-    name: str
-    state: str
-    text: str
-    hint: str = ""
-    binding: Binding | None = None
-    wanted: str = ""
-    live: LedgerEntry | None = None
-    change: Change | None = None
-    waits_for: tuple[str, ...] = ()
+def _in_order(
+    standing: Standing,
+    targets: Mapping[str, TargetConfig],
+    standings: Sequence[Standing],
+    proven: Proven,
+) -> Standing:
+    """Return the standing, its change taken out while a target before it lacks the version."""
+    change = standing.change
+    if change is None:
+        return standing
+    waits = tuple(
+        before
+        for before in targets[standing.target].after
+        if (before, change.binding.model, change.version) not in proven
+        and not any(
+            s.target == before
+            and s.state == IN_SYNC
+            and s.live is not None
+            and (s.live.registered_model, s.live.version) == (change.binding.model, change.version)
+            for s in standings
+        )
+    )
+    if not waits:
+        return standing
+    text = f"{standing.text}; waits until {', '.join(waits)} has it, verified"
+    return replace(standing, text=text, change=None, waits_for=waits)
+
+
+def _is_wanted(live: LedgerEntry, binding: Binding, wanted: str) -> bool:
+    return (live.registered_model, live.version) == (binding.model, wanted)
+
+
+def _absent(binding: Binding, model: Registered | None) -> dict[str, Any]:
+    if model is None:
+        text = f"there is no registered model {binding.model}"
+    else:
+        text = f"{binding.model} has no alias {binding.alias}"
+    hint = "set the alias again, or remove the binding."
+    return {"text": f"{text}; what is live stays", "hint": hint}
+
+
+def _pinned(pin: Note) -> str:
+    since = f" since {pin.written_at:%Y-%m-%d %H:%M} UTC" if pin.written_at else ""
+    reason = f": {pin.content['reason']}" if pin.content.get("reason") else ""
+    return f"pinned by {pin.written_by}{since}{reason}"
+
+
+def _unpin(standing: Standing) -> str:
+    return f"`oml-mlflow unpin {standing.name} --target {standing.target}` lets it follow again."
+
+
+def _unreachable(
+    target: str, name: str, error: OmlMlflowError, binding: Binding | None = None
+) -> Standing:
+    return Standing(target, name, UNREACHABLE, error.message, error.hint, binding, is_error=True)
+
+
+def _refused(refusal: Refusal, survey: Survey | OmlMlflowError | None) -> Standing:
+    binding = refusal.binding
+    held = survey.names.get(binding.name) if isinstance(survey, Survey) else None
+    return Standing(
+        binding.target,
+        binding.name,
+        UNBOUND,
+        f"the binding to {binding.model}@{binding.alias} does not count: {refusal.reason}",
+        refusal.hint,
+        binding,
+        live=held.observed.live if held else None,
+        is_error=True,
+    )
+
+
+def _free(target: str, name: str, held: Held) -> Standing:
+    live, pin = held.observed.live, held.notes.get(PIN)
+    standing = Standing(
+        target, name, UNBOUND, "no binding; it stays", live=live, drift=held.drift()
+    )
+    if pin is not None:
+        return replace(standing, state=PINNED, text=_pinned(pin), hint=_unpin(standing))
+    return standing
+
+
+def _at(note: Note) -> str:
+    return f" at {note.written_at:%Y-%m-%d %H:%M} UTC" if note.written_at else ""
+
+
+def _is_on(text: str) -> bool:
+    return text.strip().lower() not in ("", "false", "no", "0", "off")

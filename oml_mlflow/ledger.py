@@ -219,6 +219,12 @@ def refuse_unplanned(names: Sequence[str], live_state: Callable[[str], LiveState
             )
 
 
+def is_other_registry(one: str, other: str) -> bool:
+    """Return whether two identities of registry and model differ in a part that both know."""
+    parts = zip(one.split(":"), other.split(":"), strict=False)
+    return any(a and b and a != b for a, b in parts)
+
+
 def this_process() -> str:
     """Return user, host and process, as locks and the ledger name them."""
     try:

@@ -12,11 +12,13 @@ from oml_mlflow.geometry import Geometry
 from oml_mlflow.ledger import (
     ADOPT,
     DROP,
+    LOADING,
     PROMOTE,
     ROLLBACK,
     LedgerEntry,
     LoadedModel,
     Work,
+    is_other_registry,
 )
 from oml_mlflow.names import SIDES, slot_name
 from oml_mlflow.observed import Observed
@@ -116,7 +118,8 @@ def plan_promotion(
     """Return the plan that makes a pair live.
 
     Args:
-        observed: What the target has.
+        observed: What the target has. In phase ``loading``, what was begun must be the very pair
+            that `entry` is about: what is missing of it is loaded.
         entry: What the ledger shall say; its generation is set here.
         uploads: The pair's models by side, their names set here; not loaded again where a kept
             generation of the same bytes is there.
@@ -136,7 +139,8 @@ def plan_promotion(
         refuse_strangers(strangers, adopt)
         adoption = _adoption(observed, entry)
         observed = _after(observed, adoption)
-    number = observed.next_generation()
+    begun = observed.state.work if observed.state.phase == LOADING else None
+    number = begun.entry.generation if begun else observed.next_generation()
     entry = replace(entry, generation=number, action=PROMOTE, restores=number)
     kept = [g for g, names in observed.kept().items() if _is_same_bytes(observed, names, entry)]
     if kept:
@@ -146,7 +150,12 @@ def plan_promotion(
         loads = {s: replace(m, name=incoming[s]) for s, m in uploads.items()}
     work = _swap_work(observed, entry, incoming, keep)
     work = replace(work, uploads=tuple(model.name for model in loads.values()))
-    return Plan(target, observed, title, work, tuple(loads.values()), adoption)
+    missing = tuple(
+        model
+        for model in loads.values()
+        if begun is None or not _is_loaded(observed.models.get(model.name), model)
+    )
+    return Plan(target, observed, title, work, missing, adoption)
 
 
 def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str = "") -> Plan:
@@ -300,6 +309,8 @@ def _adoption(observed: Observed, entry: LedgerEntry) -> Work:
         fingerprints=found,
         dims=max((observed.models[observed.live_names[side]].dims for side in found), default=0),
         action=ADOPT,
+        # what was stored until now was made with the pair that the ledger names
+        geometry=observed.live.geometry if observed.live else "",
         promoted_by=entry.promoted_by,
     )
     return Work(entry=adopted, before=observed.state.generation)
@@ -312,6 +323,8 @@ def _after(observed: Observed, adoption: Work) -> Observed:
 
 
 def _is_same(live: LedgerEntry, entry: LedgerEntry) -> bool:
+    if is_other_registry(live.registry, entry.registry):
+        return False
     return (live.registered_model, live.version, live.fingerprints) == (
         entry.registered_model,
         entry.version,
@@ -325,6 +338,10 @@ def _is_same_bytes(observed: Observed, names: Mapping[str, str], entry: LedgerEn
         and observed.models[name].fingerprint == entry.fingerprints[side]
         for side, name in names.items()
     )
+
+
+def _is_loaded(model: LoadedModel | None, wanted: LoadedModel) -> bool:
+    return model is not None and not model.foreign and model.fingerprint == wanted.fingerprint
 
 
 def _root(entry: LedgerEntry | None) -> int:

@@ -3,52 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oml_mlflow.apply import Promotion, carry_out, describe_pending, heal, observe
-from oml_mlflow.candidate import Candidate, registered, unregistered
+from oml_mlflow.apply import Promotion, carry_out, heal, observe
+from oml_mlflow.candidate import Candidate, registered
 from oml_mlflow.choice import ask, pair_needs
+from oml_mlflow.errors import OmlMlflowError, OtherOwner, Pinned, PlanStale
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.geometry_guard import demand_geometry, keep_vectors
-from oml_mlflow.ledger import UNVERIFIED
+from oml_mlflow.hooks import HookContext, Hooks, load_hooks
+from oml_mlflow.ledger import UNVERIFIED, is_other_registry
 from oml_mlflow.names import check_export_name
-from oml_mlflow.observed import healed
+from oml_mlflow.observed import Observed
 from oml_mlflow.package import read_package
-from oml_mlflow.plan import Plan
 from oml_mlflow.preflight import Preflight, preflight
 from oml_mlflow.probes import ParityReport
 from oml_mlflow.profiles import get_profile
 from oml_mlflow.proposal import (
+    checked_files,
     choose_candidate,
     demand_vectors,
-    fetch_checked,
     live_names,
     plan_candidate,
     refuse_unverifiable,
-    verify_candidate,
 )
-from oml_mlflow.registry import ModelVersion, fetch_version, get_version, tag_version
+from oml_mlflow.registry import ModelVersion, get_version, identified, tag_version
+from oml_mlflow.survey import PIN
 from oml_mlflow.targets import Target, open_target
+from oml_mlflow.terms import USUAL, Terms
 
 if TYPE_CHECKING:
-    from oml_mlflow.capability import CapabilityTable
     from oml_mlflow.targets.base import Session
-
-__all__ = [
-    "Candidate",
-    "Promotion",
-    "examine",
-    "live_names",
-    "make_live",
-    "plan",
-    "promote",
-    "unregistered",
-    "verify",
-]
 
 VERIFICATION_TAG = "oml.verification"
 _Choose = Callable[["Session"], Candidate]
@@ -61,6 +50,7 @@ def promote(
     *,
     unverified: bool = False,
     adopt: bool = False,
+    take_over: bool = False,
     accept_new_geometry: bool = False,
     on_event: Listener = silent,
 ) -> Promotion:
@@ -78,6 +68,7 @@ def promote(
         unverified: Promote a pair too that no runtime here could run, so that nothing can be
             compared; ledger and version then say ``unverified``. Others are compared all the same.
         adopt: Take over models of others under the live names; they are kept, and never dropped.
+        take_over: Replace a pair too that belongs to another registered model or registry.
         accept_new_geometry: Promote a version too whose vectors can't be compared with those that
             were stored from the live one.
         on_event: Told of progress.
@@ -94,27 +85,81 @@ def promote(
         PreflightError: If a check failed, or the database can't run any of the version's pairs;
             nothing was loaded. `PrivilegeError`, `QuotaExceeded` and others likewise.
         ForeignModel: If a live name is taken by a model of others; nothing was loaded.
+        OtherOwner: If the name belongs to another registered model or registry; likewise.
+        Pinned: If the name is pinned; likewise.
+        Vetoed: If a hook stops it; the live pair is as it was.
         GeometryChanged: If stored vectors would become worthless; nothing was loaded.
         ParityError: If a vector is not what it should be; the live pair is as it was.
         ApplyError: If a step fails, or the pair can't be compared and `unverified` is not given;
             the message says what state was left.
 
     Side effects: Writes models and a ledger row to the target; commits. Tags the version if it is
-    unverified.
+    unverified. Calls hooks.
     """
-    version, export_name, folder = _fetch(model_uri, name)
-    refuse_unverifiable(registered(read_package(folder), version), unverified)
+    version = identified(get_version(model_uri))
     database = open_target(target) if isinstance(target, str) else target
-    choose = partial(choose_candidate, folder, version, database, True, on_event)
-    done = _make_live(
-        choose,
-        version.uri,
+    terms = Terms(
+        unverified=unverified,
+        adopt=adopt,
+        take_over=take_over,
+        accept_new_geometry=accept_new_geometry,
+    )
+    with checked_files(version) as folder:
+        return promote_files(
+            folder, version, database, name or version.name, terms=terms, on_event=on_event
+        )
+
+
+def promote_files(
+    folder: Path,
+    version: ModelVersion,
+    database: Target,
+    name: str,
+    *,
+    terms: Terms = USUAL,
+    before: int | None = None,
+    hooks: Hooks | None = None,
+    target_name: str = "",
+    alias: str = "",
+    on_event: Listener = silent,
+) -> Promotion:
+    """Make a version whose files are at hand live; see `promote`.
+
+    Args:
+        folder: The version's files, checked.
+        version: The version, identified.
+        database: Where to.
+        name: Export name there.
+        terms: What is allowed beyond the usual.
+        before: Generation that must be live until then; any by default.
+        hooks: What is called on the way; those that are installed by default.
+        target_name: What the configuration calls the target.
+        alias: Alias that it follows.
+        on_event: Told of progress.
+
+    Raises:
+        PlanStale: If another generation than `before` is live; nothing was changed.
+    """
+    export_name = check_export_name(name).upper()
+    refuse_unverifiable(registered(read_package(folder), version), terms.unverified)
+    run = _Run(
         database,
         export_name,
-        adopt=adopt,
-        accept_new_geometry=accept_new_geometry,
-        on_event=on_event,
+        version.uri,
+        terms,
+        load_hooks() if hooks is None else hooks,
+        HookContext(
+            uri=database.uri,
+            target=target_name,
+            name=export_name,
+            registered_model=version.name,
+            version=version.version,
+            alias=alias,
+        ),
+        on_event,
     )
+    choose = partial(choose_candidate, folder, version, database, True, on_event)
+    done = run.make_live(choose, before)
     if done.entry.verification == UNVERIFIED:
         tag_version(version, VERIFICATION_TAG, UNVERIFIED)
     return done
@@ -126,6 +171,7 @@ def make_live(
     export_name: str,
     *,
     adopt: bool = False,
+    take_over: bool = False,
     accept_new_geometry: bool = False,
     on_event: Listener = silent,
 ) -> Promotion:
@@ -136,6 +182,7 @@ def make_live(
         database: Where to.
         export_name: Name there.
         adopt: See `promote`.
+        take_over: See `promote`.
         accept_new_geometry: See `promote`.
         on_event: Told of progress.
 
@@ -143,10 +190,10 @@ def make_live(
         What is live now. If the candidate was live already, nothing is written.
 
     Raises:
-        InvalidName, TargetLocked, PreflightError, ForeignModel, GeometryChanged, ParityError,
-        ApplyError: See `promote`.
+        InvalidName, TargetLocked, PreflightError, ForeignModel, OtherOwner, Pinned, Vetoed,
+        GeometryChanged, ParityError, ApplyError: See `promote`.
 
-    Side effects: Writes models and a ledger row to the target; commits.
+    Side effects: Writes models and a ledger row to the target; commits. Calls hooks.
     """
 
     def choose(session: Session) -> Candidate:
@@ -154,169 +201,131 @@ def make_live(
             ask(session, [pair_needs(candidate.paths)], on_event)
         return candidate
 
-    return _make_live(
-        choose,
-        candidate.title,
-        database,
-        check_export_name(export_name).upper(),
-        adopt=adopt,
-        accept_new_geometry=accept_new_geometry,
-        on_event=on_event,
+    name = check_export_name(export_name).upper()
+    context = HookContext(
+        uri=database.uri,
+        name=name,
+        registered_model=candidate.registered_model,
+        version=candidate.version,
     )
+    terms = Terms(adopt=adopt, take_over=take_over, accept_new_geometry=accept_new_geometry)
+    run = _Run(database, name, candidate.title, terms, load_hooks(), context, on_event)
+    return run.make_live(choose)
 
 
-def plan(
-    model_uri: str,
-    target: Target | str,
-    name: str | None = None,
-    *,
-    adopt: bool = False,
-    on_event: Listener = silent,
-) -> Plan:
-    """Return what `promote` would do. Read-only: the database is not even asked what it can run.
+@dataclass
+class _Run:
+    """One promotion: where to, on which terms, and who is told of it."""
 
-    Args:
-        model_uri: ``models:/name@alias`` or ``models:/name/version``.
-        target: A target or its URI.
-        name: Export name in the database; the registered model's name by default.
-        adopt: See `promote`.
-        on_event: Told of progress.
+    database: Target
+    export_name: str
+    title: str
+    terms: Terms
+    hooks: Hooks
+    context: HookContext
+    on_event: Listener
 
-    Raises:
-        RegistryError, PackageError, InvalidName, ForeignModel, CapabilityMissing: See `promote`.
-    """
-    version, export_name, folder = _fetch(model_uri, name)
-    database = open_target(target) if isinstance(target, str) else target
-    with database.session(f"plan {export_name}", create=False, missing_ok=True) as session:
-        candidate = choose_candidate(folder, version, database, False, on_event, session)
-        found = observe(session, export_name)
-        planned = plan_candidate(session, database, healed(found), candidate, adopt)
-        pending = describe_pending(found.state)
-        return replace(planned, pending=pending, paths=candidate.paths)
+    def make_live(self, choose: _Choose, before: int | None = None) -> Promotion:
+        try:
+            done = self._make_live(choose, before)
+        except OmlMlflowError as error:
+            self.hooks.on_failure(replace(self.context, error=error))
+            raise
+        if done.changed:
+            self.hooks.after_swap(replace(self.context, report=done.report))
+        return done
 
-
-def examine(
-    model_uri: str,
-    target: Target | str,
-    name: str | None = None,
-    *,
-    adopt: bool = False,
-    probe: bool = False,
-    on_event: Listener = silent,
-) -> tuple[Preflight, CapabilityTable | None]:
-    """Return every check that comes before a promotion, and what the database is known to take.
-
-    Args:
-        model_uri: ``models:/name@alias`` or ``models:/name/version``.
-        target: A target or its URI.
-        name: Export name in the database; the registered model's name by default.
-        adopt: See `promote`.
-        probe: Ask the database what it can run. Writes scratch models, drops them again, and keeps
-            the answers; commits. Otherwise read-only.
-        on_event: Told of progress.
-
-    Raises:
-        RegistryError, PackageError, InvalidName, CapabilityMissing: See `promote`.
-    """
-    version, export_name, folder = _fetch(model_uri, name)
-    database = open_target(target) if isinstance(target, str) else target
-    writes, purpose = probe and database.is_probed, f"preflight {export_name}"
-    with database.session(purpose, create=writes, missing_ok=True) as session:
-        stored = [read_package(folder, p) for p in read_package(folder).stored_profiles]
-        if writes:
-            ask(session, [pair_needs(package.paths) for package in stored], on_event, again=True)
-        candidate = choose_candidate(folder, version, database, False, on_event, session)
-        report = preflight(
-            session,
-            database,
-            export_name,
-            candidate.paths,
-            get_profile(candidate.profile),
-            adopt=adopt,
-        )
-        return report, session.capabilities()
-
-
-def verify(
-    model_uri: str, target: Target | str, name: str | None = None, *, on_event: Listener = silent
-) -> ParityReport:
-    """Compare the live pair of an export name with a version's references. Read-only.
-
-    Args:
-        model_uri: Version whose references are the measure.
-        target: A target or its URI.
-        name: Export name in the database; the registered model's name by default.
-        on_event: Told of progress.
-
-    Returns:
-        The comparison; nothing is raised for a difference.
-    """
-    version = get_version(model_uri)
-    export_name = check_export_name(name or version.name).upper()
-    folder = fetch_version(version)
-    database = open_target(target) if isinstance(target, str) else target
-    with database.session(f"verify {export_name}", create=False) as session:
-        live = observe(session, export_name).live
-        stored = read_package(folder).stored_profiles
-        ranked = database.rank_profiles(list(stored), session.version)
-        profile = live.profile if live and live.profile in stored else ranked[0] if ranked else None
-        candidate = registered(read_package(folder, profile), version)
-        if candidate.references is None:
-            read_package(folder, profile).references()
-        return verify_candidate(session, database, candidate, live_names(export_name), on_event)
-
-
-def _fetch(model_uri: str, name: str | None) -> tuple[ModelVersion, str, Path]:
-    """Return a version, the export name for it, and a folder with its files, checked."""
-    version = get_version(model_uri)
-    export_name = check_export_name(name or version.name).upper()
-    return version, export_name, fetch_checked(version)
-
-
-def _make_live(
-    choose: _Choose,
-    title: str,
-    database: Target,
-    export_name: str,
-    *,
-    adopt: bool,
-    accept_new_geometry: bool,
-    on_event: Listener,
-) -> Promotion:
-    purpose = f"promote {title}"
-    with contextlib.ExitStack() as held:
-        session = held.enter_context(database.session(purpose))
-        # before anything is written, our tables too: what is missing is told with its GRANT
-        early = Preflight(f"{export_name} in {database.uri}", tuple(session.checks(0)))
-        early.demand()
-        held.enter_context(session.lock(export_name, purpose))
-        mended = heal(session, export_name)
-        candidate = choose(session)
-        planned = plan_candidate(session, database, observe(session, export_name), candidate, adopt)
-        live = planned.observed.live
-        if planned.work is None and live is not None:
-            report = demand_vectors(
+    def _make_live(self, choose: _Choose, before: int | None) -> Promotion:
+        name, terms = self.export_name, self.terms
+        purpose = f"promote {self.title}"
+        with contextlib.ExitStack() as held:
+            session = held.enter_context(self.database.session(purpose))
+            # before anything is written, our tables too: what is missing is told with its GRANT
+            early = Preflight(f"{name} in {self.database.uri}", tuple(session.checks(0)))
+            early.demand()
+            held.enter_context(session.lock(name, purpose))
+            self._demand_unmoved(session, before)
+            candidate = choose(session)
+            found = observe(session, name)
+            mended = heal(session, name, None if found.strangers() else candidate.fingerprints)
+            observed = observe(session, name) if mended else found
+            self._demand_owner(observed, candidate)
+            planned = plan_candidate(session, self.database, observed, candidate, terms.adopt)
+            live = planned.observed.live
+            if planned.work is None and live is not None:
+                report = self._compared(session, candidate, f"which is live as {name}")(
+                    live_names(name)
+                )
+                return Promotion(live, report, changed=False, healed=mended)
+            preflight(
                 session,
-                database,
-                candidate,
-                f"which is live as {export_name}",
-                on_event,
-                live_names(export_name),
+                self.database,
+                name,
+                candidate.paths,
+                get_profile(candidate.profile),
+                adopt=terms.adopt,
+            ).demand()
+            demand_geometry(planned, self.database, terms.accept_new_geometry)
+            shown = live.origin if live else ""
+            self.context = replace(
+                self.context, fingerprints=dict(candidate.fingerprints), live=shown
             )
-            return Promotion(live, report, changed=False, healed=mended)
-        preflight(
-            session,
-            database,
-            export_name,
-            candidate.paths,
-            get_profile(candidate.profile),
-            adopt=adopt,
-        ).demand()
-        demand_geometry(planned, database, accept_new_geometry)
-        keep_vectors(session, planned, candidate)
-        check = partial(
-            demand_vectors, session, database, candidate, f"in {database.uri}", on_event
+            self.hooks.before_load(self.context)
+            keep_vectors(session, planned, candidate)
+            check = self._compared(session, candidate, f"in {self.database.uri}")
+
+            def verify(names: Mapping[str, str]) -> ParityReport:
+                report = check(names)
+                self.hooks.after_verify(replace(self.context, report=report))
+                return report
+
+            report, swap_s = carry_out(
+                session, self.database, planned, candidate.paths, verify, self.on_event
+            )
+            recorded = session.ledger(name)[-1]
+        return Promotion(recorded, report, changed=True, healed=mended, swap_s=swap_s)
+
+    def _compared(
+        self, session: Session, candidate: Candidate, where: str
+    ) -> Callable[[Mapping[str, str]], ParityReport]:
+        return partial(demand_vectors, session, self.database, candidate, where, self.on_event)
+
+    def _demand_unmoved(self, session: Session, before: int | None) -> None:
+        name, where = self.export_name, self.database.uri
+        generation = session.live_state(name).generation
+        if before is not None and generation != before:
+            raise PlanStale(
+                f"{name} in {where}: generation {before} was to be replaced by {self.title}, but "
+                f"{generation} is live. Nothing was changed.",
+                hint="look at it again: `oml-mlflow plan`, or `oml-mlflow history`.",
+            )
+        if not self.terms.over_pin:
+            demand_unpinned(session, name, where)
+
+    def _demand_owner(self, observed: Observed, candidate: Candidate) -> None:
+        live = observed.live
+        if live is None or not live.registered_model or self.terms.take_over:
+            return
+        if live.registered_model != candidate.registered_model:
+            owner = f"registered model {live.registered_model}"
+        elif is_other_registry(live.registry, candidate.registry):
+            owner = f"a {live.registered_model} of another registry, or one that was deleted since"
+        else:
+            return
+        raise OtherOwner(
+            f"{observed.name} in {self.database.uri} belongs to {owner} ({live.origin}, generation "
+            f"{live.generation}), not to {candidate.title}. Nothing was changed.",
+            hint="choose another name (--name), or take it over with --take-over.",
         )
-        report, swap_s = carry_out(session, database, planned, candidate.paths, check, on_event)
-        recorded = session.ledger(export_name)[-1]
-    return Promotion(recorded, report, changed=True, healed=mended, swap_s=swap_s)
+
+
+def demand_unpinned(session: Session, name: str, where: str) -> None:
+    """Raise Pinned if an export name is to stay as it is."""
+    for note in session.notes(name):
+        if note.kind == PIN:
+            since = f"{note.written_at:%Y-%m-%d %H:%M} UTC" if note.written_at else "some time"
+            raise Pinned(
+                f"{name} in {where} is pinned by {note.written_by} since {since}. "
+                "Nothing was changed.",
+                hint=f"`oml-mlflow unpin {name} --target …` lets it change again.",
+            )

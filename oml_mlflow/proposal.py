@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from oml_mlflow.package import read_package
 from oml_mlflow.plan import Plan, plan_promotion
 from oml_mlflow.probes import ParityReport
 from oml_mlflow.profiles import get_profile
-from oml_mlflow.registry import ModelVersion, fetch_version
+from oml_mlflow.registry import ModelVersion, local_files
 from oml_mlflow.runtime import not_run_reason
 from oml_mlflow.targets import Target
 from oml_mlflow.verification import demand_parity, verify_pair
@@ -32,17 +33,18 @@ def live_names(export_name: str) -> dict[str, str]:
     return {side: model_name(export_name, side) for side in SIDES}
 
 
-def fetch_checked(version: ModelVersion) -> Path:
-    """Return a local folder with a version's files, whose bytes are those that were logged.
+@contextlib.contextmanager
+def checked_files(version: ModelVersion) -> Iterator[Path]:
+    """Give a folder with a version's files for a while, whose bytes are those that were logged.
 
     Raises:
         RegistryError: If the files can't be had.
         PackageError: If the bytes of a file are others.
     """
-    folder = fetch_version(version)
-    for profile in read_package(folder).stored_profiles:
-        read_package(folder, profile).check_fingerprints()
-    return folder
+    with local_files(version) as folder:
+        for profile in read_package(folder).stored_profiles:
+            read_package(folder, profile).check_fingerprints()
+        yield folder
 
 
 def choose_candidate(
@@ -73,6 +75,7 @@ def plan_candidate(
         verification=VERIFIED if candidate.references else UNVERIFIED,
         profile=candidate.profile,
         promoted_by=this_process(),
+        registry=candidate.registry,
     )
     uploads = {side: candidate.to_model(side, "") for side in SIDES}
     planned = plan_promotion(

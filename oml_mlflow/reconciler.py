@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+import random
+import threading
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from oml_mlflow.fleet import Outcome
-from oml_mlflow.fleet_plan import Standing
+from oml_mlflow.config import Config
+from oml_mlflow.errors import OmlMlflowError
+from oml_mlflow.events import Listener, silent
+from oml_mlflow.fleet import Fleet, Outcome, View
+from oml_mlflow.hooks import Hooks
+from oml_mlflow.showing import show_back
+from oml_mlflow.standing import Change, Standing
+from oml_mlflow.terms import USUAL, Terms
+
+MAX_BACKOFF_S = 600.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -16,10 +28,12 @@ class Pass:
     Attributes:
         standings: How every name stands afterwards.
         outcomes: What was changed, or failed to be.
+        warnings: What could not be shown in the registry.
     """
 
-    standings: tuple[Standing, ...]
-    outcomes: tuple[Outcome, ...]
+    standings: tuple[Standing, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -28,16 +42,130 @@ class Pass:
 
 
 class Reconciler:
-    """Looks at all bindings, or those of some models, and applies what is to be changed."""
+    """Looks at all bindings, or those of some models, and applies what is to be changed.
 
-    def run(self, models: Collection[str] | None = None, *, retry: bool = False) -> Pass:
-        """Bring bound names in line with their aliases.
+    Args:
+        config: Targets and bindings.
+        hooks: What is called on the way; those that are installed by default.
+        on_event: Told of progress.
+    """
+
+    def __init__(
+        self, config: Config, *, hooks: Hooks | None = None, on_event: Listener = silent
+    ) -> None:
+        self.config = config
+        self.fleet = Fleet(config, hooks=hooks, on_event=on_event)
+
+    def run(
+        self,
+        models: Collection[str] | None = None,
+        *,
+        targets: Collection[str] | None = None,
+        terms: Terms = USUAL,
+        only: Collection[tuple[str, str, str]] | None = None,
+        on_outcome: Callable[[Outcome], None] | None = None,
+    ) -> Pass:
+        """Bring bound names in line with their aliases, and show in the registry what came of it.
+
+        The registry is read again after every wave of changes, so that an alias that was moved
+        meanwhile is followed, and a target that waits for others gets its turn.
 
         Args:
             models: Only bindings of these registered models; all by default.
-            retry: Try again what failed before.
+            targets: Only these targets; all by default.
+            terms: What is allowed beyond the usual.
+            only: Nothing but these: target, name and version.
+            on_outcome: Told of each change once it is done, or has failed.
 
         Raises:
             RegistryUnreachable, OtherRegistry: Nothing was changed.
+
+        Side effects: Writes models, ledger rows and notes to targets, and tags and descriptions of
+            versions to the registry.
         """
-        raise NotImplementedError
+        view = self.fleet.look(models=models, targets=targets, terms=terms)
+        outcomes: list[Outcome] = []
+        warnings: list[str] = []
+        begun: set[tuple[str, str, str]] = set()
+        failed: set[tuple[str, str]] = set()
+        while True:
+            changes = [
+                change
+                for change in view.plan.changes
+                if _key(change) not in begun
+                and (only is None or _key(change) in only)
+                and (change.binding.model, change.binding.alias) not in failed
+            ]
+            done = self.fleet.apply(changes, terms)
+            warnings += show_back(self.fleet, view, done)
+            if not done:
+                break
+            begun |= {_key(outcome.change) for outcome in done}
+            for outcome in done:
+                if outcome.error is not None:
+                    failed.add((outcome.change.binding.model, outcome.change.binding.alias))
+                if on_outcome:
+                    on_outcome(outcome)
+            outcomes += done
+            try:
+                view = self.fleet.look(models=models, targets=targets, terms=terms)
+            except OmlMlflowError as error:
+                warnings.append(f"how everything stands now is not known: {error}")
+                break
+        for warning in warnings:
+            _log.warning("%s", warning)
+        return Pass(view.plan.standings, tuple(outcomes), tuple(warnings))
+
+    def look(
+        self,
+        models: Collection[str] | None = None,
+        *,
+        targets: Collection[str] | None = None,
+        terms: Terms = USUAL,
+    ) -> View:
+        """Return how everything stands, and what `run` would change. Read-only."""
+        return self.fleet.look(models=models, targets=targets, terms=terms)
+
+    def watch(
+        self,
+        stop: threading.Event,
+        *,
+        interval_s: float | None = None,
+        terms: Terms = USUAL,
+        on_pass: Callable[[Pass | OmlMlflowError], None] | None = None,
+    ) -> None:
+        """Run again and again until told to stop.
+
+        While the registry does not answer, passes get rarer, up to one in ten minutes.
+
+        Args:
+            stop: Ends it, after the pass that is under way.
+            interval_s: Seconds between passes; `poll_s` of the configuration by default.
+            terms: What is allowed beyond the usual.
+            on_pass: Told of every pass, or why there was none.
+        """
+        interval = self.config.poll_s if interval_s is None else interval_s
+        missed = 0
+        while not stop.is_set():
+            found: Pass | OmlMlflowError
+            try:
+                found = self.run(terms=terms)
+                missed = 0
+            except OmlMlflowError as error:
+                _log.warning("nothing was changed: %s", error)
+                found, missed = error, missed + 1
+            if on_pass:
+                on_pass(found)
+            stop.wait(backoff_s(interval, missed))
+
+
+def backoff_s(interval_s: float, missed: int) -> float:
+    """Return seconds to wait after so many failures in a row, a little at random."""
+    if not missed:
+        return interval_s
+    spread = random.uniform(0.8, 1.2)  # noqa: S311 -- so that two do not stay in step
+    return min(interval_s * 2.0**missed, max(MAX_BACKOFF_S, interval_s)) * spread
+
+
+def _key(change: Change) -> tuple[str, str, str]:
+    return change.binding.target, change.binding.name, change.version

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import mlflow
+import sqlalchemy.exc
 from mlflow.exceptions import MlflowException
 
-from oml_mlflow.errors import RegistryError
+from oml_mlflow.bindings import BIND_TAG
+from oml_mlflow.errors import RegistryError, RegistryUnreachable
 
+_DEFAULT_EXPERIMENT = "0"
+_MISSING = "RESOURCE_DOES_NOT_EXIST"
 _URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 
 
@@ -26,6 +33,7 @@ class ModelVersion:
         run_id: Run that logged it, or empty.
         aliases: Aliases that point to it.
         tags: Its tags.
+        registry: Which registry and model; see `Registered`. Empty unless asked for.
     """
 
     name: str
@@ -33,6 +41,7 @@ class ModelVersion:
     run_id: str
     aliases: tuple[str, ...]
     tags: dict[str, str]
+    registry: str = ""
 
     @property
     def uri(self) -> str:
@@ -90,6 +99,86 @@ def get_version(model_uri: str) -> ModelVersion:
     return _to_version(found)
 
 
+def registry_id() -> str:
+    """Return what tells this registry from others; empty where it does not say. Read-only.
+
+    When its default experiment was made: no registry of MLflow has an id of its own, that
+    experiment can't be removed, and a registry that was made anew has another.
+
+    Raises:
+        RegistryUnreachable: If it does not answer, or with an error.
+    """
+    with _answering("which registry it is"):
+        try:
+            found = mlflow.MlflowClient().get_experiment(_DEFAULT_EXPERIMENT)
+        except MlflowException as error:
+            if error.error_code != _MISSING:
+                raise
+            return ""
+    return str(found.creation_time or "")
+
+
+def identified(version: ModelVersion) -> ModelVersion:
+    """Return the version with its registry's and model's identity. Read-only; two calls.
+
+    Raises:
+        RegistryUnreachable: If the registry does not answer, or with an error.
+    """
+    model = get_registered(version.name, registry_id())
+    return replace(version, registry=model.registry if model else "")
+
+
+def get_registered(name: str, registry: str) -> Registered | None:
+    """Return a registered model, or None if there is no such one. Read-only; one call.
+
+    Args:
+        name: Its name.
+        registry: What `registry_id` gave.
+
+    Raises:
+        RegistryUnreachable: If the registry does not answer, or with another error.
+    """
+    with _answering(f"registered model {name}"):
+        try:
+            found = mlflow.MlflowClient().get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != _MISSING:
+                raise
+            return None
+    return _to_registered(found, registry)
+
+
+def list_tagged(registry: str) -> list[Registered]:
+    """Return registered models with a tag `BIND_TAG`. Read-only; one call for 100 of them.
+
+    Args:
+        registry: What `registry_id` gave.
+
+    Raises:
+        RegistryUnreachable: If the registry does not answer, or with an error.
+    """
+    found, token = [], None
+    with _answering("models with a tag"):
+        while True:
+            page = mlflow.MlflowClient().search_registered_models(
+                filter_string=f"tags.`{BIND_TAG}` LIKE '%'", max_results=100, page_token=token
+            )
+            found += [_to_registered(model, registry) for model in page]
+            token = page.token
+            if not token:
+                return found
+
+
+def is_empty() -> bool:
+    """Return whether the registry holds no registered model at all. Read-only; one call.
+
+    Raises:
+        RegistryUnreachable: If it does not answer, or with an error.
+    """
+    with _answering("whether there are models"):
+        return not mlflow.MlflowClient().search_registered_models(max_results=1)
+
+
 def register_alias(version: ModelVersion, alias: str) -> None:
     """Point an alias to a version. Writes to the registry."""
     mlflow.MlflowClient().set_registered_model_alias(version.name, alias, version.version)
@@ -118,6 +207,49 @@ def fetch_version(version: ModelVersion, folder: str | Path | None = None) -> Pa
     return Path(found)
 
 
+@contextlib.contextmanager
+def local_files(version: ModelVersion) -> Iterator[Path]:
+    """Give a folder with a version's files for a while; what was downloaded is removed again.
+
+    Raises:
+        RegistryError: If the files can't be had.
+    """
+    with contextlib.ExitStack() as held:
+        folder = None
+        if _is_remote(version):
+            folder = held.enter_context(tempfile.TemporaryDirectory(prefix="oml_mlflow-"))
+        yield fetch_version(version, folder)
+
+
+def _is_remote(version: ModelVersion) -> bool:
+    with _answering(f"where the files of {version.uri} are"):
+        where = mlflow.MlflowClient().get_model_version_download_uri(version.name, version.version)
+    return urlsplit(where).scheme not in ("", "file")
+
+
+@contextlib.contextmanager
+def _answering(question: str) -> Iterator[None]:
+    """Make whatever keeps the registry from answering one kind of error."""
+    try:
+        yield
+    except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError) as error:
+        text = str(getattr(error, "message", "") or error).splitlines() or [type(error).__name__]
+        raise RegistryUnreachable(
+            f"the registry {_shown_registry()} does not say {question}: {_hidden(text[0])}. "
+            "Nothing was changed.",
+            hint="check that the MLflow server runs, and MLFLOW_TRACKING_URI; then run it again.",
+        ) from error
+
+
+def _to_registered(found: Any, registry: str) -> Registered:
+    return Registered(
+        name=found.name,
+        aliases={alias: str(version) for alias, version in (found.aliases or {}).items()},
+        tags=dict(found.tags or {}),
+        registry=f"{registry}:{found.creation_timestamp or ''}",
+    )
+
+
 def _to_version(found: Any) -> ModelVersion:
     return ModelVersion(
         name=found.name,
@@ -129,4 +261,8 @@ def _to_version(found: Any) -> ModelVersion:
 
 
 def _shown_registry() -> str:
-    return re.sub(r"//[^@/]*@", "//***@", mlflow.get_registry_uri())
+    return _hidden(mlflow.get_registry_uri())
+
+
+def _hidden(text: str) -> str:
+    return re.sub(r"//[^@/]*@", "//***@", text)

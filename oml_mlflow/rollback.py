@@ -7,16 +7,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from oml_mlflow.apply import Promotion, carry_out, heal, observe
-from oml_mlflow.errors import ApplyError
+from oml_mlflow.errors import ApplyError, OmlMlflowError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.geometry import pair_id, probe_key
 from oml_mlflow.geometry_guard import demand_geometry, kept_geometry
+from oml_mlflow.hooks import HookContext, Hooks, load_hooks
 from oml_mlflow.ledger import DROP, ROLLBACK, UNVERIFIED, VERIFIED, LedgerEntry, Work, this_process
 from oml_mlflow.names import IMG, check_export_name
 from oml_mlflow.observed import Observed
 from oml_mlflow.plan import Plan, plan_drop, plan_rollback
 from oml_mlflow.probes import ParityReport, golden_probes
 from oml_mlflow.profiles import get_profile
+from oml_mlflow.promotion import demand_unpinned
 from oml_mlflow.targets import Target, open_target
 from oml_mlflow.verification import demand_parity, verify_pair
 
@@ -33,6 +35,7 @@ def rollback(
     to: int | None = None,
     unverified: bool = False,
     accept_new_geometry: bool = False,
+    over_pin: bool = False,
     on_event: Listener = silent,
 ) -> Promotion:
     """Make a kept generation live again, without loading anything.
@@ -47,50 +50,78 @@ def rollback(
         to: Generation; by default the newest kept one from before the live one.
         unverified: Go back to a generation too that has no reference vectors.
         accept_new_geometry: See `promote`.
+        over_pin: Change the name although it is pinned.
         on_event: Told of progress.
 
     Raises:
-        InvalidName, TargetLocked, ForeignModel, GeometryChanged, ParityError: See `promote`.
+        InvalidName, TargetLocked, ForeignModel, Pinned, Vetoed, GeometryChanged, ParityError: See
+            `promote`.
         ApplyError: If that generation is not kept, it has no references and `unverified` is not
             given, or a step fails; the message says what state was left.
 
-    Side effects: Writes a ledger row to the target, and may drop kept generations; commits.
+    Side effects: Writes a ledger row to the target, and may drop kept generations; commits. Calls
+    hooks.
     """
     export_name = check_export_name(name).upper()
     database = open_target(target) if isinstance(target, str) else target
-    with (
-        database.session(f"roll back {export_name}") as session,
-        session.lock(export_name, "rollback"),
-    ):
-        pending = session.live_state(export_name).work
-        mended = heal(session, export_name)
-        observed = observe(session, export_name)
-        live = observed.live
-        if pending is not None and live is not None and _is_finished(pending, live, to):
-            title = f"generation {live.generation} ({live.origin})"
-            check = _comparison(session, database, observed, live, title, on_event)
-            report = (check or _not_compared)(observed.live_names)
-            return Promotion(live, report, changed=False, healed=mended)
-        planned = plan_rollback(observed, to=to, keep=database.keep, target=database.uri)
-        assert planned.work is not None  # noqa: S101 -- it raises where there is nothing to do
-        entry = planned.work.entry
-        geometry = kept_geometry(session, observed, entry)
-        demand_geometry(replace(planned, geometry=geometry), database, accept_new_geometry)
-        check = _comparison(session, database, observed, entry, planned.title, on_event)
-        if check is None and not unverified:
-            raise ApplyError(
-                f"{planned.title} has no reference vectors in {database.uri} to be compared with. "
-                "The live pair is as it was.",
-                hint="go back with --unverified (unverified=True) if you trust it.",
+    hooks = load_hooks()
+    context = HookContext(database.uri, export_name, "", "")
+    try:
+        with (
+            database.session(f"roll back {export_name}") as session,
+            session.lock(export_name, "rollback"),
+        ):
+            if not over_pin:
+                demand_unpinned(session, export_name, database.uri)
+            pending = session.live_state(export_name).work
+            mended = heal(session, export_name)
+            observed = observe(session, export_name)
+            live = observed.live
+            if pending is not None and live is not None and _is_finished(pending, live, to):
+                title = f"generation {live.generation} ({live.origin})"
+                check = _comparison(session, database, observed, live, title, on_event)
+                report = (check or _not_compared)(observed.live_names)
+                return Promotion(live, report, changed=False, healed=mended)
+            planned = plan_rollback(observed, to=to, keep=database.keep, target=database.uri)
+            assert planned.work is not None  # noqa: S101 -- it raises where there is nothing to do
+            entry = planned.work.entry
+            geometry = kept_geometry(session, observed, entry)
+            demand_geometry(replace(planned, geometry=geometry), database, accept_new_geometry)
+            check = _comparison(session, database, observed, entry, planned.title, on_event)
+            if check is None and not unverified:
+                raise ApplyError(
+                    f"{planned.title} has no reference vectors in {database.uri} to be compared "
+                    "with. The live pair is as it was.",
+                    hint="go back with --unverified (unverified=True) if you trust it.",
+                )
+            entry = replace(
+                entry, verification=VERIFIED if check else UNVERIFIED, promoted_by=this_process()
             )
-        entry = replace(
-            entry, verification=VERIFIED if check else UNVERIFIED, promoted_by=this_process()
-        )
-        planned = replace(planned, work=replace(planned.work, entry=entry))
-        check = check or _not_compared
-        report, swap_s = carry_out(session, database, planned, {}, check, on_event)
-        recorded = session.ledger(export_name)[-1]
+            planned = replace(planned, work=replace(planned.work, entry=entry))
+            context = replace(
+                context,
+                registered_model=entry.registered_model,
+                version=entry.version,
+                fingerprints=dict(entry.fingerprints),
+                live=live.origin if live else "",
+            )
+            compare = _asking(hooks, context, check or _not_compared)
+            report, swap_s = carry_out(session, database, planned, {}, compare, on_event)
+            recorded = session.ledger(export_name)[-1]
+    except OmlMlflowError as error:
+        hooks.on_failure(replace(context, error=error))
+        raise
+    hooks.after_swap(replace(context, report=report))
     return Promotion(recorded, report, changed=True, healed=mended, swap_s=swap_s)
+
+
+def _asking(hooks: Hooks, context: HookContext, check: _Check) -> _Check:
+    def ask(names: Mapping[str, str]) -> ParityReport:
+        report = check(names)
+        hooks.after_verify(replace(context, report=report))
+        return report
+
+    return ask
 
 
 def _is_finished(pending: Work, live: LedgerEntry, to: int | None) -> bool:

@@ -180,7 +180,7 @@ class OracleSettings:
         if self.password is not None:
             return self.password
         if self.password_file is not None:
-            return _read_secret(self.password_file)
+            return read_secret(self.password_file)
         if value := os.environ.get(self.password_env):
             return Secret(value)
         if sys.stdin is not None and sys.stdin.isatty():
@@ -199,12 +199,23 @@ class OracleSettings:
         return Secret(value) if value else None
 
 
-def _read_secret(path: Path) -> Secret:
+def read_secret(path: Path, what: str = "password", ways: str = "") -> Secret:
+    """Return what a file holds that only its owner can read.
+
+    Args:
+        path: The file.
+        what: What it holds, for people.
+        ways: What to do where it can't be had.
+
+    Raises:
+        ConfigError: If it can't be read, others can read it, or it is empty.
+    """
+    hint = f"{ways or _WAYS}."
     try:
         mode = path.stat().st_mode
         if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
             raise ConfigError(
-                f"password file {path} can be read by others (mode {stat.S_IMODE(mode):04o}); it "
+                f"{what} file {path} can be read by others (mode {stat.S_IMODE(mode):04o}); it "
                 "was not read. Nothing was connected to.",
                 hint=f"chmod 600 {path}",
             )
@@ -212,11 +223,10 @@ def _read_secret(path: Path) -> Secret:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise ConfigError(
-            f"password file {path} can't be read ({reason}). Nothing was connected to.",
-            hint=f"{_WAYS}.",
+            f"{what} file {path} can't be read ({reason}). Nothing was connected to.", hint=hint
         ) from None
     if not value:
-        raise ConfigError(f"password file {path} is empty.", hint=f"{_WAYS}.")
+        raise ConfigError(f"{what} file {path} is empty.", hint=hint)
     return Secret(value)
 
 

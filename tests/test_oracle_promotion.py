@@ -25,9 +25,9 @@ from oml_mlflow.errors import (
     ParityError,
     TargetLocked,
 )
+from oml_mlflow.examination import plan, verify
 from oml_mlflow.ledger import WHOLE, Dependant
 from oml_mlflow.probes import golden_probes
-from oml_mlflow.promotion import plan, verify
 from oml_mlflow.rollback import drop_pair, rollback
 
 JPEG = next(p.value for p in golden_probes() if p.category == "jpeg-444")

@@ -11,7 +11,7 @@ import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.custody import trace_bytes
 from oml_mlflow.errors import ApplyError, InvalidName, PackageError, ParityError, RegistryError
-from oml_mlflow.promotion import verify
+from oml_mlflow.examination import verify
 from oml_mlflow.registry import fetch_version, get_version, register_alias
 from oml_mlflow.targets.embedded import EmbeddedTarget
 

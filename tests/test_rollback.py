@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import ApplyError, ForeignModel, GeometryChanged, ParityError, TargetError
+from oml_mlflow.examination import plan
 from oml_mlflow.geometry import pair_id
 from oml_mlflow.ledger import SWAPPING, WHOLE, Dependant
-from oml_mlflow.promotion import plan
 from oml_mlflow.rollback import drop_pair, rollback
 from oml_mlflow.targets.embedded import EmbeddedTarget
 

@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,8 +68,8 @@ class EmbeddedSession:
         return str(version).removeprefix("v")
 
     def list_models(self) -> list[LoadedModel]:
-        """Return the catalogue. Read-only."""
-        return self._connection.models()
+        """Return the catalogue; a model whose file is gone or changed is not ours. Read-only."""
+        return [as_found(self._target, model) for model in self._connection.models()]
 
     def ledger(self, name: str | None = None) -> list[LedgerEntry]:
         """Return promotions, oldest first. Read-only."""
@@ -109,7 +110,7 @@ class EmbeddedSession:
 
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
         """Copy the bytes beside the database and list them under a free name. Commits."""
-        if any(loaded.name == model.name for loaded in self.list_models()):
+        if any(loaded.name == model.name for loaded in self._connection.models()):
             raise TargetError(
                 f"{model.name} is taken. Nothing was loaded.", hint="run `oml-mlflow status`."
             )
@@ -189,7 +190,7 @@ class EmbeddedSession:
         for name in names:
             self._connection.execute("DELETE FROM oml.models WHERE name = ?", [name])
         self._connection.offer_functions()
-        needed = {model.fingerprint for model in self.list_models()}
+        needed = {model.fingerprint for model in self._connection.models()}
         folder = self._target.folder / MODELS_FOLDER
         for path in folder.glob("*.onnx"):
             if path.stem not in needed:
@@ -298,12 +299,22 @@ class EmbeddedSession:
 
     def loaded_fingerprint(self, name: str) -> str:
         """Return the sha256 of a loaded model's file, read anew."""
-        for model in self.list_models():
+        for model in self._connection.models():
             if model.name == name.upper():
                 return fingerprint_file(self._target.model_path(model.fingerprint))
         raise TargetError(
             f"no model {name} is loaded in {self._target.uri}.", hint="run `oml-mlflow status`."
         )
+
+
+def as_found(target: EmbeddedTarget, model: LoadedModel) -> LoadedModel:
+    """Return a listed model as its file is: another if that was changed, nobody's if it is gone."""
+    path = target.model_path(model.fingerprint)
+    size = path.stat().st_size if path.is_file() else 0
+    if size == model.size_bytes:
+        return model
+    fingerprint = fingerprint_file(path) if size else ""
+    return replace(model, size_bytes=size, fingerprint=fingerprint, foreign=not fingerprint)
 
 
 def _stale(name: str, work: Work, state: LiveState) -> PlanStale:

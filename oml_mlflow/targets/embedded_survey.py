@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import duckdb
 
-from oml_mlflow.fingerprint import fingerprint_file
-from oml_mlflow.ledger import LiveState, LoadedModel, Work
+from oml_mlflow.ledger import LiveState, Work
 from oml_mlflow.survey import Survey, assemble
 from oml_mlflow.targets.embedded import CATALOG, EmbeddedTarget, loaded_model
 from oml_mlflow.targets.embedded_schema import SCHEMA
-from oml_mlflow.targets.embedded_session import LEDGER_COLUMNS, ledger_entry, note_from
+from oml_mlflow.targets.embedded_session import (
+    LEDGER_COLUMNS,
+    as_found,
+    ledger_entry,
+    note_from,
+)
 
 _ENTRY = ", ".join(f"e.{column}" for column in LEDGER_COLUMNS)
 # a name of an early release has a ledger only: its last generation is live, as in `live_state`
@@ -51,7 +54,7 @@ def read_survey(target: EmbeddedTarget) -> Survey:
             found = LiveState(name, generation, phase, pending)
             live.append((found, ledger_entry(entry) if entry else None))
     listed = [loaded_model(row[2]) for row in rows if row[2] is not None]
-    models = [model for one in listed if (model := _as_found(target, one)) is not None]
+    models = [model for one in listed if (model := as_found(target, one)).size_bytes]
     notes = [note_from(row[3]) for row in rows if row[3] is not None]
     return assemble(target.uri, duckdb.__version__, live, models, notes)
 
@@ -70,15 +73,3 @@ def _rows(target: EmbeddedTarget, raw: duckdb.DuckDBPyConnection) -> list[tuple[
             finally:
                 raw.execute("ROLLBACK")
     return rows
-
-
-def _as_found(target: EmbeddedTarget, model: LoadedModel) -> LoadedModel | None:
-    """Return a listed model as its file is: none if that is gone, another if it was changed."""
-    path = target.model_path(model.fingerprint)
-    try:
-        size = path.stat().st_size
-        if size == model.size_bytes:
-            return model
-        return replace(model, size_bytes=size, fingerprint=fingerprint_file(path))
-    except FileNotFoundError:
-        return None

@@ -13,11 +13,12 @@ from oml_mlflow import PipelinePair, promote
 from oml_mlflow.candidate import Candidate
 from oml_mlflow.errors import ForeignModel, GeometryChanged, OmlMlflowError, TargetLocked
 from oml_mlflow.events import Event
+from oml_mlflow.examination import verify
 from oml_mlflow.ledger import WHOLE
 from oml_mlflow.parity import ParityReport
 from oml_mlflow.policy import CLASSES
 from oml_mlflow.profiles import get_profile
-from oml_mlflow.promotion import make_live, verify
+from oml_mlflow.promotion import make_live
 from oml_mlflow.rollback import drop_pair, rollback
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle import OracleTarget

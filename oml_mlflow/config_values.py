@@ -1,0 +1,252 @@
+"""Values of the configuration: what each may be, where it came from, and what is said if wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from oml_mlflow.errors import ConfigError
+from oml_mlflow.settings import PASSWORD_ENV, PREFIX, OracleSettings
+
+ENV_PREFIX = "OML_MLFLOW_"
+DEFAULT = "default"
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_SECRET_NAME = re.compile(r"pass|pwd|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
+_USERINFO = re.compile(r"://[^/?#@]*:[^/?#]*@")
+_YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value may be.
+
+    Attributes:
+        text: For people, behind "must be".
+        take: Return a value of the file as it is used; ValueError if it is no such value.
+        read: Return what the text of an environment variable stands for; ValueError likewise.
+    """
+
+    text: str
+    take: Callable[[Any], Any]
+    read: Callable[[str], Any] = str
+
+
+def _is(kind: type) -> Callable[[Any], Any]:
+    def take(value: Any) -> Any:
+        if type(value) is not kind or value == "":
+            raise ValueError
+        return value
+
+    return take
+
+
+def _between(kind: type, least: float, most: float) -> Callable[[Any], Any]:
+    def take(value: Any) -> Any:
+        if type(value) not in (int, kind) or not least <= value <= most:
+            raise ValueError
+        return kind(value)
+
+    return take
+
+
+def _read_switch(text: str) -> bool:
+    if text.lower() not in (*_YES, *_NO):
+        raise ValueError
+    return text.lower() in _YES
+
+
+TEXT = Kind("text that is not empty", _is(str))
+FILE = Kind("the path of a file", lambda value: Path(_is(str)(value)).expanduser())
+SWITCH = Kind("true or false", _is(bool), _read_switch)
+COUNT = Kind("a whole number from 1 to 1,000", _between(int, 1, 1000), int)
+SIZE = Kind("a whole number of bytes from 1 to 2^31", _between(int, 1, 2**31), int)
+PORT = Kind("a port from 0 to 65535", _between(int, 0, 65535), int)
+SECONDS = Kind("seconds, from 0.1 to 86,400", _between(float, 0.1, 86400.0), float)
+
+
+def one_of(*words: str) -> Kind:
+    """Return the kind of a value that is one of some words."""
+
+    def take(value: Any) -> str:
+        if value not in words:
+            raise ValueError
+        return str(value)
+
+    return Kind(" or ".join(map(repr, words)), take)
+
+
+@dataclass
+class Values:
+    """Reads values in the order flag, environment, file, default, and remembers where from.
+
+    Attributes:
+        path: The file; None if there is none.
+        flags: Values of the command line by key, such as ``targets.dev.paused``; None: not given.
+        environ: The environment.
+        origins: Where each value came from, by key; filled by `pick`.
+    """
+
+    path: Path | None
+    flags: Mapping[str, Any]
+    environ: Mapping[str, str]
+    origins: dict[str, str] = field(default_factory=dict)
+    _expanded: dict[str, list[str]] = field(default_factory=dict)
+
+    def pick(self, key: str, table: Mapping[str, Any], kind: Kind, default: Any) -> Any:
+        """Return the value of a key.
+
+        Args:
+            key: Such as ``targets.dev.uri``; its last part is looked up in `table`.
+            table: The file's table that the key is in.
+            kind: What it may be.
+            default: What it is where nothing says so.
+
+        Raises:
+            ConfigError: If it is of another kind. The value is not in the message.
+        """
+        variable = variable_of(key)
+        if (value := self.flags.get(key)) is not None:
+            self.origins[key] = "flag"
+        elif text := self.environ.get(variable):
+            self.origins[key] = f"environment {variable}"
+            return self._convert(key, text, lambda given: kind.take(kind.read(given)), kind)
+        else:
+            return self.pick_file(key, table, kind, default)
+        return self._convert(key, value, kind.take, kind)
+
+    def pick_file(self, key: str, table: Mapping[str, Any], kind: Kind, default: Any) -> Any:
+        """Return the value of a key that only the file has; see `pick`."""
+        leaf = key.rpartition(".")[2]
+        if leaf not in table:
+            self.origins[key] = DEFAULT
+            return default
+        self.origins[key] = self.origin_in_file(key)
+        return self._convert(key, table[leaf], kind.take, kind)
+
+    def _convert(self, key: str, value: Any, convert: Callable[[Any], Any], kind: Kind) -> Any:
+        try:
+            return convert(value)
+        except ValueError:
+            raise self.wrong(key, f"must be {kind.text}; it is {_shown_type(value)}") from None
+
+    def origin_in_file(self, key: str) -> str:
+        """Return where a value of the file came from, for people."""
+        names = self._expanded.get(key, ())
+        return f"file {self.path}" + "".join(f", with ${{{name}}}" for name in names)
+
+    def expand(self, value: Any, key: str = "") -> Any:
+        """Return a document of the file with ``${NAME}`` in its texts replaced.
+
+        Raises:
+            ConfigError: If a variable is not set, or its name looks like that of a secret.
+        """
+        if isinstance(value, dict):
+            return {k: self.expand(v, f"{key}.{k}" if key else k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.expand(v, f"{key}[{i}]") for i, v in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        for name in _VARIABLE.findall(value):
+            self._expanded.setdefault(key, []).append(name)
+            if _SECRET_NAME.search(name):
+                raise self.wrong(
+                    key,
+                    f"would take in ${{{name}}}, which looks like a secret",
+                    hint=f"a password is never part of a value: set {PASSWORD_ENV}, or name "
+                    "another variable with password_env=, or a file with password_file=, in the "
+                    "target's URI.",
+                )
+            if name not in self.environ:
+                raise self.wrong(
+                    key, f"needs ${{{name}}}, which is not set", hint=f"export {name}=…"
+                )
+        return _VARIABLE.sub(lambda found: self.environ[found[1]], value)
+
+    def demand_keys(self, table: Any, key: str, known: Iterable[str]) -> Mapping[str, Any]:
+        """Return a table of the file whose keys are all known.
+
+        Raises:
+            ConfigError: If it is no table, or has a key that is unknown; names the nearest one.
+        """
+        names = sorted(known)
+        if not isinstance(table, dict):
+            raise self.wrong(key, f"must be a table; it is {_shown_type(table)}")
+        for name in table:
+            if name in names:
+                continue
+            where = f"{key}.{name}" if key else name
+            hint = f"{did_you_mean(name, names)}There are {', '.join(names)}."
+            if _SECRET_NAME.search(name):
+                hint = (
+                    "secrets are not kept in this file: see password_env= and password_file= of a "
+                    "target's URI, and secret_file of [webhook]. Then change the secret."
+                )
+            raise self.wrong(where, "is no key that this release knows", hint=hint)
+        return table
+
+    def demand_list(self, value: Any, key: str) -> list[Any]:
+        """Return a list of the file.
+
+        Raises:
+            ConfigError: If it is something else.
+        """
+        if not isinstance(value, list):
+            raise self.wrong(key, f"must be a list; it is {_shown_type(value)}")
+        return value
+
+    def wrong(self, key: str, message: str, *, hint: str = "") -> ConfigError:
+        """Return the error for a key: where its value came from, and what is wrong with it."""
+        origin = self.origins.get(key, DEFAULT)
+        if origin == DEFAULT and self.path is not None:
+            origin = self.origin_in_file(key)
+        shown = hint or "see `oml-mlflow config show` for what is configured where."
+        return ConfigError(f"{key} ({origin}) {message}. Nothing was changed.", hint=shown)
+
+
+def variable_of(key: str) -> str:
+    """Return the environment variable of a key: ``targets.dev.uri``: OML_MLFLOW_TARGETS_DEV_URI."""
+    return ENV_PREFIX + re.sub(r"[^A-Za-z0-9]", "_", key).upper()
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question with the nearest known name, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def check_uri(uri: str, key: str, values: Values) -> str:
+    """Return a target's URI that is well-formed and holds no password.
+
+    Raises:
+        ConfigError: Without the URI, if a password may be in it.
+    """
+    if uri.startswith(PREFIX):
+        try:
+            OracleSettings.from_uri(uri)
+        except ConfigError as error:
+            raise values.wrong(key, f"is not usable: {error.message}", hint=error.hint) from None
+    elif _USERINFO.search(uri):
+        raise values.wrong(
+            key,
+            "holds a password, which would end up in logs; it was not used",
+            hint=f"take it out, and set {PASSWORD_ENV}. Then change the password.",
+        )
+    elif not uri.startswith("embedded:///"):
+        raise values.wrong(
+            key,
+            "is no URI of a target",
+            hint="use embedded:///folder, or oracle://user@host:1521/service.",
+        )
+    return uri
+
+
+def _shown_type(value: Any) -> str:
+    """Return what a value is, without the value: it might be a secret in the wrong place."""
+    kinds = {str: "text", bool: "true or false", int: "a number", float: "a number"}
+    kinds |= {dict: "a table", list: "a list"}
+    return "empty text" if value == "" else kinds.get(type(value), "a time or date")

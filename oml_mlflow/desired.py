@@ -1,0 +1,76 @@
+"""Desired: what the registry says about bound models, in as few calls as can be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from oml_mlflow import registry
+from oml_mlflow.bindings import BIND_TAG, TAG, Binding
+from oml_mlflow.registry import Registered
+
+_TAG_BINDING = re.compile(
+    r"\s*(?P<alias>[\w-]+)\s*(?:->|→)\s*(?P<target>[\w.-]+)(?:\s+as\s+(?P<name>[\w$#]+))?\s*"
+)
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What the registry says.
+
+    Attributes:
+        registry: Which registry it is; see `registry_id`.
+        models: Registered models by name; None for one that is not there.
+        bindings: What tags of registered models bind.
+        unread: Tags that can't be read, by model.
+        is_empty: Whether it holds no registered model at all.
+    """
+
+    registry: str
+    models: Mapping[str, Registered | None]
+    bindings: tuple[Binding, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
+    is_empty: bool = False
+
+
+def read_desired(models: Collection[str], *, with_tags: bool = False) -> Desired:
+    """Return what the registry says about models. Read-only.
+
+    It costs one call for the registry itself, one for each model, and one for all that are bound by
+    a tag. Only where none of the models is there, one more tells an empty registry from others.
+
+    Args:
+        models: Registered models that are bound elsewhere.
+        with_tags: Look for models that are bound by a tag too.
+
+    Raises:
+        RegistryUnreachable: If it does not answer, or with an error.
+    """
+    identity = registry.registry_id()
+    found: dict[str, Registered | None] = {}
+    bindings: list[Binding] = []
+    unread: dict[str, str] = {}
+    for tagged in registry.list_tagged(identity) if with_tags else ():
+        found[tagged.name] = tagged
+        read = read_tag(tagged.name, tagged.tags[BIND_TAG])
+        if read is None:
+            unread[tagged.name] = tagged.tags[BIND_TAG]
+        else:
+            bindings += read
+    for name in sorted(set(models) - set(found)):
+        found[name] = registry.get_registered(name, identity)
+    nothing = bool(found) and not any(found.values()) and registry.is_empty()
+    return Desired(identity, found, tuple(bindings), unread, nothing)
+
+
+def read_tag(model: str, text: str) -> list[Binding] | None:
+    """Return what a tag binds, such as ``prod -> db1 as CLIP; dev -> db2``; None if unreadable."""
+    found = []
+    for part in filter(str.strip, text.split(";")):
+        parts = _TAG_BINDING.fullmatch(part)
+        if parts is None:
+            return None
+        name = (parts["name"] or model).upper()
+        found.append(Binding(parts["target"], name, model, parts["alias"], TAG))
+    return found

@@ -1,0 +1,119 @@
+"""Plan files: what `plan --out` saved, and whether it still holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from oml_mlflow import __version__
+from oml_mlflow.bindings import Binding
+from oml_mlflow.errors import ConfigError, PlanStale
+from oml_mlflow.ledger import now, this_process
+from oml_mlflow.standing import FORMAT_VERSION, Change, FleetPlan
+from oml_mlflow.terms import Terms
+
+# target, name, version
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class SavedPlan:
+    """What a plan file says.
+
+    Attributes:
+        changes: What is to be done now.
+        waiting: What is to be done once the targets before have it.
+        terms: What was allowed when it was made.
+        target: The only target it is about; empty: all.
+        models: The only registered models it is about; empty: all.
+        made: Who made it, and when.
+    """
+
+    changes: tuple[Change, ...]
+    waiting: tuple[Key, ...]
+    terms: Terms
+    target: str = ""
+    models: tuple[str, ...] = ()
+    made: str = ""
+
+    @property
+    def keys(self) -> set[Key]:
+        """Everything that it would do."""
+        return {key_of(change) for change in self.changes} | set(self.waiting)
+
+    def demand_fresh(self, plan: FleetPlan) -> None:
+        """Raise PlanStale unless everything stands as it did when this one was made."""
+        known, found = set(self.changes), set(plan.changes)
+        moved = [f"no longer as planned: {change}" for change in sorted(known - found, key=str)]
+        moved += [f"not planned: {change}" for change in sorted(found - known, key=str)]
+        if set(waiting_in(plan)) != set(self.waiting):
+            moved.append("other targets wait for those before them")
+        if moved:
+            raise PlanStale(
+                f"the plan by {self.made} is stale: {'; '.join(moved)}. Nothing was changed.",
+                hint="make it again: `oml-mlflow plan --out FILE`.",
+                details={"moved": moved},
+            )
+
+
+def key_of(change: Change) -> Key:
+    """Return what tells a change from others."""
+    return change.binding.target, change.binding.name, change.version
+
+
+def waiting_in(plan: FleetPlan) -> tuple[Key, ...]:
+    """Return what is to be done once targets before have it."""
+    return tuple((s.target, s.name, s.wanted) for s in plan.standings if s.waits_for)
+
+
+def write_plan(
+    path: Path, plan: FleetPlan, terms: Terms, target: str, models: Collection[str]
+) -> None:
+    """Write a plan for `read_plan`. No secrets are in it."""
+    document = {
+        **plan.to_json(),
+        "made": {"by": this_process(), "at": f"{now():%Y-%m-%d %H:%M:%S} UTC"},
+        "oml_mlflow": __version__,
+        "terms": asdict(terms),
+        "target": target,
+        "models": sorted(models),
+        "waiting": waiting_in(plan),
+    }
+    path.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def read_plan(path: Path) -> SavedPlan:
+    """Return what `write_plan` wrote.
+
+    Raises:
+        ConfigError: If it is no plan, or one of another format.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["format_version"] != FORMAT_VERSION:
+            raise ValueError
+        return SavedPlan(
+            changes=tuple(
+                _change(standing["change"])
+                for standing in stored["standings"]
+                if standing["change"] is not None
+            ),
+            waiting=tuple((t, n, v) for t, n, v in stored["waiting"]),
+            terms=Terms(**{f.name: stored["terms"][f.name] is True for f in fields(Terms)}),
+            target=str(stored["target"]),
+            models=tuple(map(str, stored["models"])),
+            made=f"{stored['made']['by']} at {stored['made']['at']}",
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is no plan that this release wrote ({type(error).__name__}). Nothing was "
+            "changed.",
+            hint="make one with `oml-mlflow plan --out FILE`.",
+        ) from error
+
+
+def _change(stored: dict[str, Any]) -> Change:
+    return Change(**{**stored, "binding": Binding(**stored["binding"])})

@@ -1,0 +1,128 @@
+"""Showing: what came of changes, told to the registry, where people look.
+
+Each target remembers what the registry was told of a name, so that what could not be told, because
+the registry was away, is told by a later pass; what was told already costs no call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from oml_mlflow.errors import ERRORS_BY_CODE, ApplyError, OmlMlflowError, TargetError
+from oml_mlflow.fleet import Fleet, Outcome, View
+from oml_mlflow.ledger import LedgerEntry, this_process
+from oml_mlflow.standing import Standing
+from oml_mlflow.survey import FAILURE, PUBLISHED, Held, Note, Survey
+from oml_mlflow.writeback import Showing, from_outcome, publish
+
+_log = logging.getLogger(__name__)
+
+
+def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str]:
+    """Show in the registry what is live where, and what failed.
+
+    Args:
+        fleet: Where notes are kept of what was shown.
+        view: How everything stood before the outcomes.
+        outcomes: What came of the changes; each is shown with its comparison.
+
+    Returns:
+        What could not be shown, for people.
+
+    Side effects: Writes tags, descriptions and artifacts to the registry, notes to targets.
+    """
+    warnings: list[str] = []
+    seen = {outcome.change.binding.place for outcome in outcomes}
+    for outcome in outcomes:
+        place = outcome.change.binding.place
+        survey, held = _held(view, place)
+        before = held.observed.live if held else None
+        # what was recorded before the swap can still be the live entry of a promotion in vain
+        changed = outcome.promotion is None or outcome.promotion.changed
+        showing = from_outcome(outcome, survey.uri if survey else "", before if changed else None)
+        published = publish(showing)
+        warnings += published.warnings
+        if published.ok:
+            _note(fleet, place, _after(outcome, before))
+    for standing in view.plan.standings:
+        place = (standing.target, standing.name)
+        survey, held = _held(view, place)
+        if place in seen or standing.binding is None or survey is None or held is None:
+            continue
+        warnings += _catch_up(fleet, standing, survey, held)
+    return warnings
+
+
+def _catch_up(fleet: Fleet, standing: Standing, survey: Survey, held: Held) -> list[str]:
+    """Show what an earlier pass, or a promotion by hand, could not."""
+    live, failure, told = held.observed.live, held.notes.get(FAILURE), held.notes.get(PUBLISHED)
+    known = dict(told.content) if told else {}
+    warnings: list[str] = []
+    place = (standing.target, standing.name)
+    state = _state(live, failure)
+    if state == known or not (live or failure):
+        return []
+    shown: list[Showing] = []
+    if live is not None and live.version and state["generation"] != known.get("generation"):
+        shown.append(
+            Showing(
+                standing.target,
+                survey.uri,
+                standing.name,
+                live.registered_model,
+                live.version,
+                entry=live,
+            )
+        )
+    if failure is not None and state["failed"] and state["failed"] != known.get("failed"):
+        tried = failure.content["tried"]
+        shown.append(
+            Showing(
+                standing.target,
+                survey.uri,
+                standing.name,
+                str(tried["model"]),
+                str(tried["version"]),
+                error=_said(failure),
+                before=live,
+            )
+        )
+    for showing in shown:
+        warnings += publish(showing).warnings
+    if not warnings:
+        _note(fleet, place, state)
+    return warnings
+
+
+def _after(outcome: Outcome, before: LedgerEntry | None) -> dict[str, object]:
+    entry = outcome.promotion.entry if outcome.promotion else before
+    failed = outcome.change.version if outcome.error is not None else ""
+    return {"generation": entry.generation if entry else 0, "failed": failed}
+
+
+def _state(live: LedgerEntry | None, failure: Note | None) -> dict[str, object]:
+    failed = str(failure.content["tried"]["version"]) if failure else ""
+    return {"generation": live.generation if live else 0, "failed": failed}
+
+
+def _said(failure: Note) -> OmlMlflowError:
+    """Return the error that a note was made of, as far as it tells."""
+    kind = ERRORS_BY_CODE.get(str(failure.content.get("code")), ApplyError)
+    return kind(str(failure.content.get("message")), hint=str(failure.content.get("hint")))
+
+
+def _held(view: View, place: tuple[str, str]) -> tuple[Survey | None, Held | None]:
+    survey = view.surveys.get(place[0])
+    if not isinstance(survey, Survey):
+        return None, None
+    return survey, survey.names.get(place[1])
+
+
+def _note(fleet: Fleet, place: tuple[str, str], state: dict[str, object]) -> None:
+    target, name = place
+    try:
+        with fleet.open(target).session(f"note on {name}") as session:
+            session.write_note(Note(name, PUBLISHED, state, written_by=this_process()))
+    except TargetError as error:
+        _log.warning("%s on %s: that it was shown could not be noted: %s", name, target, error)

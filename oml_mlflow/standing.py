@@ -1,0 +1,130 @@
+"""Standing: how a bound name stands, what is to be changed about it, and the words for both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from oml_mlflow.bindings import Binding
+from oml_mlflow.ledger import LedgerEntry
+
+FORMAT_VERSION = "1.0"
+
+IN_SYNC, OUT_OF_SYNC, DEGRADED = "in sync", "out of sync", "degraded"
+PAUSED, PINNED, UNBOUND = "paused", "pinned", "unbound"
+UNVERIFIED, UNREACHABLE = "unverified", "unreachable"
+
+PROMOTE, HEAL, FINISH = "promote", "heal", "finish"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One name of one target that is to follow its alias.
+
+    Attributes:
+        binding: What it follows.
+        version: Version that is to be live.
+        registry: Which registry and model; see `Registered`.
+        before: Generation that is live now; a plan is stale once it is not.
+        live: What is live now, for people; empty if nothing is.
+        kind: ``promote``: another version; ``heal``: the same, since it was changed behind our
+            back; ``finish``: what was begun.
+        adopt: Whether models of others under the live names are kept under slot names for it.
+    """
+
+    binding: Binding
+    version: str
+    registry: str
+    before: int
+    live: str
+    kind: str = PROMOTE
+    adopt: bool = False
+
+    @property
+    def uri(self) -> str:
+        """URI of the version."""
+        return f"models:/{self.binding.model}/{self.version}"
+
+    def __str__(self) -> str:
+        b = self.binding
+        live = self.live or "nothing"
+        return f"{self.kind} {b.name} on {b.target}: {live} → {b.model} {self.version}"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one name of one target stands.
+
+    Attributes:
+        target: Name of the target.
+        name: Export name; ``*`` where a whole target is meant.
+        state: One of the words above.
+        text: Why, for people.
+        hint: What to do about it; empty if nothing.
+        binding: What it follows; None if nothing.
+        wanted: Version that its alias points to; empty if none.
+        live: What is live.
+        change: What is to be done; None if nothing.
+        waits_for: Targets that must have the version first.
+        drift: What was changed behind our back.
+        is_error: Whether somebody has to do something before it can be in sync.
+    """
+
+    target: str
+    name: str
+    state: str
+    text: str
+    hint: str = ""
+    binding: Binding | None = None
+    wanted: str = ""
+    live: LedgerEntry | None = None
+    change: Change | None = None
+    waits_for: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
+    is_error: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs; no secrets."""
+        shown = {**vars(self), "binding": vars(self.binding) if self.binding else None}
+        shown["live"] = vars(self.live) if self.live else None
+        shown["change"] = None
+        if self.change:
+            shown["change"] = {**vars(self.change), "binding": vars(self.change.binding)}
+        return shown
+
+
+@dataclass(frozen=True)
+class FleetPlan:
+    """How everything stands, and what is to be changed.
+
+    Attributes:
+        standings: One for each bound name, each refused binding, each name that is live but not
+            bound, and each target that can't be reached; by target and name.
+    """
+
+    standings: tuple[Standing, ...]
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What is to be done now."""
+        return tuple(s.change for s in self.standings if s.change is not None)
+
+    def summary(self) -> str:
+        """Return the last line of a plan."""
+        kinds = [change.kind for change in self.changes]
+        waiting = sum(bool(s.waits_for) for s in self.standings)
+        later = f" {waiting} more once the targets before have it." if waiting else ""
+        if not self.changes and not waiting:
+            return "Nothing to do."
+        return (
+            f"Plan: {kinds.count(PROMOTE)} to promote, {kinds.count(HEAL)} to heal, "
+            f"{kinds.count(FINISH)} to finish, 0 to drop.{later} Nothing was changed."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs; no secrets."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "summary": self.summary(),
+            "standings": [standing.to_json() for standing in self.standings],
+        }

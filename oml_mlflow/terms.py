@@ -1,0 +1,32 @@
+"""Terms: what a promotion may do beyond the usual, because somebody said so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is allowed beyond the usual.
+
+    Attributes:
+        unverified: Promote a pair too that no runtime here could run, so that nothing is compared.
+        adopt: Take over models of others under the live names; they are kept, and never dropped.
+        take_over: Names may change hands: to another registered model or registry.
+        accept_new_geometry: Promote a version too whose vectors can't be compared with those that
+            were stored from the live one.
+        over_pin: Change a name although it is pinned.
+        retry: Try again what failed before.
+        heal: Heal drift, whatever the target's policy is.
+    """
+
+    unverified: bool = False
+    adopt: bool = False
+    take_over: bool = False
+    accept_new_geometry: bool = False
+    over_pin: bool = False
+    retry: bool = False
+    heal: bool = False
+
+
+USUAL = Terms()

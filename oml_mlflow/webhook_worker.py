@@ -1,0 +1,179 @@
+"""Worker of the webhook receiver: one thread that makes what is live what the aliases say."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
+from oml_mlflow.standing import UNREACHABLE
+from oml_mlflow.webhook_metrics import Metrics
+from oml_mlflow.webhook_queue import Job, WebhookQueue
+
+if TYPE_CHECKING:
+    from oml_mlflow.reconciler import Pass
+
+Reconcile = Callable[[Collection[str] | None], "Pass"]
+
+_log = logging.getLogger(__name__)
+_LONGEST_WAIT_S = 300.0
+_UNHEALTHY_S = 300.0
+
+
+@dataclass(frozen=True)
+class Health:
+    """How the worker does.
+
+    Attributes:
+        ok: Whether it lives, and did not fail for long.
+        is_alive: Whether its thread lives.
+        last_pass_at: When it last looked at anything, in seconds since 1970; 0 if it never did.
+        last_success_at: When that last went through.
+        last_error: Code of the error that stopped the last look; empty if none did.
+    """
+
+    ok: bool
+    is_alive: bool
+    last_pass_at: float
+    last_success_at: float
+    last_error: str
+
+
+class Worker:
+    """Does the jobs of a queue, and looks at everything at the start and every so often.
+
+    A delivery that was lost is made up for by the next look at everything.
+
+    Args:
+        queue: Where jobs come from.
+        reconcile: `Reconciler.run`: looks at some models, or at all.
+        metrics: Where it is counted.
+        poll_s: How often everything is looked at.
+    """
+
+    def __init__(
+        self, queue: WebhookQueue, reconcile: Reconcile, metrics: Metrics, poll_s: float = 60.0
+    ) -> None:
+        self._queue, self._reconcile, self._metrics = queue, reconcile, metrics
+        self._poll_s = poll_s
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        # a daemon: a promotion that outlives the grace period is left to its journal
+        self._thread = threading.Thread(target=self._run, name="oml-webhook-worker", daemon=True)
+        self._started_at = self._last_pass_at = self._last_success_at = 0.0
+        self._last_error = ""
+
+    def start(self) -> None:
+        """Start the thread; jobs that ran when the process died wait again."""
+        recovered = self._queue.recover()
+        if recovered:
+            _log.info("%d jobs were running when the receiver died; they wait again", recovered)
+        self._started_at = time.time()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Tell it that there is a new job."""
+        self._wake.set()
+
+    def stop(self, grace_s: float) -> bool:
+        """Stop after the job that is running; return False if it still runs after that time."""
+        self._stopping.set()
+        self._wake.set()
+        if self._started_at:
+            self._thread.join(grace_s)
+        return not self._thread.is_alive()
+
+    def health(self) -> Health:
+        """Return how it does. Read-only."""
+        alive, last_good = self._thread.is_alive(), self._last_success_at or self._started_at
+        # a failure that is older than the last success was one of another time
+        is_failing = bool(self._last_error) and time.time() - last_good > _UNHEALTHY_S
+        return Health(
+            ok=alive and not is_failing,
+            is_alive=alive,
+            last_pass_at=self._last_pass_at,
+            last_success_at=self._last_success_at,
+            last_error=self._last_error,
+        )
+
+    def _run(self) -> None:
+        next_pass = time.monotonic()
+        while not self._stopping.is_set():
+            # before the queue is read: a job that comes later sets it again
+            self._wake.clear()
+            try:
+                if time.monotonic() >= next_pass:
+                    self._look(None)
+                    next_pass = time.monotonic() + self._poll_s
+                    continue
+                if (job := self._queue.take()) is not None:
+                    self._work(job)
+                    continue
+                due = self._queue.next_due()
+            except sqlite3.Error as error:
+                _log.error("the queue can't be used: %s", error)
+                due = time.time() + 1.0
+            until_pass = next_pass - time.monotonic()
+            until_job = until_pass if due is None else due - time.time()
+            self._wake.wait(max(0.0, min(until_pass, until_job)))
+
+    def _work(self, job: Job) -> None:
+        code = self._look((job.model,))
+        if not code:
+            self._queue.done(job)
+            return
+        wait_s = to_wait_s(job.attempts)
+        _log.warning("%s is looked at again in %.0f s (%s)", job.model, wait_s, code)
+        self._queue.fail(job, code, wait_s)
+
+    def _look(self, models: Collection[str] | None) -> str:
+        """Reconcile; return the code of what is to be tried again, or an empty text."""
+        started, what = time.monotonic(), "everything" if models is None else ", ".join(models)
+        try:
+            found = self._reconcile(models)
+        except OmlMlflowError as error:
+            _log.warning("looking at %s stopped: error[%s]: %s", what, error.code, error)
+            return self._stopped(error.code)
+        except Exception:
+            # the thread must outlive what nobody thought of; it is counted, and tried again
+            _log.exception("looking at %s stopped", what)
+            return self._stopped("unexpected")
+        self._last_error, self._last_pass_at = "", time.time()
+        self._last_success_at = self._last_pass_at
+        self._metrics.count("passes", "ok" if found.ok else "incomplete")
+        for outcome in found.outcomes:
+            kind = outcome.change.kind if outcome.error is None else outcome.error.code
+            self._metrics.count("outcomes", kind)
+            _log.info("%s in %s: %s", outcome.change.binding, outcome.change.version, kind)
+        if models is None:
+            self._metrics.show_states(standing.state for standing in found.standings)
+        _log.info("looked at %s in %.1f s", what, time.monotonic() - started)
+        return to_retry(found)
+
+    def _stopped(self, code: str) -> str:
+        self._last_error, self._last_pass_at = code, time.time()
+        self._metrics.count("passes", "failed")
+        return code
+
+
+def to_retry(found: Pass) -> str:
+    """Return the code of what a pass left to try again, or an empty text."""
+    for outcome in found.outcomes:
+        if outcome.error is not None and outcome.error.retryable:
+            return outcome.error.code
+    is_unreachable = any(standing.state == UNREACHABLE for standing in found.standings)
+    return TargetUnreachable.code if is_unreachable else ""
+
+
+def to_wait_s(attempts: int) -> float:
+    """Return how long to wait after some failures: from 1 s, doubled each time, up to 5 min.
+
+    Up to half of it is left to chance, so that receivers that failed together don't go on so.
+    """
+    longest = min(_LONGEST_WAIT_S, 2.0 ** min(attempts + 1, 20))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311

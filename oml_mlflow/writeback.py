@@ -1,0 +1,391 @@
+"""Write back: show on a model version, in the MLflow UI, what became of it in the databases."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+
+from oml_mlflow.errors import OmlMlflowError
+from oml_mlflow.ledger import UNVERIFIED, LedgerEntry, now
+from oml_mlflow.names import IMG, TXT
+from oml_mlflow.parity_page import to_html
+from oml_mlflow.parity_plot import write_plot
+from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, merge, parse, update
+
+if TYPE_CHECKING:
+    from oml_mlflow.fleet import Outcome
+    from oml_mlflow.parity import ParityReport
+
+TAG_PREFIX = "oml.target."
+ARTIFACTS = "oml_mlflow"
+_UNUSUAL = re.compile(r"[^\w.-]+")
+_LOGGED_MODEL = re.compile(r"models:/(m-\w+)")
+_VERSION = re.compile(r"models:/([^/@:]+)/(\d+)")
+_HOPS = 8
+
+# targets are promoted into at once, and a description has room for all of them
+_one_writer = threading.Lock()
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What became of a version under one export name of one target.
+
+    Attributes:
+        target: Name of the target.
+        uri: The target, without secrets, as `Target.uri` gives it.
+        name: Export name, upper-case.
+        model: Registered model.
+        version: Version that was to be live.
+        entry: Ledger entry that is live; None if it failed.
+        report: Vectors of the database against the references; None if nothing was compared.
+        error: Why it failed; None if it did not.
+        before: Entry that was live before: replaced if this went well, else live still.
+        is_kept: Whether what was replaced is still loaded under its slot names.
+        fingerprints: sha256 by side, where no entry says them.
+    """
+
+    target: str
+    uri: str
+    name: str
+    model: str
+    version: str
+    entry: LedgerEntry | None = None
+    report: ParityReport | None = None
+    error: BaseException | None = None
+    before: LedgerEntry | None = None
+    is_kept: bool = True
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the registry was told.
+
+    Attributes:
+        warnings: What could not be shown, and why; empty if everything is.
+        evidence: Where the parity table, page and plot are; empty if nowhere.
+    """
+
+    warnings: tuple[str, ...] = ()
+    evidence: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is shown."""
+        return not self.warnings
+
+
+def from_outcome(
+    outcome: Outcome, uri: str, before: LedgerEntry | None, *, is_kept: bool = True
+) -> Showing:
+    """Return what there is to show of a change.
+
+    Args:
+        outcome: What came of it.
+        uri: The target, as `Target.uri` gives it.
+        before: What was live before.
+        is_kept: Whether that is still loaded, if it was replaced.
+    """
+    change, done, error = outcome.change, outcome.promotion, outcome.error
+    report = done.report if done else error.details.get("report") if error else None
+    return Showing(
+        target=change.binding.target,
+        uri=uri,
+        name=change.binding.name,
+        model=change.binding.model,
+        version=change.version,
+        entry=done.entry if done else None,
+        report=report,
+        error=error,
+        before=before,
+        is_kept=is_kept,
+    )
+
+
+def publish(showing: Showing) -> Published:
+    """Show on a version's page where it is live, or why it is not; and on that of the old one.
+
+    The state is in a tag per target, in a block of the description (see
+    `oml_mlflow.state_block`), and, if vectors were compared, as table, page and plot among the
+    artifacts of the version's run, or else of its logged model.
+
+    MLflow has no way to change a description only if nobody else did meanwhile: it is read just
+    before it is written and again afterwards, and written once more if what we wrote is gone.
+
+    Returns:
+        What was shown. Nothing is raised: what went wrong is in its warnings, and logged.
+
+    Side effects: Writes tags, descriptions and artifacts to the registry and the artifact store.
+    """
+    warnings: list[str] = []
+    row = _to_row(showing)
+    is_new, evidence = False, ""
+    with _warned(warnings, f"{showing.model} v{showing.version}"):
+        is_new = _show(showing.model, showing.version, row, warnings)
+    if warnings and not is_new:
+        # an unreachable registry must not be asked again and again: MLflow waits for it each time
+        return _published(warnings)
+    old = _replaced(showing)
+    if old is not None and showing.before is not None:
+        with _warned(warnings, f"{old[0]} v{old[1]}"):
+            _show(*old, _superseded(showing, showing.before), warnings)
+    if is_new and row.evidence and showing.report is not None:
+        with _warned(warnings, f"evidence of {showing.model} v{showing.version}"):
+            evidence = _log_evidence(showing, showing.report, row.evidence, warnings)
+    return _published(warnings, evidence)
+
+
+def tag_key(target: str, version: str) -> str:
+    """Return the key of the tag that says what became of a version in a target."""
+    return f"{TAG_PREFIX}{_slug(target)[:200]}.v{version}"
+
+
+def _published(warnings: list[str], evidence: str = "") -> Published:
+    for text in warnings:
+        _log.warning("%s", text)
+    return Published(tuple(warnings), evidence)
+
+
+@contextmanager
+def _warned(warnings: list[str], what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # what is live is live, whether it can be shown or not
+        text = str(error).splitlines() or [type(error).__name__]
+        warnings.append(f"{what} can't be shown in the MLflow UI: {text[0]}")
+
+
+def _show(model: str, version: str, row: Row, warnings: list[str]) -> bool:
+    """Write a row into a version's description, and its tag; return whether anything changed."""
+    client = mlflow.MlflowClient()
+    with _one_writer:
+        found = client.get_model_version(model, version)
+        rows: tuple[Row, ...] = (row,)
+        is_copy, changed = False, True
+        for _ in range(2):
+            block = parse(found.description)
+            is_copy = is_copy or (block is not None and not _is_own(block, model, version))
+            known = block.rows if block is not None and _is_own(block, model, version) else ()
+            row = _unchanged(row, known)
+            rows = update(known, row)
+            merged = merge(found.description, rows, model, version)
+            if merged.problem:
+                what = "not changed" if merged.text is None else "shortened"
+                warnings.append(
+                    f"the description of {model} v{version} is {what}: {merged.problem}"
+                )
+            if merged.text is None:
+                break
+            changed = merged.text != found.description
+            if not changed:
+                break
+            client.update_model_version(model, version, merged.text)
+            found = client.get_model_version(model, version)
+            if _holds(found.description, row):
+                break
+        else:
+            warnings.append(
+                f"the description of {model} v{version} is being changed by others: what we wrote "
+                "is not in it."
+            )
+    key = tag_key(row.target, version)
+    value = "; ".join(_to_tag(r, rows, model, version) for r in rows if r.target == row.target)
+    if is_copy:
+        for other in found.tags or {}:
+            if other.startswith(TAG_PREFIX) and other != key:
+                client.delete_model_version_tag(model, version, other)
+    if (found.tags or {}).get(key) != value:
+        client.set_model_version_tag(model, version, key, value)
+        changed = True
+    return changed
+
+
+def _is_own(block: Any, model: str, version: str) -> bool:
+    return (block.model, block.version) == (model, version)
+
+
+def _unchanged(row: Row, known: tuple[Row, ...]) -> Row:
+    """Return a row as it is there already, if only the time differs that it failed at."""
+    for other in known:
+        if row.state == FAILED and row == replace(other, since=row.since):
+            return other
+    return row
+
+
+def _holds(description: str | None, row: Row) -> bool:
+    block = parse(description)
+    rows = block.rows if block else ()
+    return any((r.place, r.state) == (row.place, row.state) for r in rows)
+
+
+def _to_row(showing: Showing) -> Row:
+    entry, error, report = showing.entry, showing.error, showing.report
+    fingerprints = entry.fingerprints if entry else showing.fingerprints
+    row = Row(
+        target=showing.target,
+        name=showing.name,
+        state=LIVE,
+        uri=showing.uri,
+        since=_shown(now()),
+        img=fingerprints.get(IMG, ""),
+        txt=fingerprints.get(TXT, ""),
+        evidence=_evidence_folder(showing) if report is not None and report.rows else "",
+    )
+    if error is None and entry is not None:
+        since = _shown(entry.promoted_at or now())
+        return replace(
+            row, generation=entry.generation, since=since, result=_verdict(entry, report)
+        )
+    code, message, hint = "failed", str(error), ""
+    if isinstance(error, OmlMlflowError):
+        code, message, hint = error.code, error.message, error.hint
+    live = f", live: {_origin(showing.before)}" if showing.before else ""
+    return replace(
+        row, state=FAILED, result=f"{code}{live}", reason=_cut(message), next_step=_cut(hint)
+    )
+
+
+def _verdict(entry: LedgerEntry, report: ParityReport | None) -> str:
+    if entry.verification == UNVERIFIED:
+        return f"{UNVERIFIED}: no runtime here can run it"
+    if report is None or not report.rows:
+        return entry.verification
+    largest = f", difference up to {report.max_abs():.1e}" if report.compared else ""
+    return f"{entry.verification}: {report.summary}{largest}"
+
+
+def _replaced(showing: Showing) -> tuple[str, str] | None:
+    """Return model and version that were replaced, if they are of the same registry."""
+    old, new = showing.before, showing.entry
+    if showing.error is not None or old is None or new is None or not old.registered_model:
+        return None
+    if (old.registered_model, old.version) == (showing.model, showing.version):
+        return None
+    is_same = old.registry == new.registry
+    if old.registered_model != new.registered_model:
+        is_same = old.registry.partition(":")[0] == new.registry.partition(":")[0]
+    return (old.registered_model, old.version) if is_same or not old.registry else None
+
+
+def _superseded(showing: Showing, old: LedgerEntry) -> Row:
+    kept = f", kept as generation {old.generation}" if showing.is_kept else ""
+    by = f"v{showing.version}"
+    if old.registered_model != showing.model:
+        by = f"{showing.model} {by}"
+    return Row(
+        target=showing.target,
+        name=showing.name,
+        state=SUPERSEDED,
+        uri=showing.uri,
+        generation=old.generation,
+        since=_shown(showing.entry.promoted_at or now()) if showing.entry else "",
+        img=old.fingerprints.get(IMG, ""),
+        txt=old.fingerprints.get(TXT, ""),
+        result=f"by {by}{kept}",
+    )
+
+
+def _to_tag(row: Row, rows: tuple[Row, ...], model: str, version: str) -> str:
+    if row.state == LIVE:
+        generation = f", generation {row.generation}" if row.generation else ""
+        verdict = f", {row.result.partition(':')[0]}" if row.result else ""
+        return f"live as {row.name}, {model} v{version}{generation}{verdict}"
+    is_alone = sum(r.target == row.target for r in rows) == 1
+    name = "" if is_alone else f"{row.name} "
+    return (
+        f"{name}failed: {row.result}" if row.state == FAILED else f"{name}superseded {row.result}"
+    )
+
+
+def _log_evidence(showing: Showing, report: ParityReport, folder: str, warnings: list[str]) -> str:
+    """Log table, page and plot of a comparison; return where they are."""
+    client = mlflow.MlflowClient()
+    with tempfile.TemporaryDirectory() as made:
+        _write_evidence(Path(made), showing, report)
+        run_id, model_id = _homes(client, showing.model, showing.version)
+        if run_id:
+            client.log_artifacts(run_id, made, folder)
+            return f"runs:/{run_id}/{folder}"
+        if model_id:
+            client.log_model_artifacts(model_id, made, folder)
+            return f"models:/{model_id}/{folder}"
+    warnings.append(
+        f"the evidence of {showing.model} v{showing.version} is nowhere: it has no run and no "
+        "logged model"
+    )
+    return ""
+
+
+def _homes(client: mlflow.MlflowClient, model: str, version: str) -> tuple[str, str]:
+    """Return run and logged model that a version came from, copied or not; empty if gone."""
+    found = client.get_model_version(model, version)
+    run_id = found.run_id or ""
+    if run_id:
+        try:
+            run = client.get_run(run_id)
+        except MlflowException:
+            run_id = ""
+        else:
+            run_id = run_id if run.info.lifecycle_stage == LifecycleStage.ACTIVE else ""
+    for _ in range(_HOPS):
+        source = found.source or ""
+        if logged := _LOGGED_MODEL.match(source):
+            return run_id, logged[1]
+        copied = _VERSION.fullmatch(source)
+        if copied is None:
+            break
+        found = client.get_model_version(*copied.groups())
+    return run_id, ""
+
+
+def _write_evidence(folder: Path, showing: Showing, report: ParityReport) -> None:
+    title = f"{showing.model} v{showing.version} as {showing.name} in {showing.target}"
+    facts = {
+        "Target": f"{showing.target} ({showing.uri})",
+        "Models": f"{showing.name}_IMG, {showing.name}_TXT",
+        "Version": f"{showing.model} v{showing.version}",
+        "Compared": f"{now():%Y-%m-%d %H:%M} UTC",
+    }
+    rows = report.to_rows()
+    with (folder / "parity.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    page = to_html(report, facts, subject=title)
+    (folder / "parity.html").write_text(page, encoding="utf-8")
+    write_plot(report, folder / "parity.png", title)
+
+
+def _evidence_folder(showing: Showing) -> str:
+    return f"{ARTIFACTS}/{_slug(showing.target)}/{_slug(showing.name)}_v{showing.version}"
+
+
+def _origin(entry: LedgerEntry) -> str:
+    return f"{entry.registered_model} v{entry.version}" if entry.registered_model else entry.origin
+
+
+def _slug(text: str) -> str:
+    return _UNUSUAL.sub("-", text).strip("-.") or "target"
+
+
+def _shown(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 600 else f"{text[:599].rstrip()}…"

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from oracle_fixtures import PASSWORD, Oracle
+
+from oml_mlflow import console
+from oml_mlflow.cli import cli
+from oml_mlflow.pair import PipelinePair
+from oml_mlflow.targets.embedded import EmbeddedTarget
+
+Run = Callable[..., str]
+
+FILE = """
+target = "dev"
+poll_s = 0.2
+[targets.dev]
+uri = "embedded:///database"
+accept = [{{ model = "clip*", alias = "prod", name = "CLIP" }}]
+[targets.prod]
+uri = "{uri}"
+accept = [{{ model = "clip*", alias = "prod" }}]
+after = ["dev"]
+[[bindings]]
+model = "clip"
+alias = "prod"
+targets = ["dev", "prod"]
+"""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process, which spares its imports."""
+
+    def call(*arguments: str, code: int = 0) -> str:
+        before = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(sys, "argv", ["oml-mlflow", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            console.run(cli)
+        signal.signal(signal.SIGTERM, before)
+        said = capfd.readouterr()
+        shown = said.out + said.err
+        assert (caught.value.code or 0) == code, shown
+        assert PASSWORD not in shown
+        return shown if code else said.out
+
+    return call
+
+
+@pytest.fixture
+def two(versions: tuple[PipelinePair, ...], oracle: Oracle) -> Path:
+    """Three versions of `clip`, and two targets that follow its alias prod; give the file."""
+    path = Path("oml_mlflow.toml")
+    path.write_text(FILE.format(uri=oracle.uri))
+    return path
+
+
+def point(version: str) -> None:
+    mlflow.MlflowClient().set_registered_model_alias("clip", "prod", version)
+
+
+def live(run: Run) -> dict[str, str]:
+    found = json.loads(run("status", "--json"))["standings"]
+    return {s["target"]: s["live"]["version"] if s["live"] else "" for s in found}
+
+
+def test_two_targets_follow_an_alias(two: Path, run: Run) -> None:
+    assert "clip has no alias prod; what is live stays" in run("plan", "--detailed-exitcode")
+    point("1")
+    shown = run("plan", "--detailed-exitcode", "--out", "plan.json", code=2)
+    assert "promote CLIP on dev: nothing → clip 1 (clip@prod)" in shown
+    assert "waits until dev has it, verified" in shown
+    assert "Plan: 1 to promote, 0 to heal, 0 to finish, 0 to drop. 1 more once" in shown
+    assert live(run) == {"dev": "", "prod": ""}
+    assert json.loads(Path("plan.json").read_text())["format_version"] == "1.0"
+    assert "Say --yes" in run("apply", code=64)
+    assert "give no other options" in run("apply", "plan.json", "--retry", code=64)
+
+    shown = run("apply", "plan.json")
+    assert "1 of 2  OK    CLIP on dev: clip 1 live (generation 1), verified, in" in shown
+    assert "2 of 2  OK    CLIP on prod: clip 1 live (generation 1), verified, in" in shown
+    assert "2 changed, 0 failed; 2 of 2 in sync." in shown
+    assert "error[plan-stale]" in run("apply", "plan.json", code=75)
+    assert "Nothing to do." in run("plan", "--detailed-exitcode")
+    assert "2 of 2 in sync." in run("status")
+    assert "Nothing to do." in run("apply")
+    assert "Live in embedded:///" in run("status", "--target", "dev")
+    assert "clip 1" in run("history", "--target", "prod")
+    shown = run("verify")
+    assert "1 of 2  OK    CLIP on dev: clip 1 (generation 1), 24 ok" in shown
+    assert "CLIP on prod" in shown
+    assert json.loads(run("verify", "--target", "prod", "--json"))["ok"]
+
+    point("2")
+    one = json.loads(run("plan", "--json", "--target", "prod"))
+    assert {s["target"] for s in one["standings"]} == {"prod"}
+    document = json.loads(run("reconcile", "--once", "--json"))
+    assert [o["live"]["version"] for o in document["outcomes"]] == ["2", "2"]
+    shown = run("rollback", "CLIP", "--target", "prod")
+    assert "clip@prod points to version 1 again." in shown
+    assert live(run) == {"dev": "1", "prod": "1"}
+    assert mlflow.MlflowClient().get_model_version_by_alias("clip", "prod").version == 1
+
+
+def test_what_is_pinned_stays(two: Path, run: Run) -> None:
+    point("1")
+    run("apply", "--yes")
+    assert "CLIP on dev is pinned." in run("pin", "clip", "--reason", "sale week")
+    point("2")
+    shown = run("apply", "--yes", "--target", "dev")
+    assert "pinned by" in shown
+    assert "sale week" in shown
+    assert "oml-mlflow unpin CLIP --target dev" in run("status")
+    assert live(run) == {"dev": "1", "prod": "1"}
+    assert "follows its alias again" in run("unpin", "CLIP")
+    assert "was not pinned" in run("unpin", "CLIP")
+    run("reconcile", "--once")
+    assert live(run) == {"dev": "2", "prod": "2"}
+    shown = run("rollback", "CLIP", "--pin", "--reason", "colours")
+    assert "CLIP on dev is pinned." in shown
+    assert live(run) == {"dev": "1", "prod": "2"}
+    assert "name-pinned" in run("promote", "models:/clip/2", code=1)
+    assert "binding-refused" in run("promote", "models:/clip/3", "--target", "prod", code=1)
+    run("promote", "models:/clip/2", "--pin")
+    assert live(run) == {"dev": "2", "prod": "2"}
+
+
+def test_what_was_changed_behind_our_back_is_named(two: Path, run: Run) -> None:
+    point("1")
+    run("apply", "--yes")
+    assert "0 changes behind our back in 2 of 2 targets." in run("drift")
+    database = EmbeddedTarget("database")
+    database.sql("DELETE FROM oml.models WHERE name = 'CLIP_TXT'")
+    shown = run("drift", code=3)
+    assert "CLIP_TXT was dropped" in shown
+    assert "oml-mlflow apply --heal" in shown
+    drifted = json.loads(run("drift", "--json", code=3).partition("\n}\n")[0] + "\n}\n")["drift"]
+    assert [(d["target"], d["name"]) for d in drifted] == [("dev", "CLIP")]
+    assert "CLIP degraded: CLIP_TXT was dropped" in run("apply", code=1)
+    assert "OK" in run("apply", "--heal", "--yes")
+    assert "0 changes" in run("drift")
+
+
+def test_a_target_that_is_down_is_said(two: Path, run: Run) -> None:
+    two.write_text(FILE.format(uri="oracle://vec@127.0.0.1:9/none?connect_timeout=1"))
+    point("1")
+    assert "unreachable" in run("plan", "--detailed-exitcode", code=1)
+    shown = run("reconcile", "--once", code=75)
+    assert "CLIP on dev: clip 1 live" in shown
+    assert "CLIP on prod unreachable" in shown
+    assert "prod was not looked at" in run("drift", code=75)
+    assert "FAIL" in run("verify", code=75)
+
+
+def test_a_failed_combination_is_tried_again_only_on_request(two: Path, run: Run) -> None:
+    point("1")
+    artifacts = sorted(Path("mlruns").rglob("*_txt.onnx"))
+    assert artifacts
+    for path in artifacts:
+        path.write_bytes(path.read_bytes() + b"\0")
+    shown = run("apply", "--yes", code=1)
+    assert "FAIL  CLIP on dev: [package-corrupt]" in shown
+    assert "Next: " in shown
+    shown = run("reconcile", "--once", code=1)
+    assert "0 changed, 0 failed" in shown
+    assert "--retry" in shown
+    assert "FAIL" in run("reconcile", "--once", "--retry", code=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("plan",), 1, "there are no targets in oml_mlflow.toml"),
+        (("apply", "--yes"), 1, "there are no targets"),
+        (("reconcile",), 64, "--once or --watch"),
+        (("reconcile", "--watch", "--json"), 64, "writes lines"),
+        (("plan", "--sql"), 64, "one MODEL_URI"),
+        (("plan", "models:/clip/1", "--out", "x"), 64, "leave out MODEL_URI"),
+        (("verify", "--html", "x"), 64, "one MODEL_URI"),
+        (("promote", "models:/clip/1", "--pin"), 64, "configured target"),
+        (("rollback", "clip", "--pin"), 64, "configured target"),
+        (("apply", "broken.json"), 1, "is no plan"),
+        (("status", "--config", "none.toml"), 1, "none.toml can't be read"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    mlflow_store: Path, run: Run, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    Path("broken.json").write_text('{"format_version": "0.1"}')
+    assert said in run(*arguments, code=code)
+
+
+def test_watching_ends_after_the_pass_that_is_under_way(two: Path) -> None:
+    point("1")
+    program = "from oml_mlflow.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "reconcile", "--watch"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        assert "1 of 2  OK    CLIP on dev" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "stopping after this pass" in err
+
+
+def test_config_show_says_where_from_and_masks(
+    two: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OML_MLFLOW_POLL_S", "7")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://me:{PASSWORD}@host")
+    shown = json.loads(run("config", "show", "--json"))
+    values = {v["key"]: (v["value"], v["origin"]) for v in shown["values"]}
+    assert values["poll_s"] == ("7.0", "environment OML_MLFLOW_POLL_S")
+    assert values["targets.dev.uri"] == ("embedded:///database", f"file {two.absolute()}")
+    assert values["registry"][0] == "http://***@host"
+    assert {"variable": "OML_MLFLOW_PASSWORD", "is_set": True} in shown["secrets"]
+    assert [b["counts"] for b in shown["bindings"]] == [True, True]
+    two.write_text(two.read_text().replace('alias = "prod"\ntargets', 'alias = "dev"\ntargets'))
+    shown = run("config", "show")
+    assert "target dev does not accept clip@dev as CLIP" in shown

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import pytest
+from fleets import (
+    ANYTHING,
+    NAME,
+    NO_HOOKS,
+    changed,
+    live_versions,
+    move,
+    reconcile,
+    states,
+    two_targets,
+)
+from oracle_fixtures import Oracle
+
+from oml_mlflow import PipelinePair
+from oml_mlflow.bindings import Binding
+from oml_mlflow.config import Config, TargetConfig
+from oml_mlflow.errors import NotAccepted, OmlMlflowError, OtherRegistry, RegistryUnreachable
+from oml_mlflow.pins import pin, promote, rollback, unpin
+from oml_mlflow.reconciler import Reconciler
+from oml_mlflow.registry import registry_id
+from oml_mlflow.terms import Terms
+
+
+@pytest.fixture
+def config(tmp_path: Path, oracle: Oracle, versions: tuple[PipelinePair, ...]) -> Config:
+    return two_targets(tmp_path, oracle)
+
+
+def uploads(oracle: Oracle) -> int:
+    return sum("LOAD_ONNX_MODEL" in text for text in oracle.statements())
+
+
+def test_an_alias_moved_and_moved_back(config: Config, oracle: Oracle) -> None:
+    move(1)
+    found = reconcile(config)
+    assert found.ok, [o.error for o in found.outcomes]
+    assert states(found) == {"small": "in sync", "big": "in sync"}
+    assert live_versions(config) == {"small": "1", "big": "1"}
+    again = reconcile(config)
+    assert again.outcomes == ()
+    assert Reconciler(config, hooks=NO_HOOKS).look().plan.summary() == "Nothing to do."
+
+    move(2)
+    assert reconcile(config).ok
+    loaded = uploads(oracle)
+    move(1)
+    found = reconcile(config)
+    assert found.ok
+    assert live_versions(config) == {"small": "1", "big": "1"}
+    assert uploads(oracle) == loaded
+    client = mlflow.MlflowClient()
+    assert "live as CLIP" in client.get_model_version("clip", "1").tags["oml.target.big.v1"]
+    assert "oml_mlflow:begin" in (client.get_model_version("clip", "1").description or "")
+
+
+def test_a_failed_version_is_not_tried_again(config: Config, oracle: Oracle) -> None:
+    move(1)
+    reconcile(config)
+    move(3)  # other vectors
+    found = reconcile(config)
+    assert {o.error.code for o in found.outcomes if o.error} == {"geometry-changed"}
+    assert live_versions(config) == {"small": "1", "big": "1"}
+    again = reconcile(config)
+    tried = {o.change.binding.target for o in (*found.outcomes, *again.outcomes)}
+    assert tried == {"small", "big"}
+    third = reconcile(config)
+    assert third.outcomes == ()
+    assert set(states(third).values()) == {"degraded"}
+    [big] = [s for s in third.standings if s.target == "big"]
+    assert "clip 3 failed" in big.text
+    assert "--retry" in big.hint
+    shown = mlflow.MlflowClient().get_model_version("clip", "3")
+    assert "geometry-changed" in shown.tags["oml.target.big.v3"]
+
+    found = reconcile(config, terms=Terms(retry=True, accept_new_geometry=True))
+    assert found.ok
+    assert live_versions(config) == {"small": "3", "big": "3"}
+    move(1)
+    found = reconcile(config, terms=Terms(accept_new_geometry=True))
+    assert found.ok
+    assert live_versions(config) == {"small": "1", "big": "1"}
+
+
+def test_pin_and_unpin(config: Config) -> None:
+    move(1)
+    reconcile(config)
+    pin(config, "big", "clip", "audit")
+    move(2)
+    found = reconcile(config)
+    assert states(found) == {"small": "in sync", "big": "pinned"}
+    [big] = [s for s in found.standings if s.target == "big"]
+    assert big.text.startswith("pinned by ")
+    assert "audit" in big.text
+    assert live_versions(config) == {"small": "2", "big": "1"}
+    assert unpin(config, "big", "clip")
+    assert not unpin(config, "big", "clip")
+    assert states(reconcile(config)) == {"small": "in sync", "big": "in sync"}
+
+
+def test_a_rollback_moves_the_alias(config: Config) -> None:
+    for version in (1, 2):
+        move(version)
+        reconcile(config)
+    back = rollback(config, "big", "clip")
+    assert (back.alias, back.version, back.pinned) == ("clip@prod", "1", False)
+    assert live_versions(config) == {"small": "1", "big": "1"}
+    assert reconcile(config).outcomes == ()
+    assert str(mlflow.MlflowClient().get_model_version_by_alias("clip", "prod").version) == "1"
+
+
+def test_a_pinned_rollback_leaves_the_alias(config: Config) -> None:
+    for version in (1, 2):
+        move(version)
+        reconcile(config)
+    back = rollback(config, "big", "clip", pinned=True, reason="bad results")
+    assert (back.alias, back.version, back.pinned) == ("", "1", True)
+    found = reconcile(config)
+    assert states(found) == {"small": "in sync", "big": "pinned"}
+    assert live_versions(config) == {"small": "2", "big": "1"}
+
+
+def test_a_rollback_without_a_registry_pins(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2):
+        move(version)
+        reconcile(config)
+    gone = "http://127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow.set_tracking_uri(gone)
+    mlflow.set_registry_uri(gone)
+    back = rollback(config, "big", "clip")
+    assert back.pinned
+    assert "could not be asked" in back.reason
+    assert live_versions(config)["big"] == "1"
+
+
+def test_a_fixed_version_is_pinned(config: Config) -> None:
+    move(1)
+    reconcile(config)
+    with pytest.raises(NotAccepted, match="follows clip@prod, which is version 1"):
+        promote(config, "models:/clip/2", "big", "clip")
+    promote(config, "models:/clip/2", "big", "clip", pinned=True)
+    found = reconcile(config)
+    assert states(found) == {"small": "in sync", "big": "pinned"}
+    assert live_versions(config) == {"small": "1", "big": "2"}
+
+
+def models_of(config: Config, oracle: Oracle) -> tuple[list[str], list[str]]:
+    folder = Path(config.targets["small"].uri.removeprefix("embedded:///"))
+    return sorted(p.name for p in folder.glob("models/*")), sorted(oracle.fingerprints())
+
+
+def test_nothing_is_dropped_because_something_is_missing(
+    config: Config, oracle: Oracle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    move(1)
+    reconcile(config)
+    move(2)
+    reconcile(config)
+    before = models_of(config, oracle)
+    client = mlflow.MlflowClient()
+
+    def check(expected: dict[str, str], found_config: Config = config) -> None:
+        found = reconcile(found_config)
+        assert found.outcomes == ()
+        assert states(found) == expected
+        assert models_of(config, oracle) == before
+        assert live_versions(config) == {"small": "2", "big": "2"}
+
+    unbound = {"small": "unbound", "big": "unbound"}
+    client.delete_registered_model_alias("clip", "prod")
+    check(unbound)
+    move(2)
+    check({"small": "in sync", "big": "in sync"})
+    check(unbound, replace(config, bindings=()))
+    client.delete_model_version("clip", "2")
+    check(unbound)
+    other = client.create_registered_model("other")
+    client.delete_registered_model("clip")
+    check(unbound)
+    client.delete_registered_model(other.name)
+    with pytest.raises(OtherRegistry, match="no model at all"):
+        reconcile(config)
+    assert models_of(config, oracle) == before
+
+    # a model of the same name made anew is not the one that the ledger names
+    client.create_registered_model("clip")
+    client.create_model_version("clip", str(tmp_path))
+    move(1)
+    found = reconcile(config)
+    assert found.outcomes == ()
+    assert set(states(found).values()) == {"degraded"}
+    assert all("deleted and made anew" in s.text for s in found.standings)
+    assert models_of(config, oracle) == before
+
+
+@pytest.mark.parametrize("registry", ["unreachable", "erroring", "different"])
+def test_a_registry_that_is_not_ours_stops_the_pass(
+    registry: str, config: Config, oracle: Oracle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    move(1)
+    reconcile(config)
+    before = models_of(config, oracle)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    wanted: type[OmlMlflowError] = RegistryUnreachable
+    if registry == "unreachable":
+        uri = "http://127.0.0.1:9"
+    elif registry == "erroring":
+        (tmp_path / "broken.db").write_bytes(b"no database at all" * 100)
+        uri = f"sqlite:///{tmp_path / 'broken.db'}"
+    else:
+        ours = registry_id()
+        shutil.copy(tmp_path / "mlflow.db", tmp_path / "other.db")
+        import sqlite3
+
+        with sqlite3.connect(tmp_path / "other.db") as raw:
+            raw.execute("UPDATE experiments SET creation_time = creation_time + 1")
+            raw.execute("UPDATE registered_model_aliases SET version = 2")
+        uri, wanted = f"sqlite:///{tmp_path / 'other.db'}", OtherRegistry
+        assert ours
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    with pytest.raises(wanted, match="Nothing was changed"):
+        reconcile(config)
+    assert models_of(config, oracle) == before
+    assert live_versions(config) == {"small": "1", "big": "1"}
+    if registry == "different":
+        found = reconcile(config, terms=Terms(take_over=True))
+        assert found.ok
+        assert live_versions(config) == {"small": "2", "big": "2"}
+
+
+def test_tags_bind_inside_what_a_target_accepts(config: Config) -> None:
+    move(1)
+    free = replace(config, bindings=())
+    client = mlflow.MlflowClient()
+    client.set_registered_model_tag("clip", "oml.bind", "prod -> small as VISION; prod -> big")
+    assert reconcile(free).outcomes == ()
+    free = changed(free, "small", allow_tag_bindings=True)
+    found = reconcile(free)
+    assert [o.change.binding.name for o in found.outcomes] == ["VISION"]
+    refused = [s for s in found.standings if s.is_error]
+    assert [s.target for s in refused] == ["big"]
+    assert "takes no bindings from tags" in refused[0].text
+    client.set_registered_model_tag("clip", "oml.bind", "nonsense")
+    [unread] = [s for s in reconcile(free).standings if s.is_error]
+    assert "can't be read" in unread.text
+    client.set_registered_model_tag("clip", "oml.paused", "true")
+    assert states(reconcile(config))["big"] == "paused"
+
+
+def test_a_chain_waits_for_its_first_link(tmp_path: Path, versions: object) -> None:
+    targets = {
+        name: TargetConfig(name, f"embedded:///{tmp_path / name}", ANYTHING, after=after)
+        for name, after in (("dev", ()), ("test", ("dev",)), ("live", ("test",)))
+    }
+    config = Config(targets, tuple(Binding(t, NAME, "clip", "prod") for t in targets))
+    move(1)
+    found = reconcile(config)
+    assert [o.change.binding.target for o in found.outcomes] == ["dev", "test", "live"]
+    move(2)
+    # a folder that can't be one stands for a target that is down
+    (tmp_path / "test").rename(tmp_path / "away")
+    (tmp_path / "test").write_text("no folder")
+    found = reconcile(config)
+    assert [o.change.binding.target for o in found.outcomes if not o.error] == ["dev"]
+    waiting = {s.target: s for s in found.standings}
+    assert waiting["live"].waits_for == ("test",)
+    assert waiting["live"].live is not None
+    assert waiting["live"].live.version == "1"
+    (tmp_path / "test").unlink()
+    (tmp_path / "away").rename(tmp_path / "test")
+    found = reconcile(config)
+    assert [o.change.binding.target for o in found.outcomes] == ["test", "live"]
+    assert live_versions(config) == dict.fromkeys(targets, "2")

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import csv
+import threading
+from datetime import datetime, timezone
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+import oml_mlflow
+from oml_mlflow import PipelinePair
+from oml_mlflow.errors import ParityError
+from oml_mlflow.ledger import UNVERIFIED, LedgerEntry
+from oml_mlflow.package import read_package
+from oml_mlflow.parity import ParityReport
+from oml_mlflow.probes import compare, golden_probes
+from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, parse
+from oml_mlflow.writeback import Showing, publish, tag_key
+
+AT = datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc)
+DEV, PROD = "embedded:///database", "oracle://app@db1:1521/FREEPDB1"
+
+
+WORDS = "A model of ours."
+
+
+@pytest.fixture
+def bare(mlflow_store: Path) -> None:
+    """Versions 1 to 3 of `clip`, without files."""
+    client = mlflow.MlflowClient()
+    client.create_registered_model("clip")
+    for _ in range(3):
+        client.create_model_version("clip", str(mlflow_store), description=WORDS)
+
+
+def entry(version: str, generation: int, **changes: object) -> LedgerEntry:
+    values = {
+        "name": "CLIP",
+        "generation": generation,
+        "registered_model": "clip",
+        "version": version,
+        "run_id": "",
+        "fingerprints": {"img": f"{version}a" * 32, "txt": f"{version}b" * 32},
+        "dims": 16,
+        "promoted_at": AT,
+        "registry": "1:2",
+    }
+    return LedgerEntry(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def report(off: str = "") -> ParityReport:
+    """Return a comparison of all golden probes; one class is far off, if named."""
+    rng = np.random.default_rng(0)
+    wanted = {p.id: rng.normal(size=16).astype(np.float32) for p in golden_probes()}
+    got = {p.id: wanted[p.id] + (0.1 if p.category == off else 1e-7) for p in golden_probes()}
+    return compare("Database against references", golden_probes(), got, wanted)
+
+
+def live(version: str, target: str = "prod", uri: str = PROD, **changes: object) -> Showing:
+    values = {"entry": entry(version, int(version)), "report": report(), **changes}
+    return Showing(target, uri, "CLIP", "clip", version, **values)  # type: ignore[arg-type]
+
+
+def failed(version: str, **changes: object) -> Showing:
+    found = report("emoji")
+    error = ParityError("3 of 24 probes differ.", hint="see the table.", details={"report": found})
+    values = {"report": found, "error": error, **changes}
+    return Showing("prod", PROD, "CLIP", "clip", version, **values)  # type: ignore[arg-type]
+
+
+def shown(version: str, model: str = "clip") -> tuple[dict[str, Row], dict[str, str]]:
+    """Return rows of the block by target, and our tags."""
+    found = mlflow.MlflowClient().get_model_version(model, version)
+    block = parse(found.description)
+    assert block is None or (block.model, block.version) == (model, version)
+    rows = {row.target: row for row in block.rows} if block else {}
+    return rows, {k: v for k, v in found.tags.items() if k.startswith("oml.target.")}
+
+
+def test_a_version_shows_where_it_is_live(bare: None) -> None:
+    for showing in (live("1"), live("1", "dev", DEV)):
+        [problem] = publish(showing).warnings
+        assert "evidence of clip v1 is nowhere: it has no run and no logged model" in problem
+    rows, tags = shown("1")
+    assert tags == {
+        "oml.target.dev.v1": "live as CLIP, clip v1, generation 1, verified",
+        "oml.target.prod.v1": "live as CLIP, clip v1, generation 1, verified",
+    }
+    assert rows["prod"] == Row(
+        *("prod", "CLIP", LIVE, PROD, 1, "2026-11-23 21:00", "1a1a1a1a1a1a", "1b1b1b1b1b1b"),
+        result=f"verified: 24 ok, difference up to {report().max_abs():.1e}",
+        evidence="oml_mlflow/prod/CLIP_v1",
+    )
+    assert rows["dev"].uri == DEV
+    text = mlflow.MlflowClient().get_model_version("clip", "1").description
+    assert text.startswith(f"{WORDS}\n\n<!-- oml_mlflow:begin clip v1 -->")
+    changed = mlflow.MlflowClient().get_model_version("clip", "1").last_updated_timestamp
+    assert publish(live("1")).ok  # nothing new, so no evidence either
+    assert mlflow.MlflowClient().get_model_version("clip", "1").last_updated_timestamp == changed
+
+
+def test_the_replaced_version_says_by_what_and_where_it_is_kept(bare: None) -> None:
+    publish(live("1"))
+    publish(live("2", before=entry("1", 1)))
+    rows, tags = shown("1")
+    assert (rows["prod"].state, rows["prod"].generation) == (SUPERSEDED, 1)
+    assert tags == {"oml.target.prod.v1": "superseded by v2, kept as generation 1"}
+    assert shown("2")[1] == {"oml.target.prod.v2": "live as CLIP, clip v2, generation 2, verified"}
+
+    again = entry("1", 3)
+    publish(live("1", entry=again, before=entry("2", 2), is_kept=False))
+    assert shown("1")[1] == {"oml.target.prod.v1": "live as CLIP, clip v1, generation 3, verified"}
+    assert shown("2")[1] == {"oml.target.prod.v2": "superseded by v1"}
+
+
+def test_version_of_another_registry_is_none_of_ours(bare: None) -> None:
+    publish(live("1"))
+    for registry in ("9:2", "1:9"):
+        publish(live("2", before=entry("1", 1, registry=registry)))
+        assert shown("1")[0]["prod"].state == LIVE
+
+
+def test_failure_shows_reason_next_step_and_evidence(bare: None) -> None:
+    publish(live("1"))
+    publish(failed("2", before=entry("1", 1)))
+    rows, tags = shown("2")
+    assert tags == {"oml.target.prod.v2": "failed: parity-failed, live: clip v1"}
+    assert (rows["prod"].state, rows["prod"].generation) == (FAILED, 0)
+    assert rows["prod"].reason == "3 of 24 probes differ."
+    assert rows["prod"].next_step == "see the table."
+    assert shown("1")[0]["prod"].state == LIVE
+    changed = mlflow.MlflowClient().get_model_version("clip", "2").last_updated_timestamp
+    publish(failed("2", before=entry("1", 1)))
+    assert mlflow.MlflowClient().get_model_version("clip", "2").last_updated_timestamp == changed
+
+
+def test_evidence_is_with_the_run_or_else_with_the_logged_model(
+    versions: tuple[PipelinePair, ...], tiny_pair: PipelinePair, tmp_path: Path
+) -> None:
+    done = publish(live("1"))
+    model_id = mlflow.MlflowClient().get_model_version("clip", "1").source.removeprefix("models:/")
+    assert done.evidence == f"models:/{model_id}/oml_mlflow/prod/CLIP_v1"
+    files = mlflow.artifacts.download_artifacts(f"models:/{model_id}", dst_path=str(tmp_path / "a"))
+    folder = Path(files) / "oml_mlflow" / "prod" / "CLIP_v1"
+    assert {path.name for path in folder.iterdir()} == {"parity.csv", "parity.html", "parity.png"}
+    with (folder / "parity.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["probe"] for row in rows] == [probe.id for probe in golden_probes()]
+    assert "clip v1 as CLIP in prod" in (folder / "parity.html").read_text(encoding="utf-8")
+    assert (folder / "parity.png").read_bytes().startswith(b"\x89PNG")
+    # the model's own files are what they were
+    read_package(files).check_fingerprints()
+
+    with mlflow.start_run() as run:
+        oml_mlflow.log_model(tiny_pair, name="clip", registered_model_name="clip")
+    assert publish(live("4")).evidence == f"runs:/{run.info.run_id}/oml_mlflow/prod/CLIP_v4"
+    mlflow.MlflowClient().delete_run(run.info.run_id)
+    home = publish(live("4", entry=entry("4", 5))).evidence
+    assert home.startswith("models:/m-")
+
+
+def test_copied_version_shows_its_own_state_only(versions: tuple[PipelinePair, ...]) -> None:
+    client = mlflow.MlflowClient()
+    publish(live("1"))
+    publish(live("1", "dev", DEV))
+    client.copy_model_version("models:/clip/1", "clip_prod")
+    copied = client.get_model_version("clip_prod", "1")
+    assert "begin clip v1" in copied.description
+    assert tag_key("dev", "1") in copied.tags
+
+    own = Showing("prod", PROD, "CLIP", "clip_prod", "1", entry("1", 2), report())
+    done = publish(own)
+    assert done.ok
+    assert done.evidence.startswith("models:/m-")
+    rows, tags = shown("1", "clip_prod")
+    assert set(rows) == {"prod"}
+    assert tags == {"oml.target.prod.v1": "live as CLIP, clip_prod v1, generation 2, verified"}
+    assert set(shown("1")[0]) == {"prod", "dev"}
+
+
+def test_two_names_of_one_target_share_its_tag(bare: None) -> None:
+    publish(live("1"))
+    other = entry("1", 1, name="PICS", verification=UNVERIFIED)
+    publish(Showing("prod", PROD, "PICS", "clip", "1", other, ParityReport("nothing")))
+    assert shown("1")[1] == {
+        "oml.target.prod.v1": "live as CLIP, clip v1, generation 1, verified; "
+        "live as PICS, clip v1, generation 1, unverified"
+    }
+
+
+def test_changed_markers_are_left_alone_and_the_tag_is_set(
+    bare: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = mlflow.MlflowClient()
+    publish(live("1"))
+    text = client.get_model_version("clip", "1").description.replace("oml_mlflow:end", "end")
+    client.update_model_version("clip", "1", text)
+    done = publish(live("1", entry=entry("1", 7)))
+    assert "the markers around our part were changed" in done.warnings[0]
+    assert done.warnings[0] in caplog.text
+    assert client.get_model_version("clip", "1").description == text
+    assert "generation 7" in client.get_model_version("clip", "1").tags["oml.target.prod.v1"]
+
+
+def test_targets_that_publish_at_once_are_all_there(bare: None) -> None:
+    tasks = [
+        threading.Thread(target=publish, args=[live("1", f"db{i}", f"oracle://a@db{i}/P")])
+        for i in range(6)
+    ]
+    for task in tasks:
+        task.start()
+    for task in tasks:
+        task.join()
+    rows, tags = shown("1")
+    assert len(rows) == len(tags) == 6
+
+
+def test_a_version_that_is_gone_is_only_a_warning(bare: None) -> None:
+    mlflow.MlflowClient().delete_model_version("clip", "3")
+    done = publish(live("3", before=entry("1", 1)))
+    assert not done.ok
+    assert "clip v3 can't be shown in the MLflow UI" in done.warnings[0]
+    assert done.evidence == ""
