@@ -79,10 +79,13 @@ class Published:
     Attributes:
         warnings: What could not be shown, and why; empty if everything is.
         evidence: Where the parity table, page and plot are; empty if nowhere.
+        is_settled: Whether telling it again would be in vain, or changes nothing; False if the
+            registry did not answer.
     """
 
     warnings: tuple[str, ...] = ()
     evidence: str = ""
+    is_settled: bool = True
 
     @property
     def ok(self) -> bool:
@@ -134,12 +137,17 @@ def publish(showing: Showing) -> Published:
     """
     warnings: list[str] = []
     row = _to_row(showing)
-    is_new, evidence = False, ""
+    is_new, is_settled, evidence = False, False, ""
     with _warned(warnings, f"{showing.model} v{showing.version}"):
-        is_new = _show(showing.model, showing.version, row, warnings)
+        try:
+            is_new = _show(showing.model, showing.version, row, warnings)
+        except MlflowException as error:
+            is_settled = error.error_code == "RESOURCE_DOES_NOT_EXIST"
+            raise
+        is_settled = True
     if warnings and not is_new:
         # an unreachable registry must not be asked again and again: MLflow waits for it each time
-        return _published(warnings)
+        return _published(warnings, is_settled=is_settled)
     old = _replaced(showing)
     if old is not None and showing.before is not None:
         with _warned(warnings, f"{old[0]} v{old[1]}"):
@@ -155,10 +163,10 @@ def tag_key(target: str, version: str) -> str:
     return f"{TAG_PREFIX}{_slug(target)[:200]}.v{version}"
 
 
-def _published(warnings: list[str], evidence: str = "") -> Published:
+def _published(warnings: list[str], evidence: str = "", *, is_settled: bool = True) -> Published:
     for text in warnings:
         _log.warning("%s", text)
-    return Published(tuple(warnings), evidence)
+    return Published(tuple(warnings), evidence, is_settled)
 
 
 @contextmanager
