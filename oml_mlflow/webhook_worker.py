@@ -152,9 +152,12 @@ class Worker:
         self._last_success_at = self._last_pass_at
         self._metrics.count("passes", "ok" if found.ok else "incomplete")
         for outcome in found.outcomes:
-            kind = outcome.change.kind if outcome.error is None else outcome.error.code
-            self._metrics.count("outcomes", kind)
-            _log.info("%s: %s", outcome.change, outcome.error or "done")
+            error = outcome.error
+            self._metrics.count("outcomes", error.code if error else outcome.change.kind)
+            if error is not None:
+                _log.warning("%s: error[%s]: %s", outcome.change, error.code, error)
+            else:
+                _log.info("%s: done", outcome.change)
         for warning in found.warnings:
             _log.warning("%s", warning)
         if models is None:
