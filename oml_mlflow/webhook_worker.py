@@ -152,10 +152,10 @@ class Worker:
         self._last_success_at = self._last_pass_at
         self._metrics.count("passes", "ok" if found.ok else "incomplete")
         for outcome in found.outcomes:
-            error = outcome.error
-            self._metrics.count("outcomes", error.code if error else outcome.change.kind)
-            if error is not None:
-                _log.warning("%s: error[%s]: %s", outcome.change, error.code, error)
+            failed = outcome.error
+            self._metrics.count("outcomes", failed.code if failed else outcome.change.kind)
+            if failed is not None:
+                _log.warning("%s: error[%s]: %s", outcome.change, failed.code, failed)
             else:
                 _log.info("%s: done", outcome.change)
         for warning in found.warnings:
