@@ -156,7 +156,7 @@ def apply(
 
 
 def _ask(plan: FleetPlan, as_json: bool) -> None:
-    """Ask whether to go on; Abort if not, UsageError if nobody can be asked."""
+    """Ask whether to go on; exit if not, UsageError if nobody can be asked."""
     from oml_mlflow.fleet_text import show_plan
 
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -165,7 +165,9 @@ def _ask(plan: FleetPlan, as_json: bool) -> None:
             "changed. Say --yes, or apply a plan file: `oml-mlflow plan --out FILE`."
         )
     show_plan(plan)
-    click.confirm("Apply?", abort=True)
+    if not click.confirm("Apply?"):
+        console.out.print("Nothing was changed.")
+        sys.exit(1)
 
 
 def _run(
