@@ -243,7 +243,7 @@ def _calls(rows: Sequence[Row]) -> list[str]:
 
 
 def _cells(cells: Iterable[str], pad: str = "&emsp;") -> str:
-    return f"| {' | '.join(cell + pad for cell in cells)} |"
+    return f"| {' | '.join(cell.replace('<br>', f'{pad}<br>') + pad for cell in cells)} |"
 
 
 def _written(rows: Sequence[Row]) -> str:

@@ -262,13 +262,15 @@ def _asking(failed: str) -> Iterator[None]:
                 hint=f"set it for the server, and restart it: {_MAKE_KEY}; if it was changed, "
                 "take back the old one, or delete the rows of the table webhooks.",
             ) from error
-        if code in ("INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED"):
-            hint = (
-                f"set {_SCHEMES} or {_PRIVATE} for the server, if it is that."
-                if code == "INVALID_PARAMETER_VALUE"
-                else "webhooks are for administrators of MLflow: set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD to one's."
-            )
+        if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+            raise RegistryError(
+                f"{failed}: {text}",
+                hint="webhooks are for administrators of MLflow: set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD to one's.",
+            ) from error
+        if code == "INVALID_PARAMETER_VALUE":
+            setting = _SCHEMES if "scheme" in text else _PRIVATE if "non-public" in text else ""
+            hint = f"set {setting} for MLflow's server." if setting else "correct it."
             raise RegistryError(f"{failed}: {text}", hint=hint) from error
         raise RegistryUnreachable(
             f"{failed}: {where} does not answer as it should ({code or type(error).__name__}).",

@@ -23,7 +23,6 @@ Reconcile = Callable[[Collection[str] | None], "Pass"]
 
 _log = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 300.0
-_UNHEALTHY_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,19 @@ class Worker:
         reconcile: `Reconciler.run`: looks at some models, or at all.
         metrics: Where it is counted.
         poll_s: How often everything is looked at.
+        unhealthy_s: After how long without a success it is not healthy any more.
     """
 
     def __init__(
-        self, queue: WebhookQueue, reconcile: Reconcile, metrics: Metrics, poll_s: float = 60.0
+        self,
+        queue: WebhookQueue,
+        reconcile: Reconcile,
+        metrics: Metrics,
+        poll_s: float = 60.0,
+        unhealthy_s: float = 300.0,
     ) -> None:
         self._queue, self._reconcile, self._metrics = queue, reconcile, metrics
-        self._poll_s = poll_s
+        self._poll_s, self._unhealthy_s = poll_s, unhealthy_s
         self._wake, self._stopping = threading.Event(), threading.Event()
         # a daemon: a promotion that outlives the grace period is left to its journal
         self._thread = threading.Thread(target=self._run, name="oml-webhook-worker", daemon=True)
@@ -92,7 +97,7 @@ class Worker:
         """Return how it does. Read-only."""
         alive, last_good = self._thread.is_alive(), self._last_success_at or self._started_at
         # a failure that is older than the last success was one of another time
-        is_failing = bool(self._last_error) and time.time() - last_good > _UNHEALTHY_S
+        is_failing = bool(self._last_error) and time.time() - last_good > self._unhealthy_s
         return Health(
             ok=alive and not is_failing,
             is_alive=alive,
@@ -128,12 +133,12 @@ class Worker:
             self._queue.done(job)
             return
         wait_s = to_wait_s(job.attempts)
-        _log.warning("%s is looked at again in %.0f s (%s)", job.model, wait_s, code)
+        _log.warning("%r is looked at again in %.0f s (%s)", job.model, wait_s, code)
         self._queue.fail(job, code, wait_s)
 
     def _look(self, models: Collection[str] | None) -> str:
         """Reconcile; return the code of what is to be tried again, or an empty text."""
-        started, what = time.monotonic(), "everything" if models is None else ", ".join(models)
+        started, what = time.monotonic(), "everything" if models is None else repr([*models])
         try:
             found = self._reconcile(models)
         except OmlMlflowError as error:
@@ -149,7 +154,9 @@ class Worker:
         for outcome in found.outcomes:
             kind = outcome.change.kind if outcome.error is None else outcome.error.code
             self._metrics.count("outcomes", kind)
-            _log.info("%s in %s: %s", outcome.change.binding, outcome.change.version, kind)
+            _log.info("%s: %s", outcome.change, outcome.error or "done")
+        for warning in found.warnings:
+            _log.warning("%s", warning)
         if models is None:
             self._metrics.show_states(standing.state for standing in found.standings)
         _log.info("looked at %s in %.1f s", what, time.monotonic() - started)

@@ -181,7 +181,7 @@ def _show(model: str, version: str, row: Row, warnings: list[str]) -> bool:
             block = parse(found.description)
             is_copy = is_copy or (block is not None and not _is_own(block, model, version))
             known = block.rows if block is not None and _is_own(block, model, version) else ()
-            row = _unchanged(row, known)
+            row = _settled(row, known)
             rows = update(known, row)
             merged = merge(found.description, rows, model, version)
             if merged.problem:
@@ -219,12 +219,17 @@ def _is_own(block: Any, model: str, version: str) -> bool:
     return (block.model, block.version) == (model, version)
 
 
-def _unchanged(row: Row, known: tuple[Row, ...]) -> Row:
-    """Return a row as it is there already, if only the time differs that it failed at."""
-    for other in known:
-        if row.state == FAILED and row == replace(other, since=row.since):
-            return other
-    return row
+def _settled(row: Row, known: tuple[Row, ...]) -> Row:
+    """Return a row with what is known of its place already, where it says nothing newer."""
+    old = next((other for other in known if other.place == row.place), None)
+    if old is None:
+        return row
+    if row.state == SUPERSEDED:
+        return replace(row, evidence=old.evidence)
+    if row.state == FAILED:
+        return old if row == replace(old, since=row.since) else row
+    is_same = (old.state, old.generation, old.img) == (row.state, row.generation, row.img)
+    return old if is_same and not row.evidence else row
 
 
 def _holds(description: str | None, row: Row) -> bool:
@@ -263,10 +268,10 @@ def _to_row(showing: Showing) -> Row:
 def _verdict(entry: LedgerEntry, report: ParityReport | None) -> str:
     if entry.verification == UNVERIFIED:
         return f"{UNVERIFIED}: no runtime here can run it"
-    if report is None or not report.rows:
-        return entry.verification
-    largest = f", difference up to {report.max_abs():.1e}" if report.compared else ""
-    return f"{entry.verification}: {report.summary}{largest}"
+    if report is not None and report.compared:
+        return f"{entry.verification}: {report.summary}, difference up to {report.max_abs():.1e}"
+    known = entry.parity.get("max_abs")
+    return entry.verification + ("" if known is None else f": difference up to {known:.1e}")
 
 
 def _replaced(showing: Showing) -> tuple[str, str] | None:
@@ -372,7 +377,9 @@ def _write_evidence(folder: Path, showing: Showing, report: ParityReport) -> Non
 
 
 def _evidence_folder(showing: Showing) -> str:
-    return f"{ARTIFACTS}/{_slug(showing.target)}/{_slug(showing.name)}_v{showing.version}"
+    # copies of a version share its run
+    version = f"{_slug(showing.model)}_v{showing.version}"
+    return f"{ARTIFACTS}/{_slug(showing.target)}/{version}/{_slug(showing.name)}"
 
 
 def _origin(entry: LedgerEntry) -> str:

@@ -18,7 +18,16 @@ import pytest
 from onnx import TensorProto, helper
 from oracle_server import statement as types
 from oracle_server.engine import Database, EngineSession, User
-from oracle_server.statement import Bind, Call, ConnectionDropped, OraError, Rows
+from oracle_server.statement import (
+    CLOB,
+    NUMBER,
+    VARCHAR,
+    Bind,
+    Call,
+    ConnectionDropped,
+    OraError,
+    Rows,
+)
 
 from oml_mlflow.pair import PipelinePair
 
@@ -260,6 +269,11 @@ def test_times_and_context(session: EngineSession) -> None:
         (1031, "GRANT CREATE TABLE TO ANN"),
         (1927, "REVOKE SELECT ON T FROM ANN"),
         (1732, "DELETE FROM USER_TABLES"),
+        (1430, "ALTER TABLE T ADD (N VARCHAR2(5))"),
+        (1789, "SELECT NAME FROM T UNION ALL SELECT NAME, N FROM T"),
+        (1790, "SELECT NAME FROM T UNION ALL SELECT N FROM T"),
+        (1790, "SELECT 1 FROM DUAL UNION SELECT 'a' FROM DUAL"),
+        (1790, "SELECT NAME, TO_CLOB(NULL) FROM T UNION ALL SELECT NAME, TO_CHAR(NULL) FROM T"),
     ],
 )
 def test_codes_of_sql(session: EngineSession, code: int, sql: str) -> None:
@@ -277,6 +291,22 @@ def test_a_unique_constraint_is_named(session: EngineSession) -> None:
     run(session, "CREATE TABLE T (NAME VARCHAR2(5), CONSTRAINT T_PK PRIMARY KEY (NAME))")
     run(session, "INSERT INTO T VALUES ('a')")
     fails(session, 1, "INSERT INTO T VALUES ('a')", r"\(VEC\.T_PK\)")
+
+
+def test_set_operations_have_common_types(session: EngineSession) -> None:
+    run(session, "CREATE TABLE T (NAME VARCHAR2(5), N NUMBER, C CLOB)")
+    run(session, "INSERT INTO T VALUES ('a', 1, NULL)")
+    found = run(
+        session,
+        "SELECT 'x', NAME, N, TO_CLOB(NULL) FROM T UNION ALL SELECT 'yy', TO_CHAR(NULL), "
+        "TO_NUMBER(NULL), C FROM T UNION ALL SELECT 'z', NULL, NULL, TO_CLOB('text') FROM DUAL",
+    )
+    assert [column.type for column in found.columns] == [VARCHAR, VARCHAR, NUMBER, CLOB]
+    assert sorted(found.rows) == [
+        ("x", "a", 1, None),
+        ("yy", None, None, None),
+        ("z", None, None, "text"),
+    ]
 
 
 def test_like_distinguishes_case(session: EngineSession) -> None:

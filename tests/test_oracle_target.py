@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import oracledb
 import pytest
+from drifted import old_ledger
 from oracle_server.engine import Database, User
 from oracle_server.server import OracleServer
 from oracle_server.statement import ConnectionDropped, OraError
@@ -897,6 +898,22 @@ def test_script_runs(
         assert session.live_state("CLIP").phase == WHOLE
         assert session.ledger()[0].promoted_at is not None
         assert {m.foreign for m in session.list_models()} == {False}
+
+
+def test_script_runs_on_a_ledger_of_an_earlier_release(
+    server: OracleServer, database: Database, target: OracleTarget, tiny_pair: PipelinePair
+) -> None:
+    database.directories["OML_MLFLOW_FILES"] = tiny_pair.path(IMG).parent
+    work = work_of(tiny_pair, 1, 0)
+    work = replace(work, entry=replace(work.entry, registry="sqlite:17"))
+    files = {side: tiny_pair.path(side) for side in SIDES}
+    script = promotion_script(work, list(models_of(tiny_pair, 1).values()), files)
+    with connect(server) as connection:
+        connection.cursor().execute(old_ledger())
+        for statement in statements_of(script):
+            connection.cursor().execute(statement)
+    with target.session("reading", create=False) as session:
+        assert session.ledger()[0].registry == "sqlite:17"
 
 
 def statements_of(script: str) -> list[str]:

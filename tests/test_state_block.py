@@ -59,9 +59,11 @@ def test_block_says_where_a_version_is_live_and_how_to_call_it() -> None:
     assert not merged.problem
     assert merged.text.startswith("A model of ours.\n\n<!-- oml_mlflow:begin clip v3 -->\n")
     assert merged.text.endswith("<!-- oml_mlflow:end -->")
-    assert "| **live**&emsp; | prod<br>`oracle://app@db1:1521/FREEPDB1`&emsp; |" in merged.text
-    assert "`CLIP_IMG`<br>`CLIP_TXT`" in merged.text
-    assert "`da8e7e3503ec`<br>`247d970473b6`" in merged.text
+    assert (
+        "| **live**&emsp; | prod&emsp;<br>`oracle://app@db1:1521/FREEPDB1`&emsp; |" in merged.text
+    )
+    assert "`CLIP_IMG`&emsp;<br>`CLIP_TXT`" in merged.text
+    assert "`da8e7e3503ec`&emsp;<br>`247d970473b6`" in merged.text
     assert "SELECT CLIP_TXT('a cat');  -- dev\n" in merged.text
     call = "SELECT VECTOR_EMBEDDING(CLIP_TXT USING :text AS DATA) FROM DUAL;  -- prod\n"
     assert call in merged.text

@@ -23,13 +23,20 @@ from receiving import (
 
 from oml_mlflow.bindings import Binding
 from oml_mlflow.config import Config, WebhookConfig
-from oml_mlflow.errors import ConfigError, ModelRefused, TargetLocked, WebhookRejected
+from oml_mlflow.errors import (
+    ConfigError,
+    ModelRefused,
+    RegistryUnreachable,
+    TargetLocked,
+    WebhookRejected,
+)
 from oml_mlflow.fleet import Outcome
 from oml_mlflow.reconciler import Pass
 from oml_mlflow.settings import Secret
 from oml_mlflow.standing import IN_SYNC, UNREACHABLE, Change, Standing
+from oml_mlflow.webhook_metrics import Metrics
 from oml_mlflow.webhook_queue import WebhookQueue
-from oml_mlflow.webhook_receiver import TESTED, serve
+from oml_mlflow.webhook_receiver import TESTED, Receiver, serve
 from oml_mlflow.webhook_signature import (
     OLD_SECRET_ENV,
     SECRET_ENV,
@@ -37,7 +44,7 @@ from oml_mlflow.webhook_signature import (
     find_secrets,
     sign,
 )
-from oml_mlflow.webhook_worker import to_retry, to_wait_s
+from oml_mlflow.webhook_worker import Worker, to_retry, to_wait_s
 
 
 def deliver(running: Running, body: bytes) -> tuple[int, bytes]:
@@ -244,6 +251,34 @@ def test_what_is_worth_trying_again() -> None:
     away = Standing("db", "*", UNREACHABLE, "")
     assert to_retry(Pass((fine, away), ())) == "target-unreachable"
     assert [1 <= to_wait_s(0) <= 2, 150 <= to_wait_s(10) <= 300, to_wait_s(10**6) <= 300]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_health_says_when_nothing_gets_done(tmp_path: Path) -> None:
+    raised: list[BaseException] = [RegistryUnreachable("the registry is away")]
+
+    def reconcile(models: object) -> Pass:
+        if raised:
+            raise raised[0]
+        return Pass((Standing("db", "CLIP", IN_SYNC, ""),))
+
+    metrics, queue = Metrics(), WebhookQueue(tmp_path / "queue.db")
+    worker = Worker(queue, reconcile, metrics, poll_s=0.02, unhealthy_s=0.2)
+    answers = Receiver(WebhookConfig(), [SECRET], queue, worker, metrics)
+    assert answers.health().status_code == 503  # not started
+    worker.start()
+    assert answers.health().status_code == 200  # not for long yet
+    wait_for(lambda: answers.health().status_code == 503)
+    assert json.loads(answers.health().body)["last_error"] == "registry-unreachable"
+    raised.clear()
+    wait_for(lambda: answers.health().status_code == 200)
+    assert b'names{state="in sync"} 1' in answers.metrics().body
+    raised.append(SystemExit())
+    wait_for(lambda: not json.loads(answers.health().body)["worker_alive"])
+    assert answers.health().status_code == 503
+    assert b"worker_alive 0" in answers.metrics().body
+    queue.close()
+    assert answers.health().status_code == 503
 
 
 def test_what_can_not_be_served_is_an_error_with_a_next_step(

@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 
 import oml_mlflow
-from oml_mlflow import PipelinePair
+from oml_mlflow import PipelinePair, promote
+from oml_mlflow.bindings import Binding
 from oml_mlflow.errors import ParityError
+from oml_mlflow.fleet import Outcome
 from oml_mlflow.ledger import UNVERIFIED, LedgerEntry
 from oml_mlflow.package import read_package
 from oml_mlflow.parity import ParityReport
+from oml_mlflow.parity_plot import write_plot
 from oml_mlflow.probes import compare, golden_probes
+from oml_mlflow.standing import Change
 from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, parse
-from oml_mlflow.writeback import Showing, publish, tag_key
+from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.writeback import Showing, from_outcome, publish, tag_key
 
 AT = datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc)
 DEV, PROD = "embedded:///database", "oracle://app@db1:1521/FREEPDB1"
@@ -91,7 +96,7 @@ def test_a_version_shows_where_it_is_live(bare: None) -> None:
     assert rows["prod"] == Row(
         *("prod", "CLIP", LIVE, PROD, 1, "2026-11-23 21:00", "1a1a1a1a1a1a", "1b1b1b1b1b1b"),
         result=f"verified: 24 ok, difference up to {report().max_abs():.1e}",
-        evidence="oml_mlflow/prod/CLIP_v1",
+        evidence="oml_mlflow/prod/clip_v1/CLIP",
     )
     assert rows["dev"].uri == DEV
     text = mlflow.MlflowClient().get_model_version("clip", "1").description
@@ -141,9 +146,9 @@ def test_evidence_is_with_the_run_or_else_with_the_logged_model(
 ) -> None:
     done = publish(live("1"))
     model_id = mlflow.MlflowClient().get_model_version("clip", "1").source.removeprefix("models:/")
-    assert done.evidence == f"models:/{model_id}/oml_mlflow/prod/CLIP_v1"
+    assert done.evidence == f"models:/{model_id}/oml_mlflow/prod/clip_v1/CLIP"
     files = mlflow.artifacts.download_artifacts(f"models:/{model_id}", dst_path=str(tmp_path / "a"))
-    folder = Path(files) / "oml_mlflow" / "prod" / "CLIP_v1"
+    folder = Path(files) / "oml_mlflow" / "prod" / "clip_v1" / "CLIP"
     assert {path.name for path in folder.iterdir()} == {"parity.csv", "parity.html", "parity.png"}
     with (folder / "parity.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -155,7 +160,7 @@ def test_evidence_is_with_the_run_or_else_with_the_logged_model(
 
     with mlflow.start_run() as run:
         oml_mlflow.log_model(tiny_pair, name="clip", registered_model_name="clip")
-    assert publish(live("4")).evidence == f"runs:/{run.info.run_id}/oml_mlflow/prod/CLIP_v4"
+    assert publish(live("4")).evidence == f"runs:/{run.info.run_id}/oml_mlflow/prod/clip_v4/CLIP"
     mlflow.MlflowClient().delete_run(run.info.run_id)
     home = publish(live("4", entry=entry("4", 5))).evidence
     assert home.startswith("models:/m-")
@@ -215,6 +220,60 @@ def test_targets_that_publish_at_once_are_all_there(bare: None) -> None:
         task.join()
     rows, tags = shown("1")
     assert len(rows) == len(tags) == 6
+
+
+def test_what_another_writer_undid_is_written_once_more(
+    bare: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, undone = mlflow.MlflowClient.update_model_version, []
+
+    def undo_afterwards(client: mlflow.MlflowClient, name: str, version: str, text: str) -> None:
+        write(client, name, version, text)
+        if len(undone) < allowed:
+            undone.append(text)
+            write(client, name, version, "Words of somebody else.")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "update_model_version", undo_afterwards)
+    for allowed, version in ((1, "1"), (3, "2")):
+        done = publish(live(version, report=None))
+        description = mlflow.MlflowClient().get_model_version("clip", version).description
+        assert description.startswith("Words of somebody else.")
+        assert done.ok == (allowed == 1) == ("oml_mlflow:begin" in description)
+    assert "is being changed by others" in done.warnings[0]
+
+
+def test_what_is_shown_later_without_a_report_keeps_what_is_there(bare: None) -> None:
+    publish(live("1"))
+    rows, _ = shown("1")
+    publish(live("1", report=None))
+    assert shown("1")[0] == rows
+    publish(live("2", report=None, entry=entry("2", 2, parity={"max_abs": 1.5e-6})))
+    assert shown("2")[0]["prod"].result == "verified: difference up to 1.5e-06"
+    publish(live("3", before=entry("1", 1)))
+    assert shown("1")[0]["prod"].evidence == "oml_mlflow/prod/clip_v1/CLIP"
+
+
+def test_outcome_of_a_real_promotion(versions: tuple[PipelinePair, ...], tmp_path: Path) -> None:
+    target = EmbeddedTarget(tmp_path / "database", timeout_s=5)
+    done = promote("models:/clip/1", target)
+    change = Change(Binding("dev", "CLIP", "clip", "prod"), "1", "", 0, "")
+    assert publish(from_outcome(Outcome(change, done), target.uri, None)).ok
+    rows, tags = shown("1")
+    assert tags == {"oml.target.dev.v1": "live as CLIP, clip v1, generation 1, verified"}
+    assert rows["dev"].img == versions[0].fingerprints["img"][:12]
+    description = mlflow.MlflowClient().get_model_version("clip", "1").description
+    call = next(line for line in description.splitlines() if line.startswith("SELECT"))
+    [(vector,)] = target.sql(call.partition(";")[0])
+    assert len(vector) == 16
+    # evidence beside its files does not change what a version is
+    assert not promote("models:/clip/1", target).changed
+
+
+def test_a_plot_is_made_where_no_vector_could_be_compared(tmp_path: Path) -> None:
+    nothing = compare("Nothing $ _", golden_probes(), {}, {})
+    write_plot(nothing, tmp_path / "a.png", "clip $ v1 _ as CLIP")
+    write_plot(ParityReport("no rows"), tmp_path / "b.png", "")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_version_that_is_gone_is_only_a_warning(bare: None) -> None:

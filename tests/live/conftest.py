@@ -28,7 +28,7 @@ from oml_mlflow.targets.oracle import OracleTarget
 HERE = Path(__file__).parent
 PREFIX = "OML_MLFLOW_LIVE_"
 PROFILE = "oracle-23.7"
-BY_NAME = (sql.LEDGER, sql.LIVE, sql.LOCK, sql.GEOMETRY, sql.COLUMNS)
+BY_NAME = (sql.LEDGER, sql.LIVE, sql.LOCK, sql.GEOMETRY, sql.COLUMNS, sql.NOTES)
 FINDINGS = pytest.StashKey[list[tuple[str, str]]]()
 Say = Callable[[str, object], None]
 
@@ -201,7 +201,8 @@ def _scratch_models(connection: oracledb.Connection, name: str) -> list[str]:
 
 
 def _tables(connection: oracledb.Connection) -> set[str]:
-    return {str(table) for table, _column in rows(connection, sql.LIST_TABLES)}
+    found = rows(connection, "SELECT TABLE_NAME FROM USER_TABLES")
+    return {str(table) for (table,) in found if str(table).startswith("OML_MLFLOW_")}
 
 
 def _capabilities(connection: oracledb.Connection, tables: set[str]) -> str:
