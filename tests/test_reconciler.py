@@ -18,11 +18,13 @@ from fleets import (
     two_targets,
 )
 from oracle_fixtures import Oracle
+from oracle_server.statement import ConnectionDropped
 
 from oml_mlflow import PipelinePair
 from oml_mlflow.bindings import Binding
 from oml_mlflow.config import Config, TargetConfig
 from oml_mlflow.errors import NotAccepted, OmlMlflowError, OtherRegistry, RegistryUnreachable
+from oml_mlflow.hooks import HookContext, Hooks
 from oml_mlflow.pins import pin, promote, rollback, unpin
 from oml_mlflow.reconciler import Reconciler
 from oml_mlflow.registry import registry_id
@@ -35,7 +37,8 @@ def config(tmp_path: Path, oracle: Oracle, versions: tuple[PipelinePair, ...]) -
 
 
 def uploads(oracle: Oracle) -> int:
-    return sum("LOAD_ONNX_MODEL" in text for text in oracle.statements())
+    """Return how many models were loaded; the block and the call in it are statements."""
+    return sum("LOAD_ONNX_MODEL" in text for text in oracle.statements()) // 2
 
 
 def test_an_alias_moved_and_moved_back(config: Config, oracle: Oracle) -> None:
@@ -256,6 +259,81 @@ def test_tags_bind_inside_what_a_target_accepts(config: Config) -> None:
     assert "can't be read" in unread.text
     client.set_registered_model_tag("clip", "oml.paused", "true")
     assert states(reconcile(config))["big"] == "paused"
+
+
+class Freeze:
+    """A hook that stops promotions at a stage, and writes down what it was told."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage, self.told = stage, []
+
+    def before_load(self, context: HookContext) -> None:
+        self._tell("before_load", context)
+
+    def after_verify(self, context: HookContext) -> None:
+        self._tell("after_verify", context)
+
+    def after_swap(self, context: HookContext) -> None:
+        self._tell("after_swap", context)
+
+    def on_failure(self, context: HookContext) -> None:
+        self._tell("on_failure", context)
+
+    def _tell(self, stage: str, context: HookContext) -> None:
+        self.told.append((stage, context.target, context.version, context.alias))
+        if stage == self.stage:
+            raise RuntimeError("change freeze")
+
+
+@pytest.mark.parametrize("stage", ["before_load", "after_verify"])
+def test_a_veto_keeps_the_old_pair_live(stage: str, config: Config, oracle: Oracle) -> None:
+    config = replace(config, concurrency=1)
+    move(1)
+    reconcile(config)
+    before = models_of(config, oracle)
+    move(2)
+    freeze = Freeze(stage)
+    found = Reconciler(config, hooks=Hooks((("freeze", freeze),))).run()
+    [outcome] = found.outcomes
+    assert outcome.error is not None
+    assert outcome.error.code == "hook-veto"
+    assert "change freeze" in outcome.error.message
+    assert live_versions(config) == {"small": "1", "big": "1"}
+    assert models_of(config, oracle) == before
+    assert freeze.told[0] == ("before_load", "big", "2", "prod")
+    assert freeze.told[-1][0] == "on_failure"
+    told = Freeze("never")
+    found = Reconciler(config, hooks=Hooks((("told", told),))).run(terms=Terms(retry=True))
+    assert found.ok
+    assert [stage for stage, target, *_ in told.told if target == "big"] == [
+        *["before_load", "after_verify", "after_swap"]
+    ]
+
+
+def test_an_interrupted_upload_is_continued(config: Config, oracle: Oracle) -> None:
+    move(1)
+    reconcile(config)
+    move(2)
+    loads = 0
+
+    def crash(index: int, text: str, session: object) -> None:
+        nonlocal loads
+        loads += "LOAD_ONNX_MODEL" in text
+        if loads == 3:
+            raise ConnectionDropped("killed")
+
+    oracle.database.faults.before_statement = crash
+    found = reconcile(config)
+    assert [o.error.code for o in found.outcomes if o.error] == ["target-unreachable"]
+    oracle.database.faults.before_statement = None
+    loaded = uploads(oracle)
+    found = reconcile(config)
+    assert found.ok
+    assert live_versions(config) == {"small": "2", "big": "2"}
+    [done] = [o.promotion for o in found.outcomes if o.change.binding.target == "big"]
+    assert done is not None
+    assert "is continued" in done.healed
+    assert uploads(oracle) == loaded + 1
 
 
 def test_a_chain_waits_for_its_first_link(tmp_path: Path, versions: object) -> None:
