@@ -156,7 +156,7 @@ def apply(
 
 
 def _ask(plan: FleetPlan, as_json: bool) -> None:
-    """Ask whether to go on; Abort if not, UsageError if nobody can be asked."""
+    """Ask whether to go on; exit if not, UsageError if nobody can be asked."""
     from oml_mlflow.fleet_text import show_plan
 
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -165,7 +165,9 @@ def _ask(plan: FleetPlan, as_json: bool) -> None:
             "changed. Say --yes, or apply a plan file: `oml-mlflow plan --out FILE`."
         )
     show_plan(plan)
-    click.confirm("Apply?", abort=True)
+    if not click.confirm("Apply?"):
+        console.out.print("Nothing was changed.")
+        sys.exit(1)
 
 
 def _run(
@@ -192,23 +194,28 @@ def _run(
 
 
 class _Outcomes:
-    """Writes a line for each change that was done or failed, as it comes."""
+    """Writes a line for each change that was done or failed: as it comes, or once bars are gone."""
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
         self._total, self._count, self._quiet = total, 0, quiet
+        self._held: list[str] = []
 
     def __call__(self, outcome: Outcome) -> None:
         from oml_mlflow.fleet_text import outcome_line
 
         self._count += 1
-        if not self._quiet:
-            line = outcome_line(self._count, self._total, outcome)
+        line = outcome_line(self._count, self._total, outcome)
+        if console.err.is_terminal:
+            self._held.append(line)
+        elif not self._quiet:
             console.out.print(line, markup=False)
 
     def end(self, done: Pass) -> None:
         """Write what it came to, and what still needs somebody."""
         from oml_mlflow.standing import IN_SYNC
 
+        for line in self._held:
+            console.out.print(line, markup=False)
         failed = {
             (o.change.binding.target, o.change.binding.name) for o in done.outcomes if o.error
         }
@@ -334,9 +341,8 @@ def unpin(name: str, target: str | None) -> None:
     config = fleet_configuration(target)
     chosen = configured_name(config, target)
     was = run(config, chosen, name)
-    text = "follows its alias again" if was else "was not pinned"
-    more = " Next: oml-mlflow apply." if was else ""
-    console.out.print(f"{name.upper()} on {chosen} {text}.{more}", markup=False)
+    text = "follows its alias again. Next: oml-mlflow apply." if was else "was not pinned."
+    console.out.print(f"{name.upper()} on {chosen} {text}", markup=False)
 
 
 def roll_back_bound(
@@ -391,4 +397,4 @@ def configured_name(config: Config, target: str | None) -> str:
 
 
 def _only(target: str | None) -> list[str] | None:
-    return None if target is None else [target]
+    return [target] if target else None
