@@ -19,7 +19,7 @@ from oml_mlflow.errors import ConfigError, OmlMlflowError
 if TYPE_CHECKING:
     from oml_mlflow.apply import Promotion
     from oml_mlflow.config import Config
-    from oml_mlflow.fleet import Outcome
+    from oml_mlflow.fleet import Outcome, View
     from oml_mlflow.reconciler import Pass
     from oml_mlflow.standing import FleetPlan, Standing
     from oml_mlflow.terms import Terms
@@ -140,7 +140,8 @@ def apply(
     config = fleet_configuration(target)
     with console.progress() as listener:
         reconciler = Reconciler(config, on_event=listener)
-        found = reconciler.look(models or None, targets=_only(target), terms=terms).plan
+        view = reconciler.look(models or None, targets=_only(target), terms=terms)
+        found = view.plan
         if saved is not None:
             saved.demand_fresh(found)
     waiting = waiting_in(found)
@@ -152,7 +153,7 @@ def apply(
     if saved is None and not yes:
         _ask(found, as_json)
     only = {key_of(change) for change in found.changes} | set(waiting)
-    _run(config, terms, target, models, only, len(only), as_json)
+    _run(config, terms, target, models, as_json, only=only, view=view)
 
 
 def _ask(plan: FleetPlan, as_json: bool) -> None:
@@ -175,18 +176,24 @@ def _run(
     terms: Terms,
     target: str | None,
     models: Sequence[str],
-    only: set[tuple[str, str, str]] | None,
-    total: int,
     as_json: bool,
+    *,
+    only: set[tuple[str, str, str]] | None = None,
+    view: View | None = None,
 ) -> None:
     """Run one pass, show its outcomes as they come, and exit with the code of the worst."""
     from oml_mlflow.reconciler import Reconciler
 
-    show = _Outcomes(total, quiet=as_json)
+    show = _Outcomes(len(only or ()), quiet=as_json)
     with console.progress() as listener:
         reconciler = Reconciler(config, on_event=listener)
         done = reconciler.run(
-            models or None, targets=_only(target), terms=terms, only=only, on_outcome=show
+            models or None,
+            targets=_only(target),
+            terms=terms,
+            only=only,
+            view=view,
+            on_outcome=show,
         )
     if not as_json:
         show.end(done)
@@ -283,7 +290,7 @@ def reconcile(
         raise click.UsageError("--watch is about all bindings, and writes lines.")
     config, terms = fleet_configuration(), Terms(retry=retry)
     if once:
-        _run(config, terms, None, models, None, 0, as_json)
+        _run(config, terms, None, models, as_json)
     _watch(config, terms, interval)
 
 

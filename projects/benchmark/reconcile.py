@@ -99,9 +99,7 @@ def bind(source: str, model_id: str) -> None:
         name = f"bound{number:02d}"
         client.create_registered_model(name, description="x" * TEXT)
         for _ in range(VERSIONS):
-            client.create_model_version(
-                name, source, description="x" * TEXT, model_id=model_id
-            )
+            client.create_model_version(name, source, description="x" * TEXT, model_id=model_id)
         client.set_registered_model_alias(name, "prod", "1")
 
 

@@ -20,7 +20,7 @@ from oml_mlflow.parity import ParityReport
 from oml_mlflow.policy import CLASSES
 from oml_mlflow.profiles import get_profile
 from oml_mlflow.promotion import make_live
-from oml_mlflow.rollback import drop_pair, rollback
+from oml_mlflow.restore import drop_pair, rollback
 from oml_mlflow.survey import PIN, Note
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle import OracleTarget
