@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.ledger import UNVERIFIED, LedgerEntry, now
 from oml_mlflow.names import IMG, TXT
-from oml_mlflow.parity_page import to_html
-from oml_mlflow.parity_plot import write_plot
+from oml_mlflow.parity_evidence import log_parity
 from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, merge, parse, update
 
 if TYPE_CHECKING:
@@ -32,9 +27,6 @@ if TYPE_CHECKING:
 TAG_PREFIX = "oml.target."
 ARTIFACTS = "oml_mlflow"
 _UNUSUAL = re.compile(r"[^\w.-]+")
-_LOGGED_MODEL = re.compile(r"models:/(m-\w+)")
-_VERSION = re.compile(r"models:/([^/@:]+)/(\d+)")
-_HOPS = 8
 
 # targets are promoted into at once, and a description has room for all of them
 _one_writer = threading.Lock()
@@ -327,61 +319,18 @@ def _to_tag(row: Row, rows: tuple[Row, ...], model: str, version: str) -> str:
 
 def _log_evidence(showing: Showing, report: ParityReport, folder: str, warnings: list[str]) -> str:
     """Log table, page and plot of a comparison; return where they are."""
-    client = mlflow.MlflowClient()
-    with tempfile.TemporaryDirectory() as made:
-        _write_evidence(Path(made), showing, report)
-        run_id, model_id = _homes(client, showing.model, showing.version)
-        if run_id:
-            client.log_artifacts(run_id, made, folder)
-            return f"runs:/{run_id}/{folder}"
-        if model_id:
-            client.log_model_artifacts(model_id, made, folder)
-            return f"models:/{model_id}/{folder}"
-    warnings.append(
-        f"the evidence of {showing.model} v{showing.version} is nowhere: it has no run and no "
-        "logged model"
-    )
-    return ""
-
-
-def _homes(client: mlflow.MlflowClient, model: str, version: str) -> tuple[str, str]:
-    """Return run and logged model that a version came from, copied or not; empty if gone."""
-    found = client.get_model_version(model, version)
-    run_id = found.run_id or ""
-    if run_id:
-        try:
-            run = client.get_run(run_id)
-        except MlflowException:
-            run_id = ""
-        else:
-            run_id = run_id if run.info.lifecycle_stage == LifecycleStage.ACTIVE else ""
-    for _ in range(_HOPS):
-        source = found.source or ""
-        if logged := _LOGGED_MODEL.match(source):
-            return run_id, logged[1]
-        copied = _VERSION.fullmatch(source)
-        if copied is None:
-            break
-        found = client.get_model_version(*copied.groups())
-    return run_id, ""
-
-
-def _write_evidence(folder: Path, showing: Showing, report: ParityReport) -> None:
-    title = f"{showing.model} v{showing.version} as {showing.name} in {showing.target}"
+    version = f"{showing.model} v{showing.version}"
     facts = {
         "Target": f"{showing.target} ({showing.uri})",
         "Models": f"{showing.name}_IMG, {showing.name}_TXT",
-        "Version": f"{showing.model} v{showing.version}",
+        "Version": version,
         "Compared": f"{now():%Y-%m-%d %H:%M} UTC",
     }
-    rows = report.to_rows()
-    with (folder / "parity.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-    page = to_html(report, facts, subject=title)
-    (folder / "parity.html").write_text(page, encoding="utf-8")
-    write_plot(report, folder / "parity.png", title)
+    title = f"{version} as {showing.name} in {showing.target}"
+    where = log_parity(report, showing.model, showing.version, folder, title, facts)
+    if not where:
+        warnings.append(f"the evidence of {version} is nowhere: it has no run and no logged model")
+    return where
 
 
 def _evidence_folder(showing: Showing) -> str:

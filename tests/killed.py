@@ -25,7 +25,7 @@ _PRELOADED = [
     "onnxruntime_extensions",
     "oracledb",
     "oml_mlflow.promotion",
-    "oml_mlflow.rollback",
+    "oml_mlflow.restore",
     "oml_mlflow.targets.embedded",
     "oml_mlflow.targets.oracle",
 ]

@@ -44,7 +44,7 @@ LAYERS = [
     {"desired"},
     {"standing"},
     {"fleet_plan"},
-    {"state_block", "writeback"},
+    {"parity_evidence", "state_block", "writeback"},
     {"fleet"},
     {"showing"},
     {"reconciler"},
