@@ -13,8 +13,9 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -24,11 +25,10 @@ import uvicorn
 from deliveries import LOST, ONCE, Figures, Loads, Network, judge_loads, judge_targets, wait
 from fleets import ALIAS, ANYTHING, MODEL, NAME, NO_HOOKS
 from receiving import SECRET
+from registry_copies import USED, VERSIONS, Registry
 
-import oml_mlflow
 from oml_mlflow.bindings import Binding
 from oml_mlflow.config import Config, TargetConfig, WebhookConfig
-from oml_mlflow.pair import PipelinePair
 from oml_mlflow.reconciler import Pass, Reconciler
 from oml_mlflow.standing import IN_SYNC
 from oml_mlflow.webhook_metrics import Metrics
@@ -37,67 +37,8 @@ from oml_mlflow.webhook_receiver import create_app
 from oml_mlflow.webhook_worker import Worker
 
 SEED = 20261125
-VERSIONS, USED, POLL_S = 4, 3, 1.0
+POLL_S = 1.0
 SHORT, LONG, WITH_ORACLE = 3, 200, 10
-
-
-@dataclass(frozen=True)
-class Registry:
-    """An MLflow store with versions of a registered model; a sequence works on a copy.
-
-    Attributes:
-        database: Its SQLite file.
-        fingerprints: sha256 by side, by version.
-    """
-
-    database: Path
-    fingerprints: Mapping[str, Mapping[str, str]]
-
-    @contextlib.contextmanager
-    def copied(self, folder: Path) -> Iterator[str]:
-        """Work with a copy; give its URI."""
-        shutil.copy(self.database, folder / "mlflow.db")
-        with _using(uri := f"sqlite:///{folder / 'mlflow.db'}"):
-            yield uri
-
-
-@contextlib.contextmanager
-def _using(uri: str) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", uri)
-        patch.setenv("MLFLOW_REGISTRY_URI", uri)
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_registry_uri(uri)
-        yield
-        mlflow.set_tracking_uri(None)
-        mlflow.set_registry_uri(None)
-
-
-@pytest.fixture(scope="module")
-def registry(
-    _migrated_database: Path, tiny_pair: PipelinePair, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Registry]:
-    """Versions 1 to 4 of `clip`: other bytes each, the same vectors."""
-    import onnx
-
-    folder = tmp_path_factory.mktemp("registry")
-    shutil.copy(_migrated_database, folder / "mlflow.db")
-    fingerprints = {}
-    with pytest.MonkeyPatch.context() as patch, _using(f"sqlite:///{folder / 'mlflow.db'}"):
-        patch.chdir(folder)
-        for number in range(1, VERSIONS + 1):
-            copies = folder / str(number)
-            copies.mkdir()
-            for path in (tiny_pair.img, tiny_pair.txt):
-                model = onnx.load(str(path))
-                model.doc_string = f"saved for the {number}. time"
-                onnx.save(model, str(copies / path.name))
-            pair = PipelinePair.from_files(
-                copies / tiny_pair.img.name, copies / tiny_pair.txt.name
-            )
-            oml_mlflow.log_model(pair, name=MODEL, registered_model_name=MODEL)
-            fingerprints[str(number)] = pair.fingerprints
-    yield Registry(folder / "mlflow.db", fingerprints)
 
 
 @dataclass
@@ -194,11 +135,11 @@ def _move(figures: Figures, draw: random.Random, running: Receiver) -> tuple[set
         client.set_registered_model_alias(MODEL, ALIAS, version)
         figures.moves += 1
         network.carry("created", (ONCE if is_told else LOST) if is_last else "")
-        moved_at = time.monotonic()
         pause = draw.random()
         if pause < 0.3:
-            # another look than the one that may be under way; it may be a periodic one
-            assert wait(lambda: running.is_settled(moved_at), 60, "a move is followed"), version
+            # a delivery that was lost is made up for by the next look at everything
+            settled = partial(running.is_settled, time.monotonic())
+            assert wait(settled, 60, "a move is followed"), version
         elif pause < 0.6:
             time.sleep(draw.uniform(0, 0.3))
     network.end(is_lost=not is_told)
@@ -215,12 +156,12 @@ def _play_all(registry: Registry, folder: Path, numbers: range) -> Figures:
     return figures
 
 
-def test_some_random_sequences_converge(registry: Registry, tmp_path: Path) -> None:
-    figures = _play_all(registry, tmp_path, range(SHORT))
+def test_some_random_sequences_converge(four_versions: Registry, tmp_path: Path) -> None:
+    figures = _play_all(four_versions, tmp_path, range(SHORT))
     assert (figures.sequences, figures.violations, figures.again) == (SHORT, 0, 0)
 
 
 @pytest.mark.drill
-def test_random_sequences_converge(registry: Registry, tmp_path: Path) -> None:
-    figures = _play_all(registry, tmp_path, range(LONG))
+def test_random_sequences_converge(four_versions: Registry, tmp_path: Path) -> None:
+    figures = _play_all(four_versions, tmp_path, range(LONG))
     assert (figures.sequences, figures.violations, figures.again) == (LONG, 0, 0)
