@@ -119,9 +119,10 @@ class World:
         limit = faults.statements + number
 
         def count(index: int, text: str, session: object) -> None:
-            if index >= limit and not done.is_set():
-                done.set()
+            if index >= limit:
+                faults.before_statement = None
                 act()
+                done.set()
 
         faults.before_statement = count
         return done
@@ -136,7 +137,7 @@ def server(four_versions: Registry, tmp_path_factory: pytest.TempPathFactory) ->
     server.start()
     assert wait(server.is_ready, PATIENCE_S, "the server starts"), server.lines()
     yield server
-    server.stop()
+    server.kill()
 
 
 @contextlib.contextmanager
@@ -168,57 +169,37 @@ def world(server: Daemon, folder: Path) -> Iterator[World]:
                 oracle.database.faults.before_statement = None
 
 
-def judge(figures: Figures, where: str, found: World, registry: Registry, moves: list[str]) -> None:
+def judge(
+    figures: Figures, where: str, found: World, registry: Registry, last: str, wanted: set[str]
+) -> None:
     """Start what is dead, wait until all is settled, and count what is wrong."""
     found.start()
     looks = found.receiver.looks()
-    if not wait(lambda: found.has_settled(moves[-1], looks), PATIENCE_S, where):
+    if not wait(lambda: found.has_settled(last, looks), PATIENCE_S, where):
         figures.blame(where, "\n".join(found.receiver.lines()[-40:]))
     found.receiver.stop()
     figures.sequences += 1
-    figures.moves += len(moves)
     figures.passes += found.receiver.looks()
     log = found.receiver.lines()
     figures.fates["accepted"] += sum(" accepted model_version_alias" in line for line in log)
-    judge_loads(figures, where, log, set(moves), registry.fingerprints)
-    judge_targets(figures, where, found.config, moves[-1], set(moves), registry.fingerprints)
+    judge_loads(figures, where, log, wanted, registry.fingerprints)
+    judge_targets(figures, where, found.config, last, wanted, registry.fingerprints)
 
 
-def test_a_receiver_that_was_away_while_the_alias_moved(
-    four_versions: Registry, server: Daemon, tmp_path: Path
-) -> None:
-    figures = Figures("receiver killed, alias moved three times")
-    with world(server, tmp_path) as found:
-        found.move("1")
-        looks = found.receiver.looks()
-        assert wait(lambda: found.has_settled("1", looks), PATIENCE_S, "the first move")
-        found.receiver.kill()
-        figures.kills[AT_ONCE] += 1
-        for version in ("2", "3", "2"):
-            found.move(version)
-        # version 3 is wanted by nobody who looks
-        judge(figures, "scripted", found, four_versions, ["1", "2"])
-    figures.show()
-    assert (figures.violations, figures.again, figures.loads) == (0, 0, 8)
-
-
-def play(figures: Figures, number: int, registry: Registry, found: World) -> None:
-    """Move the alias at random while server and receiver die at random."""
-    draw = random.Random(SEED + number)
-    used = draw.sample(range(1, VERSIONS + 1), USED)
-    moves = [str(draw.choice(used)) for _ in range(draw.randint(3, 6))]
+def play(figures: Figures, draw: random.Random, found: World, moves: list[str]) -> None:
+    """Move the alias while server and receiver die at random."""
     for version in moves:
         found.move(version)
+        figures.moves += 1
         death = draw.choices([*DEATHS], [*DEATHS.values()])[0]
         is_seen = _kill(found, death, draw)
-        figures.kills[death if is_seen else f"nobody, waited for: {death}"] += 1
+        figures.kills[death if is_seen else f"nobody, since there was no {death}"] += 1
         if draw.random() < 0.7:
             found.receiver.start()
         if draw.random() < 0.7:
             found.server.start()
         if draw.random() < 0.5:
             found.start()
-    judge(figures, f"sequence {number}", found, registry, moves)
 
 
 def _kill(found: World, death: str, draw: random.Random) -> bool:
@@ -228,8 +209,10 @@ def _kill(found: World, death: str, draw: random.Random) -> bool:
         return True
     if death in (AT_STATEMENT, SERVER_AT_STATEMENT):
         found.start()
-        done = found.at_statement(draw.randrange(200), victim.kill)
-        return done.wait(20)
+        done = found.at_statement(draw.randrange(90), victim.kill)
+        is_reached = done.wait(8)
+        found.oracle.database.faults.before_statement = None
+        return is_reached
     if death == AT_FILE:
         found.start()
         folder = found.models_folder
@@ -244,27 +227,51 @@ def _kill(found: World, death: str, draw: random.Random) -> bool:
     return True
 
 
-def _play_all(registry: Registry, server: Daemon, folder: Path, numbers: range) -> Figures:
-    figures = Figures("server and receiver killed")
-    for number in numbers:
-        mine = folder / str(number)
-        mine.mkdir()
-        with world(server, mine) as found:
-            play(figures, number, registry, found)
-    figures.show()
-    return figures
-
-
-def test_a_random_sequence_converges_although_processes_die(
+def test_a_receiver_that_was_away_while_the_alias_moved(
     four_versions: Registry, server: Daemon, tmp_path: Path
 ) -> None:
-    figures = _play_all(four_versions, server, tmp_path, range(1))
-    assert (figures.sequences, figures.violations) == (1, 0)
+    figures = Figures("receiver killed, alias moved three times")
+    with world(server, tmp_path) as found:
+        found.move("1")
+        looks = found.receiver.looks()
+        assert wait(lambda: found.has_settled("1", looks), PATIENCE_S, "the first move")
+        found.receiver.kill()
+        for version in ("2", "3", "2"):
+            found.move(version)
+        found.start()
+        looks = found.receiver.looks()
+        assert wait(lambda: found.has_settled("2", looks), PATIENCE_S, "the last move")
+        figures.moves, figures.kills[AT_ONCE] = 4, 1
+        # and now with more that dies, while a version is being loaded too
+        done = found.at_statement(60, found.receiver.kill)
+        found.move("4")
+        assert done.wait(PATIENCE_S)
+        figures.moves, figures.kills[AT_STATEMENT] = 5, 1
+        found.server.kill()
+        figures.kills[SERVER] = 1
+        # 3 is not among the wanted: nobody looked while the alias pointed there
+        judge(figures, "scripted", found, four_versions, "4", {"1", "2", "4"})
+    figures.show()
+    assert (figures.violations, figures.again) == (0, 0)
+    assert figures.loads in (11, 12)  # the line of one may be missing: killed before it
 
 
 @pytest.mark.drill
 def test_random_sequences_converge_although_processes_die(
     four_versions: Registry, server: Daemon, tmp_path: Path
 ) -> None:
-    figures = _play_all(four_versions, server, tmp_path, range(LONG))
+    figures = Figures("server and receiver killed")
+    for number in range(LONG):
+        draw, folder = random.Random(SEED + number), tmp_path / str(number)
+        used = draw.sample(range(1, VERSIONS + 1), USED)
+        moves = ["0"]
+        for _ in range(draw.randint(3, 6)):
+            moves.append(str(draw.choice([n for n in used if str(n) != moves[-1]])))
+        del moves[0]
+        folder.mkdir()
+        with world(server, folder) as found:
+            play(figures, draw, found, moves)
+            where = f"sequence {number}"
+            judge(figures, where, found, four_versions, moves[-1], set(moves))
+        figures.show()
     assert (figures.sequences, figures.violations) == (LONG, 0)
