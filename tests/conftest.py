@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,6 +23,9 @@ from oml_mlflow.pair import PipelinePair
 from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.reference import ReferenceModel
 from oml_mlflow.source import open_source
+
+if TYPE_CHECKING:
+    from registry_copies import Registry
 
 
 @pytest.fixture(scope="session")
@@ -112,6 +116,18 @@ def _migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _initialize_tables(engine)
     engine.dispose()
     return path
+
+
+@pytest.fixture(scope="session")
+def four_versions(
+    _migrated_database: Path, tiny_pair: PipelinePair, tmp_path_factory: pytest.TempPathFactory
+) -> Registry:
+    """A store to copy: versions 1 to 4 of `clip`, other bytes each, the same vectors."""
+    from registry_copies import make_registry
+
+    folder = tmp_path_factory.mktemp("registry")
+    shutil.copy(_migrated_database, folder / "mlflow.db")
+    return make_registry(folder, tiny_pair)
 
 
 @pytest.fixture

@@ -336,6 +336,24 @@ def test_an_interrupted_upload_is_continued(config: Config, oracle: Oracle) -> N
     assert uploads(oracle) == loaded + 1
 
 
+def test_an_upload_without_its_identity_is_made_again(config: Config, oracle: Oracle) -> None:
+    move(1)
+    reconcile(config)
+    move(2)
+
+    def crash(index: int, text: str, session: object) -> None:
+        if "COMMENT ON MINING MODEL" in text:
+            raise ConnectionDropped("killed")
+
+    oracle.database.faults.before_statement = crash
+    found = reconcile(config)
+    assert [o.error.code for o in found.outcomes if o.error] == ["target-unreachable"]
+    oracle.database.faults.before_statement = None
+    found = reconcile(config)
+    assert found.ok, [o.error for o in found.outcomes]
+    assert live_versions(config) == {"small": "2", "big": "2"}
+
+
 @pytest.mark.parametrize("middle", ["embedded", "oracle"])
 def test_a_chain_waits_for_a_target_that_is_down(
     middle: str, tmp_path: Path, oracle: Oracle, versions: object
