@@ -95,7 +95,7 @@ def get_version(model_uri: str) -> ModelVersion:
             found = client.get_model_version(name, parts["version"])
     except MlflowException as error:
         raise RegistryError(
-            f"{model_uri} is not in the registry {_shown_registry()}: {error.message}",
+            f"{model_uri} is not in the registry {shown_registry()}: {error.message}",
             hint="check MLFLOW_TRACKING_URI and the name, or set the alias on the model's page "
             "in the MLflow UI.",
         ) from error
@@ -248,7 +248,7 @@ def _answering(question: str) -> Iterator[None]:
     except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError) as error:
         text = str(getattr(error, "message", "") or error).splitlines() or [type(error).__name__]
         raise RegistryUnreachable(
-            f"the registry {_shown_registry()} does not say {question}: {_hidden(text[0])}. "
+            f"the registry {shown_registry()} does not say {question}: {_hidden(text[0])}. "
             "Nothing was changed.",
             hint="check that the MLflow server runs, and MLFLOW_TRACKING_URI; then run it again.",
         ) from error
@@ -273,7 +273,8 @@ def _to_version(found: Any) -> ModelVersion:
     )
 
 
-def _shown_registry() -> str:
+def shown_registry() -> str:
+    """Return the address of the registry, without a password."""
     return _hidden(mlflow.get_registry_uri())
 
 

@@ -185,6 +185,9 @@ def world(
         log = folders["receiver"] / "log"
         stack.enter_context(running([*PROGRAM, "serve-webhook"], log))
         wait_for(lambda: '"last_success_at": 1' in fetch(f"{address}/health"), 60)
+        # a database that runs has loaded what runs models; the stand-in's imports take seconds
+        oracle.database.worker.open("", demo_pairs[0].txt)
+        oracle.database.worker.forget()
         stop = threading.Event()
         watched = _watched(embedded, oracle, demo_pairs)
         for one in watched.values():

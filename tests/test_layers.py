@@ -44,6 +44,7 @@ LAYERS = [
     {"desired"},
     {"standing"},
     {"fleet_plan"},
+    {"evidence_files"},
     {"state_block", "writeback"},
     {"fleet"},
     {"showing"},
