@@ -37,16 +37,18 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
     lives: list[LedgerEntry | None] = []
     showings: list[Showing] = []
     for outcome in outcomes:
-        survey, held = _held(view, outcome.change.binding.place)
+        place = outcome.change.binding.place
+        survey, held = _held(view, place)
         lives.append(before := held.observed.live if held else None)
         # what was recorded before the swap can still be the live entry of a promotion in vain
         changed = outcome.promotion is None or outcome.promotion.changed
         uri = survey.uri if survey else ""
-        showings.append(from_outcome(outcome, uri, before if changed else None))
-    published = publish_all(showings)
-    for outcome, before, told in zip(outcomes, lives, published, strict=True):
+        is_kept = fleet.open(place[0]).keep > 0
+        before_it = before if changed else None
+        showings.append(from_outcome(outcome, uri, before_it, is_kept=is_kept))
+    for outcome, before, told in zip(outcomes, lives, publish_all(showings), strict=True):
         warnings += told.warnings
-        if told.ok:
+        if told.is_settled:
             _note(fleet, outcome.change.binding.place, _after(outcome, before))
     for standing in view.plan.standings:
         place = (standing.target, standing.name)
@@ -61,7 +63,6 @@ def _catch_up(fleet: Fleet, standing: Standing, survey: Survey, held: Held) -> l
     """Show what an earlier pass, or a promotion by hand, could not."""
     live, failure, told = held.observed.live, held.notes.get(FAILURE), held.notes.get(PUBLISHED)
     known = dict(told.content) if told else {}
-    warnings: list[str] = []
     place = (standing.target, standing.name)
     state = _state(live, failure)
     if state == known or not (live or failure):
@@ -91,11 +92,10 @@ def _catch_up(fleet: Fleet, standing: Standing, survey: Survey, held: Held) -> l
                 before=live,
             )
         )
-    for showing in shown:
-        warnings += publish(showing).warnings
-    if not warnings:
+    published = [publish(showing) for showing in shown]
+    if all(one.is_settled for one in published):
         _note(fleet, place, state)
-    return warnings
+    return [warning for one in published for warning in one.warnings]
 
 
 def _after(outcome: Outcome, before: LedgerEntry | None) -> dict[str, object]:

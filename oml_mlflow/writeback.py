@@ -12,11 +12,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
 from oml_mlflow.errors import OmlMlflowError
-from oml_mlflow.evidence_files import log_evidence
 from oml_mlflow.ledger import UNVERIFIED, LedgerEntry, now
 from oml_mlflow.names import IMG, TXT
+from oml_mlflow.parity_evidence import log_parity
 from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, merge, parse, update
 
 if TYPE_CHECKING:
@@ -70,15 +71,27 @@ class Published:
     Attributes:
         warnings: What could not be shown, and why; empty if everything is.
         evidence: Where the parity table, page and plot are; empty if nowhere.
+        is_settled: Whether telling it again would be in vain, or changes nothing; False if the
+            registry did not answer.
     """
 
     warnings: tuple[str, ...] = ()
     evidence: str = ""
+    is_settled: bool = True
 
     @property
     def ok(self) -> bool:
         """Whether everything is shown."""
         return not self.warnings
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the registry was told of a state; `folder` is where its evidence goes, if anywhere."""
+
+    warnings: list[str]
+    folder: str = ""
+    is_settled: bool = True
 
 
 def from_outcome(
@@ -128,49 +141,46 @@ def publish(showing: Showing) -> Published:
 
 def publish_all(showings: Sequence[Showing]) -> list[Published]:
     """Show several as `publish` does: first all states, then evidence, which takes seconds."""
-    warnings: list[list[str]] = [[] for _ in showings]
-    rows = [_to_row(showing) for showing in showings]
-    new = [_show_states(*each) for each in zip(showings, rows, warnings, strict=True)]
-    evidence = [
-        _show_evidence(showing, row, said) if is_new else ""
-        for showing, row, said, is_new in zip(showings, rows, warnings, new, strict=True)
-    ]
-    return [_published(*each) for each in zip(warnings, evidence, strict=True)]
+    told = [_show_states(showing) for showing in showings]
+    return [_with_evidence(*each) for each in zip(showings, told, strict=True)]
 
 
-def _show_states(showing: Showing, row: Row, warnings: list[str]) -> bool:
-    """Show a version's state, and that of the one before; return whether anything changed."""
-    is_new = False
+def _show_states(showing: Showing) -> _Told:
+    """Show the state of a version, and of the one before."""
+    warnings: list[str] = []
+    row = _to_row(showing)
+    is_new, is_settled = False, False
     with _warned(warnings, f"{showing.model} v{showing.version}"):
-        is_new = _show(showing.model, showing.version, row, warnings)
+        try:
+            is_new = _show(showing.model, showing.version, row, warnings)
+        except MlflowException as error:
+            is_settled = error.error_code == "RESOURCE_DOES_NOT_EXIST"
+            raise
+        is_settled = True
     if warnings and not is_new:
         # an unreachable registry must not be asked again and again: MLflow waits for it each time
-        return False
+        return _Told(warnings, is_settled=is_settled)
     old = _replaced(showing)
     if old is not None and showing.before is not None:
         with _warned(warnings, f"{old[0]} v{old[1]}"):
             _show(*old, _superseded(showing, showing.before), warnings)
-    return is_new
+    return _Told(warnings, row.evidence if is_new else "")
 
 
-def _show_evidence(showing: Showing, row: Row, warnings: list[str]) -> str:
-    """Log table, page and plot, if vectors were compared; return where they are."""
-    if not row.evidence or showing.report is None:
-        return ""
-    with _warned(warnings, f"evidence of {showing.model} v{showing.version}"):
-        return log_evidence(showing, showing.report, row.evidence, warnings)
-    return ""
+def _with_evidence(showing: Showing, told: _Told) -> Published:
+    """Log table, page and plot, if vectors were compared."""
+    evidence = ""
+    if told.folder and showing.report is not None:
+        with _warned(told.warnings, f"evidence of {showing.model} v{showing.version}"):
+            evidence = _log_evidence(showing, showing.report, told.folder, told.warnings)
+    for text in told.warnings:
+        _log.warning("%s", text)
+    return Published(tuple(told.warnings), evidence, told.is_settled)
 
 
 def tag_key(target: str, version: str) -> str:
     """Return the key of the tag that says what became of a version in a target."""
     return f"{TAG_PREFIX}{_slug(target)[:200]}.v{version}"
-
-
-def _published(warnings: list[str], evidence: str = "") -> Published:
-    for text in warnings:
-        _log.warning("%s", text)
-    return Published(tuple(warnings), evidence)
 
 
 @contextmanager
@@ -327,6 +337,22 @@ def _to_tag(row: Row, rows: tuple[Row, ...], model: str, version: str) -> str:
     return (
         f"{name}failed: {row.result}" if row.state == FAILED else f"{name}superseded {row.result}"
     )
+
+
+def _log_evidence(showing: Showing, report: ParityReport, folder: str, warnings: list[str]) -> str:
+    """Log table, page and plot of a comparison; return where they are."""
+    version = f"{showing.model} v{showing.version}"
+    facts = {
+        "Target": f"{showing.target} ({showing.uri})",
+        "Models": f"{showing.name}_IMG, {showing.name}_TXT",
+        "Version": version,
+        "Compared": f"{now():%Y-%m-%d %H:%M} UTC",
+    }
+    title = f"{version} as {showing.name} in {showing.target}"
+    where = log_parity(report, showing.model, showing.version, folder, title, facts)
+    if not where:
+        warnings.append(f"the evidence of {version} is nowhere: it has no run and no logged model")
+    return where
 
 
 def _evidence_folder(showing: Showing) -> str:

@@ -1,10 +1,11 @@
-"""Evidence of a promotion, as artifacts: every probe as table, page and plot."""
+"""Evidence of a comparison, as artifacts where a version's readers look: table, page and plot."""
 
 from __future__ import annotations
 
 import csv
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,35 +13,50 @@ import mlflow
 from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
-from oml_mlflow.ledger import now
 from oml_mlflow.parity_page import to_html
 from oml_mlflow.parity_plot import write_plot
 
 if TYPE_CHECKING:
     from oml_mlflow.parity import ParityReport
-    from oml_mlflow.writeback import Showing
 
 _LOGGED_MODEL = re.compile(r"models:/(m-\w+)")
 _VERSION = re.compile(r"models:/([^/@:]+)/(\d+)")
 _HOPS = 8
 
 
-def log_evidence(showing: Showing, report: ParityReport, folder: str, warnings: list[str]) -> str:
-    """Log table, page and plot of a comparison; return where they are."""
+def log_parity(
+    report: ParityReport,
+    model: str,
+    version: str,
+    folder: str,
+    title: str,
+    facts: Mapping[str, str],
+) -> str:
+    """Log a comparison with the version's run, or else with its logged model.
+
+    Args:
+        report: The comparison.
+        model: Registered model.
+        version: Its version.
+        folder: Where among the artifacts.
+        title: What page and plot are headed with.
+        facts: What the page says besides.
+
+    Returns:
+        URI of the artifacts; empty if the version has neither.
+
+    Side effects: Writes artifacts.
+    """
     client = mlflow.MlflowClient()
     with tempfile.TemporaryDirectory() as made:
-        _write_evidence(Path(made), showing, report)
-        run_id, model_id = _homes(client, showing.model, showing.version)
+        _write(Path(made), report, title, facts)
+        run_id, model_id = _homes(client, model, version)
         if run_id:
             client.log_artifacts(run_id, made, folder)
             return f"runs:/{run_id}/{folder}"
         if model_id:
             client.log_model_artifacts(model_id, made, folder)
             return f"models:/{model_id}/{folder}"
-    warnings.append(
-        f"the evidence of {showing.model} v{showing.version} is nowhere: it has no run and no "
-        "logged model"
-    )
     return ""
 
 
@@ -66,19 +82,12 @@ def _homes(client: mlflow.MlflowClient, model: str, version: str) -> tuple[str, 
     return run_id, ""
 
 
-def _write_evidence(folder: Path, showing: Showing, report: ParityReport) -> None:
-    title = f"{showing.model} v{showing.version} as {showing.name} in {showing.target}"
-    facts = {
-        "Target": f"{showing.target} ({showing.uri})",
-        "Models": f"{showing.name}_IMG, {showing.name}_TXT",
-        "Version": f"{showing.model} v{showing.version}",
-        "Compared": f"{now():%Y-%m-%d %H:%M} UTC",
-    }
+def _write(folder: Path, report: ParityReport, title: str, facts: Mapping[str, str]) -> None:
     rows = report.to_rows()
     with (folder / "parity.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
         table.writerows(rows)
-    page = to_html(report, facts, subject=title)
+    page = to_html(report, dict(facts), subject=title)
     (folder / "parity.html").write_text(page, encoding="utf-8")
     write_plot(report, folder / "parity.png", title)
