@@ -17,13 +17,15 @@ def status_of_all(as_json: bool) -> None:
     """Show how every bound name of every configured target stands."""
     from oml_mlflow.fleet_text import show_standings
     from oml_mlflow.reconciler import Reconciler
+    from oml_mlflow.registry import shown_registry
 
     config = fleet_configuration()
     found = Reconciler(config).look().plan
     if as_json:
         show_pass(found.standings, [], as_json)
     else:
-        show_standings(f"Targets of {config.path}", found.standings)
+        title = f"Targets of {config.path}, registry {shown_registry()}"
+        show_standings(title, found.standings)
 
 
 def verify_all(target: str | None, timeout: float | None, as_json: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -212,6 +213,9 @@ class _Warnings(logging.Handler):
 def run(command: click.Command) -> None:
     """Run a command as a program: errors on stderr, the documented exit codes."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if not err.is_terminal:
+        # MLflow's bars would fill a log
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logger, warnings = logging.getLogger("oml_mlflow"), _Warnings(logging.WARNING)
     logger.addHandler(warnings)
     try:

@@ -239,9 +239,10 @@ def _is_wanted(live: LedgerEntry, binding: Binding, wanted: str) -> bool:
 def _absent(binding: Binding, model: Registered | None) -> dict[str, Any]:
     if model is None:
         text = f"there is no registered model {binding.model}"
+        hint = "register it, set MLFLOW_TRACKING_URI to where it is, or remove the binding."
     else:
         text = f"{binding.model} has no alias {binding.alias}"
-    hint = "set the alias again, or remove the binding."
+        hint = "set the alias, or remove the binding."
     return {"text": f"{text}; what is live stays", "hint": hint}
 
 

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from importlib import import_module
 
 from oml_mlflow.config import Config
 from oml_mlflow.errors import OmlMlflowError
@@ -18,6 +19,8 @@ from oml_mlflow.standing import Change, Standing
 from oml_mlflow.terms import USUAL, Terms
 
 MAX_BACKOFF_S = 600.0
+# onnxruntime_extensions imports all of transformers where that is installed
+_SLOW_IMPORTS = ("duckdb", "oracledb", "onnxruntime_extensions", "onnx", "matplotlib.figure")
 _log = logging.getLogger(__name__)
 
 
@@ -160,6 +163,15 @@ class Reconciler:
             if on_pass:
                 on_pass(found)
             stop.wait(backoff_s(interval, missed))
+
+
+def prepare() -> None:
+    """Import what the first change would wait seconds for."""
+    for name in _SLOW_IMPORTS:
+        try:
+            import_module(name)
+        except ImportError as error:  # whoever needs it will say what to do
+            _log.info("%s is not here: %s", name, error)
 
 
 def backoff_s(interval_s: float, missed: int) -> float:

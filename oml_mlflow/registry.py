@@ -14,11 +14,14 @@ from urllib.parse import urlsplit
 import mlflow
 import sqlalchemy.exc
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from oml_mlflow.bindings import BIND_TAG
 from oml_mlflow.errors import RegistryError, RegistryUnreachable
 
 _DEFAULT_EXPERIMENT = "0"
+# most of a version's files, none of which a database needs; each would be a request
+_UNUSED = {"code", "oml_mlflow"}
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
 _URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 
@@ -92,7 +95,7 @@ def get_version(model_uri: str) -> ModelVersion:
             found = client.get_model_version(name, parts["version"])
     except MlflowException as error:
         raise RegistryError(
-            f"{model_uri} is not in the registry {_shown_registry()}: {error.message}",
+            f"{model_uri} is not in the registry {shown_registry()}: {error.message}",
             hint="check MLFLOW_TRACKING_URI and the name, or set the alias on the model's page "
             "in the MLflow UI.",
         ) from error
@@ -192,19 +195,29 @@ def tag_version(version: ModelVersion, key: str, value: str) -> None:
 def fetch_version(version: ModelVersion, folder: str | Path | None = None) -> Path:
     """Return a local folder with a version's files, downloaded if they are remote.
 
+    Args:
+        version: The version.
+        folder: Where to; logged code and evidence of earlier promotions are left out then.
+
     Raises:
         RegistryError: If the files can't be had.
     """
     try:
-        found = mlflow.artifacts.download_artifacts(
-            artifact_uri=version.uri, dst_path=str(folder) if folder else None
-        )
+        if folder is None:
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=version.uri))
+        source = get_artifact_repository(version.uri)
+        entries = source.list_artifacts(None)
+        if not entries:
+            raise FileNotFoundError("there are none")
+        for entry in entries:
+            if entry.path not in _UNUSED:
+                source.download_artifacts(entry.path, str(folder))
     except (MlflowException, OSError) as error:
         raise RegistryError(
             f"the files of {version.uri} can't be fetched: {error}",
             hint="check that its artifacts are still in the artifact store.",
         ) from error
-    return Path(found)
+    return Path(folder)
 
 
 @contextlib.contextmanager
@@ -235,7 +248,7 @@ def _answering(question: str) -> Iterator[None]:
     except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError) as error:
         text = str(getattr(error, "message", "") or error).splitlines() or [type(error).__name__]
         raise RegistryUnreachable(
-            f"the registry {_shown_registry()} does not say {question}: {_hidden(text[0])}. "
+            f"the registry {shown_registry()} does not say {question}: {_hidden(text[0])}. "
             "Nothing was changed.",
             hint="check that the MLflow server runs, and MLFLOW_TRACKING_URI; then run it again.",
         ) from error
@@ -260,7 +273,8 @@ def _to_version(found: Any) -> ModelVersion:
     )
 
 
-def _shown_registry() -> str:
+def shown_registry() -> str:
+    """Return the address of the registry, without a password."""
     return _hidden(mlflow.get_registry_uri())
 
 

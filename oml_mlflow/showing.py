@@ -14,7 +14,7 @@ from oml_mlflow.fleet import Fleet, Outcome, View
 from oml_mlflow.ledger import LedgerEntry, this_process
 from oml_mlflow.standing import Standing
 from oml_mlflow.survey import FAILURE, PUBLISHED, Held, Note, Survey
-from oml_mlflow.writeback import Showing, from_outcome, publish
+from oml_mlflow.writeback import Showing, from_outcome, publish, publish_all
 
 _log = logging.getLogger(__name__)
 
@@ -34,20 +34,22 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
     """
     warnings: list[str] = []
     seen = {outcome.change.binding.place for outcome in outcomes}
+    lives: list[LedgerEntry | None] = []
+    showings: list[Showing] = []
     for outcome in outcomes:
         place = outcome.change.binding.place
         survey, held = _held(view, place)
-        before = held.observed.live if held else None
+        lives.append(before := held.observed.live if held else None)
         # what was recorded before the swap can still be the live entry of a promotion in vain
         changed = outcome.promotion is None or outcome.promotion.changed
         uri = survey.uri if survey else ""
         is_kept = fleet.open(place[0]).keep > 0
-        published = publish(
-            from_outcome(outcome, uri, before if changed else None, is_kept=is_kept)
-        )
-        warnings += published.warnings
-        if published.is_settled:
-            _note(fleet, place, _after(outcome, before))
+        before_it = before if changed else None
+        showings.append(from_outcome(outcome, uri, before_it, is_kept=is_kept))
+    for outcome, before, told in zip(outcomes, lives, publish_all(showings), strict=True):
+        warnings += told.warnings
+        if told.is_settled:
+            _note(fleet, outcome.change.binding.place, _after(outcome, before))
     for standing in view.plan.standings:
         place = (standing.target, standing.name)
         survey, held = _held(view, place)

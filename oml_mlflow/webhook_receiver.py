@@ -271,6 +271,7 @@ def serve(
     reconcile: Reconcile,
     *,
     on_start: Callable[[str], None] | None = None,
+    prepare: Callable[[], None] | None = None,
 ) -> bool:
     """Receive deliveries until SIGTERM or Ctrl-C. Writes the queue, and whatever reconciling does.
 
@@ -278,6 +279,7 @@ def serve(
         config: Where to listen, limits, and how often everything is looked at.
         reconcile: `Reconciler.run`.
         on_start: Called with the address once it listens.
+        prepare: Called once, aside, before anything is looked at.
 
     Returns:
         False if a promotion was still running when the grace period was over; the next start
@@ -292,7 +294,7 @@ def serve(
     with listener:
         queue = WebhookQueue(ours.database, window_s=ours.window_s)
         metrics = Metrics()
-        worker = Worker(queue, reconcile, metrics, config.poll_s)
+        worker = Worker(queue, reconcile, metrics, config.poll_s, prepare=prepare)
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(ours, secrets, queue, worker, metrics),

@@ -55,6 +55,7 @@ class Worker:
         metrics: Where it is counted.
         poll_s: How often everything is looked at.
         unhealthy_s: After how long without a success it is not healthy any more.
+        prepare: Called once before anything else, such as `reconciler.prepare`.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class Worker:
         metrics: Metrics,
         poll_s: float = 60.0,
         unhealthy_s: float = 300.0,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
+        self._prepare = prepare
         self._queue, self._reconcile, self._metrics = queue, reconcile, metrics
         self._poll_s, self._unhealthy_s = poll_s, unhealthy_s
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -107,6 +110,8 @@ class Worker:
         )
 
     def _run(self) -> None:
+        if self._prepare is not None:
+            self._prepare()
         next_pass = time.monotonic()
         while not self._stopping.is_set():
             # before the queue is read: a job that comes later sets it again

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -85,6 +85,15 @@ class Published:
         return not self.warnings
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What the registry was told of a state; `folder` is where its evidence goes, if anywhere."""
+
+    warnings: list[str]
+    folder: str = ""
+    is_settled: bool = True
+
+
 def from_outcome(
     outcome: Outcome, uri: str, before: LedgerEntry | None, *, is_kept: bool = True
 ) -> Showing:
@@ -127,9 +136,20 @@ def publish(showing: Showing) -> Published:
 
     Side effects: Writes tags, descriptions and artifacts to the registry and the artifact store.
     """
+    return publish_all([showing])[0]
+
+
+def publish_all(showings: Sequence[Showing]) -> list[Published]:
+    """Show several as `publish` does: first all states, then evidence, which takes seconds."""
+    told = [_show_states(showing) for showing in showings]
+    return [_with_evidence(*each) for each in zip(showings, told, strict=True)]
+
+
+def _show_states(showing: Showing) -> _Told:
+    """Show the state of a version, and of the one before."""
     warnings: list[str] = []
     row = _to_row(showing)
-    is_new, is_settled, evidence = False, False, ""
+    is_new, is_settled = False, False
     with _warned(warnings, f"{showing.model} v{showing.version}"):
         try:
             is_new = _show(showing.model, showing.version, row, warnings)
@@ -139,26 +159,28 @@ def publish(showing: Showing) -> Published:
         is_settled = True
     if warnings and not is_new:
         # an unreachable registry must not be asked again and again: MLflow waits for it each time
-        return _published(warnings, is_settled=is_settled)
+        return _Told(warnings, is_settled=is_settled)
     old = _replaced(showing)
     if old is not None and showing.before is not None:
         with _warned(warnings, f"{old[0]} v{old[1]}"):
             _show(*old, _superseded(showing, showing.before), warnings)
-    if is_new and row.evidence and showing.report is not None:
-        with _warned(warnings, f"evidence of {showing.model} v{showing.version}"):
-            evidence = _log_evidence(showing, showing.report, row.evidence, warnings)
-    return _published(warnings, evidence)
+    return _Told(warnings, row.evidence if is_new else "")
+
+
+def _with_evidence(showing: Showing, told: _Told) -> Published:
+    """Log table, page and plot, if vectors were compared."""
+    evidence = ""
+    if told.folder and showing.report is not None:
+        with _warned(told.warnings, f"evidence of {showing.model} v{showing.version}"):
+            evidence = _log_evidence(showing, showing.report, told.folder, told.warnings)
+    for text in told.warnings:
+        _log.warning("%s", text)
+    return Published(tuple(told.warnings), evidence, told.is_settled)
 
 
 def tag_key(target: str, version: str) -> str:
     """Return the key of the tag that says what became of a version in a target."""
     return f"{TAG_PREFIX}{_slug(target)[:200]}.v{version}"
-
-
-def _published(warnings: list[str], evidence: str = "", *, is_settled: bool = True) -> Published:
-    for text in warnings:
-        _log.warning("%s", text)
-    return Published(tuple(warnings), evidence, is_settled)
 
 
 @contextmanager

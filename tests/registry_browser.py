@@ -54,6 +54,7 @@ def click_alias(
     alias: str = "",
     *,
     text: str = "",
+    times: int = 1,
     timeout_s: float = 30.0,
     screenshot: Path | None = None,
 ) -> Clicked:
@@ -65,6 +66,7 @@ def click_alias(
         version: Version whose page it is.
         alias: Alias to set; none: nothing is clicked.
         text: What the page must show, in description or tags; it is loaded again until it does.
+        times: How often it must be there.
         timeout_s: For how long.
         screenshot: Where the picture of the page is written, if anywhere.
     """
@@ -75,6 +77,7 @@ def click_alias(
         "version": version,
         "alias": alias,
         "text": text,
+        "times": times,
         "timeout_s": timeout_s,
         "screenshot": str(screenshot) if screenshot else None,
         "chromium": chromium,

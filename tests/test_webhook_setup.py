@@ -1,97 +1,31 @@
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import shutil
-import signal
-import socket
 import sqlite3
 import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
 import pytest
 from cryptography.fernet import Fernet
 from receiving import OTHER_SECRET, SECRET, wait_for
+from servers import PROGRAM, Server, fetch, free_port, mlflow_server, running
 
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import ConfigError, RegistryError, RegistryUnreachable
 from oml_mlflow.webhook_setup import EVENTS, check, install, list_webhooks, server_settings
 from oml_mlflow.webhook_signature import SECRET_ENV
 
-PROGRAM = [sys.executable, "-c", "from oml_mlflow.cli import main; main()"]
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running MLflow server.
-
-    Attributes:
-        uri: Its address.
-        database: Its SQLite file.
-    """
-
-    uri: str
-    database: Path
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-@contextlib.contextmanager
-def running(command: list[str], log: Path, **environment: str) -> Iterator[None]:
-    """Run a program in a folder of its own until the block ends."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **environment},
-            cwd=log.parent,
-            start_new_session=True,
-        )
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def fetch(url: str) -> str:
-    try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310
-            return str(answer.read().decode())
-    except OSError:
-        return ""
-
 
 @pytest.fixture(scope="module")
 def server(_migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real MLflow server that may deliver to this machine."""
     folder = tmp_path_factory.mktemp("server")
-    shutil.copy(_migrated_database, folder / "mlflow.db")
-    uri = f"http://127.0.0.1:{(port := free_port())}"
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
-    stores = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    settings = {
-        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode(),
-        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
-        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-        "MLFLOW_WEBHOOK_CACHE_TTL": "1",
-        "MLFLOW_WEBHOOK_REQUEST_MAX_RETRIES": "0",
-    }
-    with running([*command, *stores], folder / "log", **settings):
-        wait_for(lambda: fetch(f"{uri}/health"), 120)
-        yield Server(uri, folder / "mlflow.db")
+    settings = {"MLFLOW_WEBHOOK_CACHE_TTL": "1", "MLFLOW_WEBHOOK_REQUEST_MAX_RETRIES": "0"}
+    with mlflow_server(_migrated_database, folder, workers=1, **settings) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 // Click an alias onto a model version in the MLflow UI, and wait until the page shows a text.
 // Arguments, as one JSON document: server, model, version, alias (none: click nothing),
-// text (none: wait for nothing), timeout_s, screenshot (none: no picture).
+// text (none: wait for nothing), times (so often), timeout_s, screenshot (none: no picture).
 // Prints one JSON document: when the alias was saved and the text seen, in seconds since 1970.
 import { createRequire } from 'node:module';
 
@@ -42,7 +42,7 @@ try {
   }
   if (asked.text) {
     const deadline = now() + asked.timeout_s;
-    const shown = page.getByText(asked.text).first();
+    const shown = page.getByText(asked.text).nth(asked.times - 1);
     for (;;) {
       try {
         await shown.waitFor({ timeout: 500 });

@@ -1,0 +1,33 @@
+"""Point an alias to a version, and have every database that follows it take that version."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import mlflow
+from record import configured, reconcile
+
+from oml_mlflow import console
+from oml_mlflow.registry import get_version, register_alias
+from oml_mlflow.terms import USUAL
+
+
+@click.command()
+@click.option("--model-uri", required=True, help="Version, such as models:/clip/3.")
+@click.option("--alias", default="prod", help="Alias to point to it.")
+@click.option("--config", required=True, help="oml_mlflow.toml with targets and bindings.")
+def main(model_uri: str, alias: str, config: str) -> None:
+    """Point an alias to a version, and have every database that follows it take that version."""
+    found = configured(config)
+    with mlflow.start_run():
+        version = get_version(model_uri)
+        register_alias(version, alias)
+        mlflow.set_tags({"oml.version": version.uri, "oml.alias": alias})
+        code = reconcile(found, [version.name], USUAL)
+        if code:
+            sys.exit(code)
+
+
+if __name__ == "__main__":
+    console.run(main)

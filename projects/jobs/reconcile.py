@@ -1,0 +1,53 @@
+"""Make every bound name what its alias says, once, or again and again."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+import click
+import mlflow
+from record import configured, log_pass, reconcile
+
+from oml_mlflow import console
+from oml_mlflow.config import Config
+from oml_mlflow.errors import OmlMlflowError
+from oml_mlflow.reconciler import Pass, Reconciler
+from oml_mlflow.terms import Terms
+
+
+@click.command()
+@click.option("--once", type=bool, default=True, help="One pass, or pass after pass.")
+@click.option("--retry", type=bool, default=False, help="Try again what failed before.")
+@click.option("--model", default="", help="Only bindings of this registered model.")
+@click.option("--config", required=True, help="oml_mlflow.toml with targets and bindings.")
+def main(once: bool, retry: bool, model: str, config: str) -> None:
+    """Make every bound name what its alias says, once, or again and again."""
+    if model and not once:
+        raise click.UsageError("without once=true it is about all bindings: leave out model.")
+    found, terms = configured(config), Terms(retry=retry)
+    with mlflow.start_run():
+        if not once:
+            _watch(found, terms)
+        elif code := reconcile(found, [model] if model else [], terms):
+            sys.exit(code)
+
+
+def _watch(config: Config, terms: Terms) -> None:
+    """Log every pass that changed anything, until SIGTERM or Ctrl-C."""
+    stop, steps = threading.Event(), iter(range(sys.maxsize))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, frame: stop.set())
+
+    def record(found: Pass | OmlMlflowError) -> None:
+        if isinstance(found, OmlMlflowError):
+            console.show_error(found)
+        elif found.outcomes:
+            log_pass(found, next(steps))
+
+    Reconciler(config).watch(stop, terms=terms, on_pass=record)
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,66 @@
+"""What a pass over all targets came to, in the MLflow run that made it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlflow
+
+from oml_mlflow import console
+from oml_mlflow.config import Config, load_config
+from oml_mlflow.fleet_text import exit_code, outcome_line, show_standings
+from oml_mlflow.plan_file import write_plan
+from oml_mlflow.reconciler import Pass, Reconciler
+from oml_mlflow.standing import IN_SYNC
+from oml_mlflow.terms import Terms
+
+
+def configured(path: str) -> Config:
+    """Return a configuration, and work in its folder: `mlflow run` works in the project's."""
+    file = Path(path).resolve()
+    os.chdir(file.parent)
+    return load_config(file)
+
+
+def reconcile(config: Config, models: Sequence[str], terms: Terms) -> int:
+    """Log the plan, apply it, log and show how everything stands; return the exit code."""
+    reconciler = Reconciler(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "plan.json"
+        write_plan(path, reconciler.look(models or None, terms=terms).plan, terms, "", models)
+        mlflow.log_artifact(str(path))
+    found = reconciler.run(models or None, terms=terms)
+    for number, outcome in enumerate(found.outcomes, 1):
+        line = outcome_line(number, len(found.outcomes), outcome)
+        console.out.print(line, markup=False)
+    show_standings(f"Targets of {config.path}", found.standings)
+    return log_pass(found)
+
+
+def log_pass(found: Pass, step: int = 0) -> int:
+    """Log counts, standings as rows of a table, and the exit code; return that."""
+    failed = sum(outcome.error is not None for outcome in found.outcomes)
+    counts = {
+        "names": len(found.standings),
+        "in_sync": sum(standing.state == IN_SYNC for standing in found.standings),
+        "changed": len(found.outcomes) - failed,
+        "failed": failed,
+    }
+    mlflow.log_metrics(dict(counts), step=step)
+    columns = ("target", "name", "wanted", "live", "state", "text", "hint")
+    rows = [
+        (s.target, s.name, s.wanted, s.live.origin if s.live else "", s.state, s.text, s.hint)
+        for s in found.standings
+    ]
+    table = {column: [row[i] for row in rows] for i, column in enumerate(columns)}
+    mlflow.log_table({"pass": [step] * len(rows), **table}, "standings.json")
+    code = exit_code(found.outcomes, found.standings)
+    mlflow.set_tags({"oml.exit_code": code, "oml.outcome": _said(counts)})
+    return code
+
+
+def _said(counts: dict[str, int]) -> str:
+    return "{changed} changed, {failed} failed; {in_sync} of {names} in sync".format(**counts)
