@@ -77,8 +77,8 @@ def heal(session: Session, name: str, wanted: Mapping[str, str] | None = None) -
     if state.phase == WHOLE or work is None:
         return ""
     if state.phase == LOADING:
-        if is_continued(work, wanted):
-            return f"the {work.entry.action} of {state.name} begun by {work.holder} is continued"
+        if text := describe_continued(state, wanted):
+            return text
         session.drop(work.uploads)
     else:
         if state.phase == SWAPPING:
@@ -90,10 +90,14 @@ def heal(session: Session, name: str, wanted: Mapping[str, str] | None = None) -
     return text
 
 
-def is_continued(work: Work, wanted: Mapping[str, str] | None) -> bool:
-    """Return whether what was being loaded is just what is wanted."""
-    entry = work.entry
-    return entry.action == PROMOTE and bool(work.uploads) and entry.fingerprints == wanted
+def describe_continued(state: LiveState, wanted: Mapping[str, str] | None) -> str:
+    """Return what is continued, if just the pair that is wanted was being loaded; or nothing."""
+    work = state.work
+    if state.phase != LOADING or work is None or not work.uploads:
+        return ""
+    if work.entry.action != PROMOTE or work.entry.fingerprints != wanted:
+        return ""
+    return f"the {work.entry.action} of {state.name} begun by {work.holder} is continued"
 
 
 def describe_pending(state: LiveState) -> str:
