@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     )
     from oml_mlflow.pair import PipelinePair
     from oml_mlflow.pipeline import EmbeddingModel, MiningFunction, ONNXPipeline
-    from oml_mlflow.promotion import promote
-    from oml_mlflow.rollback import rollback
     from oml_mlflow.targets import open_target
     from oml_mlflow.template import EmbeddingModelConfig, ONNXPipelineConfig
+    from oml_mlflow.ways_in import promote, reconcile, rollback
 
 __version__ = "0.1.0"
 
@@ -43,6 +42,7 @@ __all__ = [
     "log_model",
     "open_target",
     "promote",
+    "reconcile",
     "rollback",
     "save_model",
 ]
@@ -60,10 +60,9 @@ _HOMES = {
     ),
     "pair": ("PipelinePair",),
     "pipeline": ("EmbeddingModel", "MiningFunction", "ONNXPipeline"),
-    "promotion": ("promote",),
-    "rollback": ("rollback",),
     "targets": ("open_target",),
     "template": ("EmbeddingModelConfig", "ONNXPipelineConfig"),
+    "ways_in": ("promote", "reconcile", "rollback"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

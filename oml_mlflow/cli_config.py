@@ -99,6 +99,7 @@ def _secrets(found: Config) -> list[tuple[str, str]]:
     )
 
     names = [PASSWORD_ENV, WALLET_PASSWORD_ENV, "OML_MLFLOW_WEBHOOK_SECRET"]
+    names += ["OML_MLFLOW_WEBHOOK_SECRET_OLD"]
     names += [
         OracleSettings.from_uri(target.uri).password_env
         for target in found.targets.values()

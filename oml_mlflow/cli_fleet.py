@@ -19,7 +19,7 @@ from oml_mlflow.errors import ConfigError, OmlMlflowError
 if TYPE_CHECKING:
     from oml_mlflow.apply import Promotion
     from oml_mlflow.config import Config
-    from oml_mlflow.fleet import Outcome
+    from oml_mlflow.fleet import Outcome, View
     from oml_mlflow.reconciler import Pass
     from oml_mlflow.standing import FleetPlan, Standing
     from oml_mlflow.terms import Terms
@@ -140,7 +140,8 @@ def apply(
     config = fleet_configuration(target)
     with console.progress() as listener:
         reconciler = Reconciler(config, on_event=listener)
-        found = reconciler.look(models or None, targets=_only(target), terms=terms).plan
+        view = reconciler.look(models or None, targets=_only(target), terms=terms)
+        found = view.plan
         if saved is not None:
             saved.demand_fresh(found)
     waiting = waiting_in(found)
@@ -152,11 +153,11 @@ def apply(
     if saved is None and not yes:
         _ask(found, as_json)
     only = {key_of(change) for change in found.changes} | set(waiting)
-    _run(config, terms, target, models, only, len(only), as_json)
+    _run(config, terms, target, models, as_json, only=only, view=view)
 
 
 def _ask(plan: FleetPlan, as_json: bool) -> None:
-    """Ask whether to go on; Abort if not, UsageError if nobody can be asked."""
+    """Ask whether to go on; exit if not, UsageError if nobody can be asked."""
     from oml_mlflow.fleet_text import show_plan
 
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -165,7 +166,9 @@ def _ask(plan: FleetPlan, as_json: bool) -> None:
             "changed. Say --yes, or apply a plan file: `oml-mlflow plan --out FILE`."
         )
     show_plan(plan)
-    click.confirm("Apply?", abort=True)
+    if not click.confirm("Apply?"):
+        console.out.print("Nothing was changed.")
+        sys.exit(1)
 
 
 def _run(
@@ -173,18 +176,24 @@ def _run(
     terms: Terms,
     target: str | None,
     models: Sequence[str],
-    only: set[tuple[str, str, str]] | None,
-    total: int,
     as_json: bool,
+    *,
+    only: set[tuple[str, str, str]] | None = None,
+    view: View | None = None,
 ) -> None:
     """Run one pass, show its outcomes as they come, and exit with the code of the worst."""
     from oml_mlflow.reconciler import Reconciler
 
-    show = _Outcomes(total, quiet=as_json)
+    show = _Outcomes(len(only or ()), quiet=as_json)
     with console.progress() as listener:
         reconciler = Reconciler(config, on_event=listener)
         done = reconciler.run(
-            models or None, targets=_only(target), terms=terms, only=only, on_outcome=show
+            models or None,
+            targets=_only(target),
+            terms=terms,
+            only=only,
+            view=view,
+            on_outcome=show,
         )
     if not as_json:
         show.end(done)
@@ -192,23 +201,28 @@ def _run(
 
 
 class _Outcomes:
-    """Writes a line for each change that was done or failed, as it comes."""
+    """Writes a line for each change that was done or failed: as it comes, or once bars are gone."""
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
         self._total, self._count, self._quiet = total, 0, quiet
+        self._held: list[str] = []
 
     def __call__(self, outcome: Outcome) -> None:
         from oml_mlflow.fleet_text import outcome_line
 
         self._count += 1
-        if not self._quiet:
-            line = outcome_line(self._count, self._total, outcome)
+        line = outcome_line(self._count, self._total, outcome)
+        if console.err.is_terminal:
+            self._held.append(line)
+        elif not self._quiet:
             console.out.print(line, markup=False)
 
     def end(self, done: Pass) -> None:
         """Write what it came to, and what still needs somebody."""
         from oml_mlflow.standing import IN_SYNC
 
+        for line in self._held:
+            console.out.print(line, markup=False)
         failed = {
             (o.change.binding.target, o.change.binding.name) for o in done.outcomes if o.error
         }
@@ -276,7 +290,7 @@ def reconcile(
         raise click.UsageError("--watch is about all bindings, and writes lines.")
     config, terms = fleet_configuration(), Terms(retry=retry)
     if once:
-        _run(config, terms, None, models, None, 0, as_json)
+        _run(config, terms, None, models, as_json)
     _watch(config, terms, interval)
 
 
@@ -334,9 +348,8 @@ def unpin(name: str, target: str | None) -> None:
     config = fleet_configuration(target)
     chosen = configured_name(config, target)
     was = run(config, chosen, name)
-    text = "follows its alias again" if was else "was not pinned"
-    more = " Next: oml-mlflow apply." if was else ""
-    console.out.print(f"{name.upper()} on {chosen} {text}.{more}", markup=False)
+    text = "follows its alias again. Next: oml-mlflow apply." if was else "was not pinned."
+    console.out.print(f"{name.upper()} on {chosen} {text}", markup=False)
 
 
 def roll_back_bound(
@@ -391,4 +404,4 @@ def configured_name(config: Config, target: str | None) -> str:
 
 
 def _only(target: str | None) -> list[str] | None:
-    return None if target is None else [target]
+    return [target] if target else None

@@ -222,7 +222,7 @@ def rollback(
     Where the name follows an alias, the alias is moved first, and all that follows it goes back.
     With --pin, or while the registry does not answer, this name alone goes back, and is pinned.
     """
-    from oml_mlflow.rollback import rollback as run
+    from oml_mlflow.restore import rollback as run
     from oml_mlflow.terms import Terms
 
     chosen = console.choose_target(target, timeout)
@@ -284,7 +284,7 @@ def _off(summary: ClassSummary) -> str:
 def drop(name: str, target: str | None, timeout: float | None, yes: bool) -> None:
     """Drop the live pair of export NAME and its kept generations; adopted models stay."""
     from oml_mlflow.apply import observe
-    from oml_mlflow.rollback import drop_pair
+    from oml_mlflow.restore import drop_pair
 
     database = console.open_database(target, timeout)
     if not yes:

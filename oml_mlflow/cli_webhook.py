@@ -55,6 +55,7 @@ def serve_webhook(host: str | None, port: int | None, interval: float | None) ->
 
 def _log_to_stderr() -> None:
     """Write what happens to stderr, a line each, as a service does."""
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logger, handler = logging.getLogger("oml_mlflow"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.handlers[:] = [handler]

@@ -42,7 +42,7 @@ from oml_mlflow.package import FLAVOR_NAME
 from oml_mlflow.promotion import promote
 from oml_mlflow.reconciler import Reconciler
 from oml_mlflow.registry import get_version
-from oml_mlflow.rollback import drop_pair
+from oml_mlflow.restore import drop_pair
 from oml_mlflow.scoring import PyfuncPair
 from oml_mlflow.standing import Standing
 from oml_mlflow.state_block import sql_call

@@ -103,6 +103,13 @@ class Fleet:
                 return self.open(name).survey()
             except OmlMlflowError as error:
                 return error
+            except Exception as error:  # one target's trouble must not keep others from their turn
+                _log.exception("%s can't be looked at", name)
+                return TargetError(
+                    f"{name} can't be looked at: {type(error).__name__}: {error}. Nothing was "
+                    "changed there.",
+                    hint="look at the log, and at `oml-mlflow history --target` of it.",
+                )
 
         names = list(self.config.targets)
         return dict(zip(names, self._at_once(look, names), strict=True))

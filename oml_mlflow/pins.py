@@ -30,7 +30,7 @@ from oml_mlflow.promotion import promote_files
 from oml_mlflow.proposal import checked_files
 from oml_mlflow.reconciler import Pass, Reconciler
 from oml_mlflow.registry import get_version, identified, register_alias
-from oml_mlflow.rollback import rollback as rollback_pair
+from oml_mlflow.restore import rollback as rollback_pair
 from oml_mlflow.survey import BINDING, PIN, Note
 from oml_mlflow.targets import Target
 from oml_mlflow.terms import USUAL, Terms

@@ -63,6 +63,7 @@ class Reconciler:
         targets: Collection[str] | None = None,
         terms: Terms = USUAL,
         only: Collection[tuple[str, str, str]] | None = None,
+        view: View | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> Pass:
         """Bring bound names in line with their aliases, and show in the registry what came of it.
@@ -75,6 +76,8 @@ class Reconciler:
             targets: Only these targets; all by default.
             terms: What is allowed beyond the usual.
             only: Nothing but these: target, name and version.
+            view: What `look` gave for the same arguments: what it would change is begun with, and
+                what has moved since fails with PlanStale.
             on_outcome: Told of each change once it is done, or has failed.
 
         Raises:
@@ -83,7 +86,7 @@ class Reconciler:
         Side effects: Writes models, ledger rows and notes to targets, and tags and descriptions of
             versions to the registry.
         """
-        view = self.fleet.look(models=models, targets=targets, terms=terms)
+        view = view or self.fleet.look(models=models, targets=targets, terms=terms)
         outcomes: list[Outcome] = []
         warnings: list[str] = []
         begun: set[tuple[str, str, str]] = set()

@@ -40,10 +40,13 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
         before = held.observed.live if held else None
         # what was recorded before the swap can still be the live entry of a promotion in vain
         changed = outcome.promotion is None or outcome.promotion.changed
-        showing = from_outcome(outcome, survey.uri if survey else "", before if changed else None)
-        published = publish(showing)
+        uri = survey.uri if survey else ""
+        is_kept = fleet.open(place[0]).keep > 0
+        published = publish(
+            from_outcome(outcome, uri, before if changed else None, is_kept=is_kept)
+        )
         warnings += published.warnings
-        if published.ok:
+        if published.is_settled:
             _note(fleet, place, _after(outcome, before))
     for standing in view.plan.standings:
         place = (standing.target, standing.name)
@@ -58,7 +61,6 @@ def _catch_up(fleet: Fleet, standing: Standing, survey: Survey, held: Held) -> l
     """Show what an earlier pass, or a promotion by hand, could not."""
     live, failure, told = held.observed.live, held.notes.get(FAILURE), held.notes.get(PUBLISHED)
     known = dict(told.content) if told else {}
-    warnings: list[str] = []
     place = (standing.target, standing.name)
     state = _state(live, failure)
     if state == known or not (live or failure):
@@ -88,11 +90,10 @@ def _catch_up(fleet: Fleet, standing: Standing, survey: Survey, held: Held) -> l
                 before=live,
             )
         )
-    for showing in shown:
-        warnings += publish(showing).warnings
-    if not warnings:
+    published = [publish(showing) for showing in shown]
+    if all(one.is_settled for one in published):
         _note(fleet, place, state)
-    return warnings
+    return [warning for one in published for warning in one.warnings]
 
 
 def _after(outcome: Outcome, before: LedgerEntry | None) -> dict[str, object]:

@@ -152,9 +152,12 @@ class Worker:
         self._last_success_at = self._last_pass_at
         self._metrics.count("passes", "ok" if found.ok else "incomplete")
         for outcome in found.outcomes:
-            kind = outcome.change.kind if outcome.error is None else outcome.error.code
-            self._metrics.count("outcomes", kind)
-            _log.info("%s: %s", outcome.change, outcome.error or "done")
+            failed = outcome.error
+            self._metrics.count("outcomes", failed.code if failed else outcome.change.kind)
+            if failed is not None:
+                _log.warning("%s: error[%s]: %s", outcome.change, failed.code, failed)
+            else:
+                _log.info("%s: done", outcome.change)
         for warning in found.warnings:
             _log.warning("%s", warning)
         if models is None:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlflow
-from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.ledger import UNVERIFIED, LedgerEntry, now
 from oml_mlflow.names import IMG, TXT
-from oml_mlflow.parity_page import to_html
-from oml_mlflow.parity_plot import write_plot
+from oml_mlflow.parity_evidence import log_parity
 from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, merge, parse, update
 
 if TYPE_CHECKING:
@@ -32,9 +27,6 @@ if TYPE_CHECKING:
 TAG_PREFIX = "oml.target."
 ARTIFACTS = "oml_mlflow"
 _UNUSUAL = re.compile(r"[^\w.-]+")
-_LOGGED_MODEL = re.compile(r"models:/(m-\w+)")
-_VERSION = re.compile(r"models:/([^/@:]+)/(\d+)")
-_HOPS = 8
 
 # targets are promoted into at once, and a description has room for all of them
 _one_writer = threading.Lock()
@@ -79,10 +71,13 @@ class Published:
     Attributes:
         warnings: What could not be shown, and why; empty if everything is.
         evidence: Where the parity table, page and plot are; empty if nowhere.
+        is_settled: Whether telling it again would be in vain, or changes nothing; False if the
+            registry did not answer.
     """
 
     warnings: tuple[str, ...] = ()
     evidence: str = ""
+    is_settled: bool = True
 
     @property
     def ok(self) -> bool:
@@ -134,12 +129,17 @@ def publish(showing: Showing) -> Published:
     """
     warnings: list[str] = []
     row = _to_row(showing)
-    is_new, evidence = False, ""
+    is_new, is_settled, evidence = False, False, ""
     with _warned(warnings, f"{showing.model} v{showing.version}"):
-        is_new = _show(showing.model, showing.version, row, warnings)
+        try:
+            is_new = _show(showing.model, showing.version, row, warnings)
+        except MlflowException as error:
+            is_settled = error.error_code == "RESOURCE_DOES_NOT_EXIST"
+            raise
+        is_settled = True
     if warnings and not is_new:
         # an unreachable registry must not be asked again and again: MLflow waits for it each time
-        return _published(warnings)
+        return _published(warnings, is_settled=is_settled)
     old = _replaced(showing)
     if old is not None and showing.before is not None:
         with _warned(warnings, f"{old[0]} v{old[1]}"):
@@ -155,10 +155,10 @@ def tag_key(target: str, version: str) -> str:
     return f"{TAG_PREFIX}{_slug(target)[:200]}.v{version}"
 
 
-def _published(warnings: list[str], evidence: str = "") -> Published:
+def _published(warnings: list[str], evidence: str = "", *, is_settled: bool = True) -> Published:
     for text in warnings:
         _log.warning("%s", text)
-    return Published(tuple(warnings), evidence)
+    return Published(tuple(warnings), evidence, is_settled)
 
 
 @contextmanager
@@ -319,61 +319,18 @@ def _to_tag(row: Row, rows: tuple[Row, ...], model: str, version: str) -> str:
 
 def _log_evidence(showing: Showing, report: ParityReport, folder: str, warnings: list[str]) -> str:
     """Log table, page and plot of a comparison; return where they are."""
-    client = mlflow.MlflowClient()
-    with tempfile.TemporaryDirectory() as made:
-        _write_evidence(Path(made), showing, report)
-        run_id, model_id = _homes(client, showing.model, showing.version)
-        if run_id:
-            client.log_artifacts(run_id, made, folder)
-            return f"runs:/{run_id}/{folder}"
-        if model_id:
-            client.log_model_artifacts(model_id, made, folder)
-            return f"models:/{model_id}/{folder}"
-    warnings.append(
-        f"the evidence of {showing.model} v{showing.version} is nowhere: it has no run and no "
-        "logged model"
-    )
-    return ""
-
-
-def _homes(client: mlflow.MlflowClient, model: str, version: str) -> tuple[str, str]:
-    """Return run and logged model that a version came from, copied or not; empty if gone."""
-    found = client.get_model_version(model, version)
-    run_id = found.run_id or ""
-    if run_id:
-        try:
-            run = client.get_run(run_id)
-        except MlflowException:
-            run_id = ""
-        else:
-            run_id = run_id if run.info.lifecycle_stage == LifecycleStage.ACTIVE else ""
-    for _ in range(_HOPS):
-        source = found.source or ""
-        if logged := _LOGGED_MODEL.match(source):
-            return run_id, logged[1]
-        copied = _VERSION.fullmatch(source)
-        if copied is None:
-            break
-        found = client.get_model_version(*copied.groups())
-    return run_id, ""
-
-
-def _write_evidence(folder: Path, showing: Showing, report: ParityReport) -> None:
-    title = f"{showing.model} v{showing.version} as {showing.name} in {showing.target}"
+    version = f"{showing.model} v{showing.version}"
     facts = {
         "Target": f"{showing.target} ({showing.uri})",
         "Models": f"{showing.name}_IMG, {showing.name}_TXT",
-        "Version": f"{showing.model} v{showing.version}",
+        "Version": version,
         "Compared": f"{now():%Y-%m-%d %H:%M} UTC",
     }
-    rows = report.to_rows()
-    with (folder / "parity.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-    page = to_html(report, facts, subject=title)
-    (folder / "parity.html").write_text(page, encoding="utf-8")
-    write_plot(report, folder / "parity.png", title)
+    title = f"{version} as {showing.name} in {showing.target}"
+    where = log_parity(report, showing.model, showing.version, folder, title, facts)
+    if not where:
+        warnings.append(f"the evidence of {version} is nowhere: it has no run and no logged model")
+    return where
 
 
 def _evidence_folder(showing: Showing) -> str:

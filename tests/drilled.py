@@ -15,7 +15,7 @@ from oml_mlflow import promote
 from oml_mlflow.apply import observe
 from oml_mlflow.ledger import SWAPPING, WHOLE
 from oml_mlflow.observed import Observed
-from oml_mlflow.rollback import rollback
+from oml_mlflow.restore import rollback
 from oml_mlflow.targets import Target
 
 SEED = 20261123

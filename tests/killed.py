@@ -25,7 +25,7 @@ _PRELOADED = [
     "onnxruntime_extensions",
     "oracledb",
     "oml_mlflow.promotion",
-    "oml_mlflow.rollback",
+    "oml_mlflow.restore",
     "oml_mlflow.targets.embedded",
     "oml_mlflow.targets.oracle",
 ]
@@ -57,7 +57,7 @@ def run(job: Job, report: Any = None) -> None:
     """Do the job; this is the child."""
     os.environ.update(dict(job.environment))
     from oml_mlflow.promotion import promote
-    from oml_mlflow.rollback import rollback
+    from oml_mlflow.restore import rollback
 
     if job.action == "promote":
         promote(job.model_uri, job.target, job.name, accept_new_geometry=True)

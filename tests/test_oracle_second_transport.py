@@ -27,7 +27,7 @@ from oml_mlflow.candidate import unregistered
 from oml_mlflow.errors import GeometryChanged
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.promotion import make_live
-from oml_mlflow.rollback import drop_pair, rollback
+from oml_mlflow.restore import drop_pair, rollback
 from oml_mlflow.targets.oracle import OracleTarget
 
 seerdb_server = pytest.importorskip("seerdb.server")

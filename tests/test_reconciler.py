@@ -354,27 +354,51 @@ def test_an_upload_without_its_identity_is_made_again(config: Config, oracle: Or
     assert live_versions(config) == {"small": "2", "big": "2"}
 
 
-def test_a_chain_waits_for_its_first_link(tmp_path: Path, versions: object) -> None:
-    targets = {
-        name: TargetConfig(name, f"embedded:///{tmp_path / name}", ANYTHING, after=after)
-        for name, after in (("dev", ()), ("test", ("dev",)), ("live", ("test",)))
-    }
+@pytest.mark.parametrize("middle", ["embedded", "oracle"])
+def test_a_chain_waits_for_a_target_that_is_down(
+    middle: str, tmp_path: Path, oracle: Oracle, versions: object
+) -> None:
+    uris = {name: f"embedded:///{tmp_path / name}" for name in ("dev", "test", "live")}
+    if middle == "oracle":
+        uris["test"] = oracle.uri
+    after = {"dev": (), "test": ("dev",), "live": ("test",)}
+    targets = {n: TargetConfig(n, uri, ANYTHING, after=after[n]) for n, uri in uris.items()}
     config = Config(targets, tuple(Binding(t, NAME, "clip", "prod") for t in targets))
     move(1)
     found = reconcile(config)
     assert [o.change.binding.target for o in found.outcomes] == ["dev", "test", "live"]
     move(2)
-    # a folder that can't be one stands for a target that is down
-    (tmp_path / "test").rename(tmp_path / "away")
-    (tmp_path / "test").write_text("no folder")
-    found = reconcile(config)
+    (tmp_path / "no folder").write_text("a file")
+    nowhere = "oracle://vec@127.0.0.1:9/FREEPDB1"
+    if middle == "embedded":
+        nowhere = f"embedded:///{tmp_path / 'no folder'}"
+    down = changed(config, "test", uri=nowhere)
+    found = reconcile(down)
     assert [o.change.binding.target for o in found.outcomes if not o.error] == ["dev"]
     waiting = {s.target: s for s in found.standings}
+    assert waiting["test"].state == ("unreachable" if middle == "oracle" else "out of sync")
     assert waiting["live"].waits_for == ("test",)
     assert waiting["live"].live is not None
     assert waiting["live"].live.version == "1"
-    (tmp_path / "test").unlink()
-    (tmp_path / "away").rename(tmp_path / "test")
     found = reconcile(config)
     assert [o.change.binding.target for o in found.outcomes] == ["test", "live"]
     assert live_versions(config) == dict.fromkeys(targets, "2")
+
+
+def test_a_chain_of_aliases_asks_what_was_verified_before(tmp_path: Path, versions: object) -> None:
+    targets = {
+        "dev": TargetConfig("dev", f"embedded:///{tmp_path / 'dev'}", ANYTHING),
+        "live": TargetConfig("live", f"embedded:///{tmp_path / 'live'}", ANYTHING, after=("dev",)),
+    }
+    bindings = (Binding("dev", NAME, "clip", "dev"), Binding("live", NAME, "clip", "prod"))
+    config = Config(targets, bindings)
+    move(2)
+    assert reconcile(config).outcomes == ()
+    for version in (1, 2):
+        move(version, "dev")
+        reconcile(config)
+    assert live_versions(config) == {"dev": "2", "live": "2"}
+    # dev has gone on, but had version 1 verified
+    move(1)
+    reconcile(config)
+    assert live_versions(config) == {"dev": "2", "live": "1"}

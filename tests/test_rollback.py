@@ -17,7 +17,7 @@ from oml_mlflow.errors import ApplyError, ForeignModel, GeometryChanged, ParityE
 from oml_mlflow.examination import plan
 from oml_mlflow.geometry import pair_id
 from oml_mlflow.ledger import SWAPPING, WHOLE, Dependant
-from oml_mlflow.rollback import drop_pair, rollback
+from oml_mlflow.restore import drop_pair, rollback
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 TEXT = "a photo of a cat"

@@ -1,6 +1,14 @@
-"""The embedded target's own tables."""
+"""The embedded target's own tables and their rows."""
 
 from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any
+
+from oml_mlflow.ledger import LedgerEntry
+from oml_mlflow.names import IMG, TXT
+from oml_mlflow.survey import Note
 
 # run whenever a database is opened for more than a survey; what is there stays as it is
 SCHEMA = """
@@ -62,3 +70,67 @@ CREATE TABLE IF NOT EXISTS oml.notes (
     PRIMARY KEY (name, kind)
 );
 """
+LEDGER_COLUMNS = (
+    *("name", "generation", "registered_model", "version", "run_id", "img_fingerprint"),
+    *("txt_fingerprint", "dims", "parity", "promoted_at", "verification", "action", "restores"),
+    *("geometry", "profile", "promoted_by", "registry"),
+)
+
+
+def ledger_row(entry: LedgerEntry) -> list[Any]:
+    """Return the row of an entry that is made now, of LEDGER_COLUMNS."""
+    return [
+        entry.name,
+        entry.generation,
+        entry.registered_model,
+        entry.version,
+        entry.run_id,
+        entry.fingerprints.get(IMG, ""),
+        entry.fingerprints.get(TXT, ""),
+        entry.dims,
+        json.dumps(entry.parity),
+        naive_now(),
+        entry.verification,
+        entry.action,
+        entry.restores,
+        entry.geometry,
+        entry.profile,
+        entry.promoted_by,
+        entry.registry,
+    ]
+
+
+def ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
+    """Return a row of the ledger, of LEDGER_COLUMNS."""
+    name, generation, registered, version, run_id, img, txt, dims, parity, promoted_at, *rest = row
+    verification, action, restores, geometry, profile, promoted_by, registry = rest
+    return LedgerEntry(
+        name=name,
+        generation=generation,
+        registered_model=registered,
+        version=version,
+        run_id=run_id,
+        fingerprints={IMG: img, TXT: txt} if img or txt else {},
+        dims=dims,
+        parity=json.loads(parity),
+        promoted_at=promoted_at.replace(tzinfo=timezone.utc),
+        verification=verification,
+        action=action,
+        restores=restores,
+        geometry=geometry,
+        profile=profile,
+        promoted_by=promoted_by,
+        registry=registry,
+    )
+
+
+def note_from(row: tuple[Any, ...]) -> Note:
+    """Return a row of the notes."""
+    name, kind, content, written_at, written_by = row
+    at = written_at.replace(tzinfo=timezone.utc)
+    return Note(name, kind, json.loads(content), at, written_by)
+
+
+def naive_now() -> datetime:
+    """Return the time, UTC, as the tables hold it."""
+    return datetime.now(timezone.utc).replace(tzinfo=None)

@@ -14,9 +14,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,21 +37,23 @@ from oml_mlflow.ledger import (
     refuse_unplanned,
     this_process,
 )
-from oml_mlflow.names import IMG, SIDES, TXT, check_column, check_export_name, model_name
+from oml_mlflow.names import SIDES, check_column, check_export_name, model_name
 from oml_mlflow.preflight import FAILED, OK, Check
 from oml_mlflow.survey import Note
 from oml_mlflow.targets.embedded import MODELS_FOLDER, Connection, EmbeddedTarget
+from oml_mlflow.targets.embedded_schema import (
+    LEDGER_COLUMNS,
+    ledger_entry,
+    ledger_row,
+    naive_now,
+    note_from,
+)
 
 if TYPE_CHECKING:
     from oml_mlflow.capability import CapabilityTable
 
 _COPY_BYTES = 4 * 2**20
 _LOADING_PREFIX = ".loading-"
-LEDGER_COLUMNS = (
-    *("name", "generation", "registered_model", "version", "run_id", "img_fingerprint"),
-    *("txt_fingerprint", "dims", "parity", "promoted_at", "verification", "action", "restores"),
-    *("geometry", "profile", "promoted_by", "registry"),
-)
 
 
 class EmbeddedSession:
@@ -126,7 +127,7 @@ class EmbeddedSession:
                 model.dims,
                 model.size_bytes,
                 json.dumps(model.metadata),
-                _now(),
+                naive_now(),
             ],
         )
         self._connection.offer_functions()
@@ -157,7 +158,7 @@ class EmbeddedSession:
             execute(
                 f"INSERT INTO oml.ledger ({', '.join(LEDGER_COLUMNS)}) "  # noqa: S608
                 f"VALUES ({', '.join('?' * len(LEDGER_COLUMNS))})",
-                _ledger_row(entry),
+                ledger_row(entry),
             )
             execute(
                 "UPDATE oml.live SET generation = ?, phase = ?, work = ? WHERE name = ?",
@@ -267,7 +268,7 @@ class EmbeddedSession:
         content, by = json.dumps(dict(note.content)), note.written_by or this_process()
         self._connection.execute(
             "INSERT OR REPLACE INTO oml.notes VALUES (?, ?, ?, ?, ?)",
-            [name, note.kind, content, _now(), by],
+            [name, note.kind, content, naive_now(), by],
         )
 
     def forget_note(self, name: str, kind: str) -> bool:
@@ -347,60 +348,3 @@ def _copy_whole(path: Path, stored: Path, model: LoadedModel, on_event: Listener
         os.replace(aside, stored)
     finally:
         Path(aside).unlink(missing_ok=True)
-
-
-def _ledger_row(entry: LedgerEntry) -> list[Any]:
-    return [
-        entry.name,
-        entry.generation,
-        entry.registered_model,
-        entry.version,
-        entry.run_id,
-        entry.fingerprints.get(IMG, ""),
-        entry.fingerprints.get(TXT, ""),
-        entry.dims,
-        json.dumps(entry.parity),
-        _now(),
-        entry.verification,
-        entry.action,
-        entry.restores,
-        entry.geometry,
-        entry.profile,
-        entry.promoted_by,
-        entry.registry,
-    ]
-
-
-def ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
-    """Return a row of the ledger, of LEDGER_COLUMNS."""
-    name, generation, registered, version, run_id, img, txt, dims, parity, promoted_at, *rest = row
-    verification, action, restores, geometry, profile, promoted_by, registry = rest
-    return LedgerEntry(
-        name=name,
-        generation=generation,
-        registered_model=registered,
-        version=version,
-        run_id=run_id,
-        fingerprints={IMG: img, TXT: txt} if img or txt else {},
-        dims=dims,
-        parity=json.loads(parity),
-        promoted_at=promoted_at.replace(tzinfo=timezone.utc),
-        verification=verification,
-        action=action,
-        restores=restores,
-        geometry=geometry,
-        profile=profile,
-        promoted_by=promoted_by,
-        registry=registry,
-    )
-
-
-def note_from(row: tuple[Any, ...]) -> Note:
-    """Return a row of the notes."""
-    name, kind, content, written_at, written_by = row
-    at = written_at.replace(tzinfo=timezone.utc)
-    return Note(name, kind, json.loads(content), at, written_by)
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc).replace(tzinfo=None)

@@ -1,6 +1,6 @@
 """What an embedded database holds under all export names, read with one query."""
 
-# every name in the statement is written here or by `embedded_session`
+# every name in the statement is written here or by `embedded_schema`
 # ruff: noqa: S608
 
 from __future__ import annotations
@@ -12,13 +12,8 @@ import duckdb
 from oml_mlflow.ledger import LiveState, Work
 from oml_mlflow.survey import Survey, assemble
 from oml_mlflow.targets.embedded import CATALOG, EmbeddedTarget, loaded_model
-from oml_mlflow.targets.embedded_schema import SCHEMA
-from oml_mlflow.targets.embedded_session import (
-    LEDGER_COLUMNS,
-    as_found,
-    ledger_entry,
-    note_from,
-)
+from oml_mlflow.targets.embedded_schema import LEDGER_COLUMNS, SCHEMA, ledger_entry, note_from
+from oml_mlflow.targets.embedded_session import as_found
 
 _ENTRY = ", ".join(f"e.{column}" for column in LEDGER_COLUMNS)
 # a name of an early release has a ledger only: its last generation is live, as in `live_state`

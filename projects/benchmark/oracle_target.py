@@ -36,7 +36,7 @@ print(json.dumps({"peak_kib": peak, "swap_s": done.swap_s, "rows": done.report.s
 """
 ROLLBACK = """
 import json, sys, time
-from oml_mlflow.rollback import rollback
+from oml_mlflow.restore import rollback
 seen = []
 begun = time.perf_counter()
 done = rollback(sys.argv[1], sys.argv[2], on_event=seen.append)

@@ -54,14 +54,14 @@ def entries(names: int, generations: int) -> list[LedgerEntry]:
 
 def fill_embedded(target: Any, ledger: list[LedgerEntry]) -> None:
     """Write ledgers, live rows, models and notes."""
-    from oml_mlflow.targets.embedded_session import LEDGER_COLUMNS, _ledger_row
+    from oml_mlflow.targets.embedded_schema import LEDGER_COLUMNS, ledger_row
 
     with target.connect("filling") as connection:
         places = ", ".join("?" * len(LEDGER_COLUMNS))
         connection.execute("BEGIN TRANSACTION")
         connection.executemany(
             f"INSERT INTO oml.ledger ({', '.join(LEDGER_COLUMNS)}) VALUES ({places})",
-            [_ledger_row(entry) for entry in ledger],
+            [ledger_row(entry) for entry in ledger],
         )
         for entry in {entry.name: entry for entry in ledger}.values():
             connection.execute(

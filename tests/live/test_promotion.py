@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from oml_mlflow.parity import ParityReport
 from oml_mlflow.policy import CLASSES
 from oml_mlflow.profiles import get_profile
 from oml_mlflow.promotion import make_live
-from oml_mlflow.rollback import drop_pair, rollback
+from oml_mlflow.restore import drop_pair, rollback
+from oml_mlflow.survey import PIN, Note
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle import OracleTarget
 
@@ -40,6 +42,19 @@ def models(schema: Schema) -> dict[str, str]:
     with schema.target().session("live suite", create=False) as session:
         names = {f"{schema.name}_IMG", f"{schema.name}_TXT"}
         return {m.side: m.fingerprint for m in session.list_models() if m.name in names}
+
+
+def test_a_survey(schema: Schema, candidates: tuple[Candidate, ...], say: Say) -> None:
+    target = schema.target()
+    make_live(candidates[0], target, schema.name)
+    with target.session("live suite") as session:
+        session.write_note(Note(schema.name, PIN, {"reason": "ü" * 5000}))
+    begun = time.perf_counter()
+    held = target.survey().names[schema.name]
+    say("seconds that a survey takes, with connecting", f"{time.perf_counter() - begun:.3f}")
+    assert held.observed.is_whole()
+    assert held.drift() == ()
+    assert held.notes[PIN].content == {"reason": "ü" * 5000}
 
 
 def test_promote_and_back(schema: Schema, candidates: tuple[Candidate, ...], say: Say) -> None:

@@ -1,4 +1,4 @@
-"""Rollback: make a kept generation live again, or take a pair away."""
+"""Restore: make a kept generation live again, or take a pair away."""
 
 from __future__ import annotations
 
