@@ -26,7 +26,6 @@ from oml_mlflow.targets import open_target
 LOST, ONCE, DOUBLED, DELAYED, REORDERED = "lost", "once", "doubled", "delayed", "reordered"
 _FATES = {ONCE: 3, LOST: 2, DOUBLED: 2, DELAYED: 2, REORDERED: 2}
 _LOADED = re.compile(r"loaded (\S+), sha256 (\w+), into (\S+)")
-_UNDONE = re.compile(r"the promote of \S+ begun by .* is undone")
 
 Load = tuple[str, str]
 
@@ -167,7 +166,8 @@ def judge_loads(
     """Count violations: a model loaded twice, or one that no move asked for.
 
     What was loaded for a promotion that was interrupted is dropped if the alias points elsewhere
-    by then; loading it later is counted, but is none.
+    by then; loading it later is counted, but is none. It shows by its slot name, which is loaded
+    again: names of generations that were recorded never are.
 
     Args:
         figures: Where it is counted.
@@ -177,22 +177,22 @@ def judge_loads(
         fingerprints: sha256 by side, by version.
     """
     allowed = {value for version in wanted for value in fingerprints[version].values()}
-    seen: dict[Load, bool] = {}
+    held: dict[Load, str] = {}
+    seen: set[Load] = set()
     for line in log:
-        if _UNDONE.search(line):
-            seen = dict.fromkeys(seen, True)
         if (found := _LOADED.search(line)) is None:
             continue
-        load = (found[3], found[2])
+        slot, fingerprint, target = found.groups()
         figures.loads += 1
-        if found[2] not in allowed:
+        if fingerprint not in allowed:
             figures.blame(where, f"{found[0]}, which was never wanted")
-        if load in seen:
-            if seen[load]:
-                figures.again += 1
-            else:
-                figures.blame(where, f"{found[0]} for the second time")
-        seen[load] = False
+        held.pop((target, slot), None)
+        if fingerprint in (there for (place, _), there in held.items() if place == target):
+            figures.blame(where, f"{found[0]} for the second time")
+        elif (target, fingerprint) in seen:
+            figures.again += 1
+        held[target, slot] = fingerprint
+        seen.add((target, fingerprint))
 
 
 def judge_targets(

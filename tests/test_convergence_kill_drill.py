@@ -253,7 +253,8 @@ def test_a_receiver_that_was_away_while_the_alias_moved(
         judge(figures, "scripted", found, four_versions, "4", {"1", "2", "4"})
     figures.show()
     assert (figures.violations, figures.again) == (0, 0)
-    assert figures.loads in (11, 12)  # the line of one may be missing: killed before it
+    # a line may be missing in each target, where the receiver was killed before it
+    assert 10 <= figures.loads <= 12
 
 
 @pytest.mark.drill
