@@ -12,7 +12,6 @@ from oml_mlflow.events import Listener
 from oml_mlflow.ledger import (
     CLEANING,
     LOADING,
-    PROMOTE,
     SWAPPING,
     UNVERIFIED,
     WHOLE,
@@ -22,7 +21,7 @@ from oml_mlflow.ledger import (
     now,
     this_process,
 )
-from oml_mlflow.observed import Observed
+from oml_mlflow.observed import Observed, unusable
 from oml_mlflow.plan import Plan
 from oml_mlflow.probes import ParityReport
 from oml_mlflow.targets.base import Session, Target
@@ -60,26 +59,19 @@ def observe(session: Session, name: str) -> Observed:
     return replace(observed, grants=grants, dependants=tuple(session.dependants(name)))
 
 
-def heal(session: Session, name: str, wanted: Mapping[str, str] | None = None) -> str:
+def heal(session: Session, name: str) -> str:
     """Finish or undo what an earlier run left under an export name; return what was done.
 
     What was not yet being swapped is undone, what was is finished: its vectors were compared
-    before. The caller holds the lock.
-
-    Args:
-        session: The target.
-        name: Export name.
-        wanted: Fingerprints by side of the pair that is to be promoted next. If just that one was
-            being loaded, it is left as it is, so that nothing is loaded twice.
+    before. A model that was loaded whole stays under its slot name, so that it is not loaded again
+    if it is wanted; a later promotion drops it once it is too old. The caller holds the lock.
     """
     state = session.live_state(name)
     work = state.work
     if state.phase == WHOLE or work is None:
         return ""
     if state.phase == LOADING:
-        if text := describe_continued(state, wanted):
-            return text
-        session.drop(work.uploads)
+        session.drop(unusable(work, {model.name: model for model in session.list_models()}))
     else:
         if state.phase == SWAPPING:
             session.swap(work)
@@ -88,16 +80,6 @@ def heal(session: Session, name: str, wanted: Mapping[str, str] | None = None) -
     text = describe_pending(state)
     _log.warning("%s", text)
     return text
-
-
-def describe_continued(state: LiveState, wanted: Mapping[str, str] | None) -> str:
-    """Return what is continued, if just the pair that is wanted was being loaded; or nothing."""
-    work = state.work
-    if state.phase != LOADING or work is None or not work.uploads:
-        return ""
-    if work.entry.action != PROMOTE or work.entry.fingerprints != wanted:
-        return ""
-    return f"the {work.entry.action} of {state.name} begun by {work.holder} is continued"
 
 
 def describe_pending(state: LiveState) -> str:
@@ -144,14 +126,10 @@ def carry_out(
     if plan.adoption is not None:
         _record(session, plan.adoption)
     work = replace(plan.work, holder=this_process(), started_at=now())
-    if plan.observed.state.phase == WHOLE:
-        session.begin(work)
+    session.begin(work)
     report = ParityReport("Nothing to compare")
     try:
         for model in plan.uploads:
-            if model.name in plan.observed.models:
-                # killed after the bytes and before their identity: nobody can tell what it is
-                session.drop([model.name])
             session.load(model, paths[model.side], on_event)
             _log.info("loaded %s, sha256 %s, into %s", model.name, model.fingerprint, target.uri)
         if work.incoming:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from oml_mlflow.apply import describe_continued, describe_pending, observe
+from oml_mlflow.apply import describe_pending, observe
 from oml_mlflow.candidate import registered
 from oml_mlflow.choice import ask, pair_needs
 from oml_mlflow.events import Listener, silent
@@ -59,11 +59,8 @@ def plan(
     ):
         candidate = choose_candidate(folder, version, database, False, on_event, session)
         found = observe(session, export_name)
-        wanted = None if found.strangers() else candidate.fingerprints
-        pending = describe_continued(found.state, wanted)
-        observed = found if pending else healed(found)
-        planned = plan_candidate(session, database, observed, candidate, adopt)
-        pending = pending or describe_pending(found.state)
+        planned = plan_candidate(session, database, healed(found), candidate, adopt)
+        pending = describe_pending(found.state)
         return replace(planned, pending=pending, paths=candidate.paths)
 
 

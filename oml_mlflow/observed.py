@@ -16,6 +16,7 @@ from oml_mlflow.ledger import (
     LedgerEntry,
     LiveState,
     LoadedModel,
+    Work,
 )
 from oml_mlflow.names import SIDES, model_name, slot_name
 
@@ -83,6 +84,22 @@ class Observed:
                 found[entry.generation] = names
         return found
 
+    def loose(self) -> dict[int, dict[str, str]]:
+        """Return slot names by side of models of ours that never became live, by their number.
+
+        A run that was killed loaded them; both sides of a number need not be there.
+        """
+        known = {entry.generation for entry in self.ledger}
+        found: dict[int, dict[str, str]] = {}
+        for side, live in self.live_names.items():
+            for name, model in self.models.items():
+                number = name.removeprefix(f"{live}_S")
+                if number == name or not number.isdigit() or int(number) in known:
+                    continue
+                if model.fingerprint and not model.foreign:
+                    found.setdefault(int(number), {})[side] = name
+        return found
+
     def _is_of(self, name: str, side: str, entry: LedgerEntry) -> bool:
         model = self.models.get(name)
         if model is None:
@@ -101,6 +118,17 @@ class Observed:
         return number
 
 
+def unusable(work: Work, models: Mapping[str, LoadedModel]) -> list[str]:
+    """Return what was being loaded and is not whole: without identity, nobody can tell what it is.
+
+    Args:
+        work: What was being done.
+        models: What is there, by name.
+    """
+    found = {name: models.get(name) for name in work.uploads}
+    return [name for name, m in found.items() if m is None or m.foreign or not m.fingerprint]
+
+
 def healed(observed: Observed) -> Observed:
     """Return what a target will have once the next run has finished or undone what was begun."""
     state, models = observed.state, dict(observed.models)
@@ -109,7 +137,7 @@ def healed(observed: Observed) -> Observed:
         return observed
     whole = LiveState(observed.name, state.generation)
     if state.phase == LOADING:
-        for name in work.uploads:
+        for name in unusable(work, models):
             models.pop(name, None)
         return replace(observed, state=whole, models=models)
     if state.phase == SWAPPING:

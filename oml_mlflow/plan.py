@@ -12,7 +12,6 @@ from oml_mlflow.geometry import Geometry
 from oml_mlflow.ledger import (
     ADOPT,
     DROP,
-    LOADING,
     PROMOTE,
     ROLLBACK,
     LedgerEntry,
@@ -118,8 +117,7 @@ def plan_promotion(
     """Return the plan that makes a pair live.
 
     Args:
-        observed: What the target has. In phase ``loading``, what was begun must be the very pair
-            that `entry` is about: what is missing of it is loaded.
+        observed: What the target has.
         entry: What the ledger shall say; its generation is set here.
         uploads: The pair's models by side, their names set here; not loaded again where a kept
             generation of the same bytes is there.
@@ -139,23 +137,20 @@ def plan_promotion(
         refuse_strangers(strangers, adopt)
         adoption = _adoption(observed, entry)
         observed = _after(observed, adoption)
-    begun = observed.state.work if observed.state.phase == LOADING else None
-    number = begun.entry.generation if begun else observed.next_generation()
+    number = observed.next_generation()
     entry = replace(entry, generation=number, action=PROMOTE, restores=number)
     kept = [g for g, names in observed.kept().items() if _is_same_bytes(observed, names, entry)]
     if kept:
         incoming, loads = observed.kept()[kept[-1]], {}
     else:
-        incoming = {side: slot_name(observed.name, side, number) for side in SIDES}
-        loads = {s: replace(m, name=incoming[s]) for s, m in uploads.items()}
+        loose = _loaded(observed, entry)
+        incoming = {
+            side: loose.get(side) or slot_name(observed.name, side, number) for side in SIDES
+        }
+        loads = {s: replace(m, name=incoming[s]) for s, m in uploads.items() if s not in loose}
     work = _swap_work(observed, entry, incoming, keep)
     work = replace(work, uploads=tuple(model.name for model in loads.values()))
-    missing = tuple(
-        model
-        for model in loads.values()
-        if begun is None or not _is_loaded(observed.models.get(model.name), model)
-    )
-    return Plan(target, observed, title, work, missing, adoption)
+    return Plan(target, observed, title, work, tuple(loads.values()), adoption)
 
 
 def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str = "") -> Plan:
@@ -214,6 +209,8 @@ def plan_drop(observed: Observed, entry_by: str, *, target: str = "") -> Plan:
         entry = observed.entry(generation)
         if entry and entry.action != ADOPT:
             names += slots.values()
+    for slots in observed.loose().values():
+        names += slots.values()
     entry = LedgerEntry(
         name=observed.name,
         generation=observed.next_generation(),
@@ -285,14 +282,18 @@ def _swap_work(
 def _beyond(
     observed: Observed, incoming: set[str], outgoing: Mapping[str, str], keep: int
 ) -> tuple[str, ...]:
-    """Return slots of generations that are too many once the live one is kept too."""
-    loaded = [g for g, names in observed.kept().items() if not incoming & set(names.values())]
-    ours = [g for g in loaded if (e := observed.entry(g)) and e.action != ADOPT]
-    newest = sorted(ours, key=lambda g: _root(observed.entry(g)), reverse=True)
+    """Return slots that are too many once the live pair is kept too.
+
+    What a killed run loaded counts as a generation, by its number.
+    """
+    spare = {**observed.loose(), **observed.kept()}
+    loaded = [g for g, names in spare.items() if not incoming & set(names.values())]
+    ours = [g for g in loaded if (e := observed.entry(g)) is None or e.action != ADOPT]
+    newest = sorted(ours, key=lambda g: _root(observed.entry(g)) or g, reverse=True)
     live = observed.live
     is_ours = live is not None and live.action != ADOPT
     old = newest[max(keep - is_ours, 0) :]
-    names = [name for g in sorted(old) for name in observed.kept()[g].values()]
+    names = [name for g in sorted(old) for name in spare[g].values()]
     if is_ours and keep == 0:
         names += outgoing.values()
     return tuple(names)
@@ -340,8 +341,14 @@ def _is_same_bytes(observed: Observed, names: Mapping[str, str], entry: LedgerEn
     )
 
 
-def _is_loaded(model: LoadedModel | None, wanted: LoadedModel) -> bool:
-    return model is not None and not model.foreign and model.fingerprint == wanted.fingerprint
+def _loaded(observed: Observed, entry: LedgerEntry) -> dict[str, str]:
+    """Return by side what a run that was killed loaded of a pair."""
+    return {
+        side: name
+        for _number, names in sorted(observed.loose().items())
+        for side, name in names.items()
+        if observed.models[name].fingerprint == entry.fingerprints[side]
+    }
 
 
 def _root(entry: LedgerEntry | None) -> int:

@@ -245,10 +245,9 @@ class _Run:
             early.demand()
             held.enter_context(session.lock(name, purpose))
             self._demand_unmoved(session, before)
+            mended = heal(session, name)
             candidate = choose(session)
-            found = observe(session, name)
-            mended = heal(session, name, None if found.strangers() else candidate.fingerprints)
-            observed = observe(session, name) if mended else found
+            observed = observe(session, name)
             self._demand_owner(observed, candidate)
             planned = plan_candidate(session, self.database, observed, candidate, terms.adopt)
             live = planned.observed.live

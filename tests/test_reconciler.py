@@ -332,7 +332,7 @@ def test_an_interrupted_upload_is_continued(config: Config, oracle: Oracle) -> N
     assert live_versions(config) == {"small": "2", "big": "2"}
     [done] = [o.promotion for o in found.outcomes if o.change.binding.target == "big"]
     assert done is not None
-    assert "is continued" in done.healed
+    assert "is undone" in done.healed
     assert uploads(oracle) == loaded + 1
 
 
