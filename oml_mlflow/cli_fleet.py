@@ -162,7 +162,7 @@ def _ask(plan: FleetPlan, as_json: bool) -> None:
 
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(
-            f"{plan.summary()} Nobody can be asked: say --yes, or apply a plan file, which "
+            f"{plan.summary()} Nobody can be asked. Say --yes, or apply a plan file, which "
             "`oml-mlflow plan --out FILE` makes."
         )
     show_plan(plan)

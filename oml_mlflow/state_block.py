@@ -221,21 +221,17 @@ def _render(rows: Sequence[Row], model: str, version: str) -> str:
 def _table_row(row: Row) -> str:
     sides = ((IMG, row.img), (TXT, row.txt))
     names = [_code(f"{row.name}_{side.upper()}") for side, _ in sides]
-    generation = f"<br>{_unbroken(f'generation {row.generation}')}" if row.generation else ""
+    generation = f"<br>generation {row.generation}" if row.generation else ""
     return _cells(
         (
             f"**{row.state}**",
             f"{_escaped(row.target)}<br>{_code(row.uri)}",
             "<br>".join(names),
             "<br>".join(_code(fingerprint) or "-" for _, fingerprint in sides),
-            f"{_unbroken(_escaped(row.since)) or '-'}{generation}",
+            f"{_escaped(row.since) or '-'}{generation}",
             _escaped(row.result) or "-",
         )
     )
-
-
-def _unbroken(text: str) -> str:
-    return text.replace(" ", "&nbsp;")
 
 
 def _calls(rows: Sequence[Row]) -> list[str]:
