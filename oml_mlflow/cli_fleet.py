@@ -162,8 +162,8 @@ def _ask(plan: FleetPlan, as_json: bool) -> None:
 
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(
-            f"{len(plan.changes)} names would be changed, and nobody can be asked. Nothing was "
-            "changed. Say --yes, or apply a plan file: `oml-mlflow plan --out FILE`."
+            f"{plan.summary()} Nobody can be asked. Say --yes, or apply a plan file, which "
+            "`oml-mlflow plan --out FILE` makes."
         )
     show_plan(plan)
     if not click.confirm("Apply?"):

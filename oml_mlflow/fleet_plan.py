@@ -141,7 +141,9 @@ class _Judge:
                 text = f"{live.origin} is live, but could not be compared with anything"
                 return replace(standing, state=UNVERIFIED, text=text)
             return replace(standing, state=IN_SYNC, text=f"{live.origin}, verified")
-        text = f"{live.origin if live else 'nothing'} is live, {binding.alias} is {standing.wanted}"
+        text = (
+            f"{live.origin if live else 'nothing'} is live, @{binding.alias} is {standing.wanted}"
+        )
         names = {model_name(binding.name, side) for side in SIDES}
         strangers = sorted(names & self.survey.strangers)
         if live is None and strangers and not self.terms.take_over:

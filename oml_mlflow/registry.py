@@ -20,6 +20,8 @@ from oml_mlflow.bindings import BIND_TAG
 from oml_mlflow.errors import RegistryError, RegistryUnreachable
 
 _DEFAULT_EXPERIMENT = "0"
+# the part of what requests raises that people want to read
+_CAUSE = re.compile(r"\(Caused by \w+\(.*?\): (?P<why>[^\"]+)\"\)\)")
 # most of a version's files, none of which a database needs; each would be a request
 _UNUSED = {"code", "oml_mlflow"}
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
@@ -247,8 +249,10 @@ def _answering(question: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError) as error:
         text = str(getattr(error, "message", "") or error).splitlines() or [type(error).__name__]
+        cause = _CAUSE.search(text[0])
+        why = cause["why"] if cause else text[0]
         raise RegistryUnreachable(
-            f"the registry {shown_registry()} does not say {question}: {_hidden(text[0])}. "
+            f"the registry {shown_registry()} does not say {question}: {_hidden(why)}. "
             "Nothing was changed.",
             hint="check that the MLflow server runs, and MLFLOW_TRACKING_URI; then run it again.",
         ) from error

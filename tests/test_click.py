@@ -252,7 +252,9 @@ def test_a_click_and_two_databases_follow(world: World, tmp_path: Path) -> None:
         assert max(*waits.values(), clicked.wait_s) <= LONGEST_S
     own = {f"CLIP_{side.upper()}": sha for side, sha in world.pairs[0].fingerprints.items()}
     assert {n: s for n, s in world.oracle.fingerprints().items() if n in own} == own
-    assert dict(world.embedded.sql("SELECT name, sha256 FROM oml.models")).items() >= own.items()
+    with world.embedded.connect() as connection:
+        live = {model.name: model.fingerprint for model in connection.models()}
+    assert live.items() >= own.items()
     for name, watched in world.watched.items():
         assert [version for version, _ in watched.seen] == ["1", "2", "1"], name
         assert watched.errors == [], name
