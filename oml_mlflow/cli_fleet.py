@@ -182,9 +182,10 @@ def _run(
     view: View | None = None,
 ) -> None:
     """Run one pass, show its outcomes as they come, and exit with the code of the worst."""
+    from oml_mlflow.fleet_text import Outcomes
     from oml_mlflow.reconciler import Reconciler
 
-    show = _Outcomes(len(only or ()), quiet=as_json)
+    show = Outcomes(len(only or ()), quiet=as_json)
     with console.progress() as listener:
         reconciler = Reconciler(config, on_event=listener)
         done = reconciler.run(
@@ -198,46 +199,6 @@ def _run(
     if not as_json:
         show.end(done)
     _exit(done, as_json)
-
-
-class _Outcomes:
-    """Writes a line for each change that was done or failed: as it comes, or once bars are gone."""
-
-    def __init__(self, total: int, *, quiet: bool = False) -> None:
-        self._total, self._count, self._quiet = total, 0, quiet
-        self._held: list[str] = []
-
-    def __call__(self, outcome: Outcome) -> None:
-        from oml_mlflow.fleet_text import outcome_line
-
-        self._count += 1
-        line = outcome_line(self._count, self._total, outcome)
-        if console.err.is_terminal:
-            self._held.append(line)
-        elif not self._quiet:
-            console.out.print(line, markup=False)
-
-    def end(self, done: Pass) -> None:
-        """Write what it came to, and what still needs somebody."""
-        from oml_mlflow.standing import IN_SYNC
-
-        for line in self._held:
-            console.out.print(line, markup=False)
-        failed = {
-            (o.change.binding.target, o.change.binding.name) for o in done.outcomes if o.error
-        }
-        for standing in done.standings:
-            if standing.is_error and (standing.target, standing.name) not in failed:
-                text = f"{standing.name} on {standing.target} {standing.state}: {standing.text}"
-                more = f"\n  Next: {standing.hint}" if standing.hint else ""
-                console.out.print(text + more, markup=False)
-        well = sum(standing.state == IN_SYNC for standing in done.standings)
-        good = sum(outcome.error is None for outcome in done.outcomes)
-        console.out.print(
-            f"{good} changed, {len(done.outcomes) - good} failed; {well} of "
-            f"{len(done.standings)} in sync.",
-            markup=False,
-        )
 
 
 def _exit(done: Pass, as_json: bool) -> None:
@@ -315,7 +276,9 @@ def _show_watched(found: Pass | OmlMlflowError) -> None:
     if isinstance(found, OmlMlflowError):
         console.show_error(found)
         return
-    show = _Outcomes(len(found.outcomes))
+    from oml_mlflow.fleet_text import Outcomes
+
+    show = Outcomes(len(found.outcomes))
     for outcome in found.outcomes:
         show(outcome)
     if found.outcomes:

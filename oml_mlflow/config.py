@@ -24,6 +24,7 @@ from oml_mlflow.config_values import (
     SWITCH,
     TEXT,
     Values,
+    anchored,
     check_uri,
     did_you_mean,
     one_of,
@@ -272,6 +273,8 @@ def _target(name: str, table: Any, values: Values) -> TargetConfig:
             hint=f'add uri = "embedded:///folder", or set {variable_of(f"{key}.uri")}.',
         )
     check_uri(found["uri"], f"{key}.uri", values)
+    if values.path is not None and values.origins[f"{key}.uri"].startswith("file"):
+        found["uri"] = anchored(found["uri"], values.path.parent)
     accept = []
     for i, rule in enumerate(values.demand_list(table.get("accept", []), f"{key}.accept")):
         accept.append(_acceptance(rule, f"{key}.accept[{i}]", values))

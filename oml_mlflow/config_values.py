@@ -13,6 +13,7 @@ from oml_mlflow.errors import ConfigError
 from oml_mlflow.settings import PASSWORD_ENV, PREFIX, OracleSettings
 
 ENV_PREFIX = "OML_MLFLOW_"
+EMBEDDED = "embedded:///"
 DEFAULT = "default"
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -217,6 +218,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question with the nearest known name, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]}? " if near else ""
+
+
+def anchored(uri: str, folder: Path) -> str:
+    """Return the URI of an embedded database whose relative folder counts from another folder.
+
+    So that a file means the same database from wherever it is read, as by cron.
+    """
+    place = uri.removeprefix(EMBEDDED)
+    is_relative = place != uri and bool(place) and not place.startswith(("/", "~"))
+    if not is_relative or folder == Path.cwd():
+        return uri
+    return f"{EMBEDDED}{folder / place}"
 
 
 def check_uri(uri: str, key: str, values: Values) -> str:

@@ -10,6 +10,7 @@ from oml_mlflow.standing import HEAL, IN_SYNC, UNREACHABLE, FleetPlan, Standing
 
 if TYPE_CHECKING:
     from oml_mlflow.fleet import Outcome
+    from oml_mlflow.reconciler import Pass
 
 _DIFFERS, _RETRY, _FAILED = 3, 75, 1
 
@@ -90,6 +91,43 @@ def progress_line(
     return f"{head}[{error.code}] {error.message}" + (
         f"\n  Next: {error.hint}" if error.hint else ""
     )
+
+
+class Outcomes:
+    """Writes a line for each change that was done or failed: as it comes, or once bars are gone."""
+
+    def __init__(self, total: int, *, quiet: bool = False) -> None:
+        self._total, self._count, self._quiet = total, 0, quiet
+        self._held: list[str] = []
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Write the line of an outcome, now or at the end."""
+        self._count += 1
+        line = outcome_line(self._count, self._total, outcome)
+        if console.err.is_terminal:
+            self._held.append(line)
+        elif not self._quiet:
+            console.out.print(line, markup=False)
+
+    def end(self, done: Pass) -> None:
+        """Write what it came to, and what still needs somebody."""
+        for line in self._held:
+            console.out.print(line, markup=False)
+        failed = {
+            (o.change.binding.target, o.change.binding.name) for o in done.outcomes if o.error
+        }
+        for standing in done.standings:
+            if standing.is_error and (standing.target, standing.name) not in failed:
+                text = f"{standing.name} on {standing.target} {standing.state}: {standing.text}"
+                more = f"\n  Next: {standing.hint}" if standing.hint else ""
+                console.out.print(text + more, markup=False)
+        well = sum(standing.state == IN_SYNC for standing in done.standings)
+        good = sum(outcome.error is None for outcome in done.outcomes)
+        console.out.print(
+            f"{good} changed, {len(done.outcomes) - good} failed; {well} of "
+            f"{len(done.standings)} in sync.",
+            markup=False,
+        )
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:

@@ -47,7 +47,9 @@ def test_everything_that_a_file_can_say(tmp_path: Path) -> None:
     path = write(tmp_path, WHOLE)
     config = load_config(path, environ={"DB_HOST": "db1"})
     assert config.targets == {
-        "dev": TargetConfig("dev", "embedded:///database", (Acceptance("clip*", "dev", "CLIP"),)),
+        "dev": TargetConfig(
+            "dev", f"embedded:///{tmp_path / 'database'}", (Acceptance("clip*", "dev", "CLIP"),)
+        ),
         "prod-1": TargetConfig(
             "prod-1",
             "oracle://app@db1:1521/FREEPDB1",
@@ -130,7 +132,7 @@ def test_a_verb_takes_a_name_or_a_uri(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, WHOLE), environ={"DB_HOST": "db1"})
     assert config.choose().name == "dev"
     assert config.choose("prod-1").timeout_s == 5.0
-    assert config.choose("embedded:///database").name == "dev"
+    assert config.choose(f"embedded:///{tmp_path / 'database'}").name == "dev"
     assert config.choose("embedded:///else") == TargetConfig("embedded:///else", "embedded:///else")
     with pytest.raises(ConfigError, match="no target 'prod'") as caught:
         config.choose("prod")
@@ -255,3 +257,17 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         load_config(path, environ={})
     with pytest.raises(ConfigError, match="can't be read"):
         load_config(os.fspath(tmp_path), environ={})
+
+
+def test_a_relative_folder_counts_from_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "oml_mlflow.toml"
+    file.write_text('[targets.dev]\nuri = "embedded:///vectors"\n')
+    monkeypatch.chdir(tmp_path)
+    assert load_config().targets["dev"].uri == "embedded:///vectors"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_config(file).targets["dev"].uri == f"embedded:///{tmp_path / 'vectors'}"
+    monkeypatch.setenv("OML_MLFLOW_TARGETS_DEV_URI", "embedded:///here")
+    assert load_config(file).targets["dev"].uri == "embedded:///here"

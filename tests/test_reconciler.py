@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from oracle_fixtures import Oracle
 from oracle_server.statement import ConnectionDropped
 
 from oml_mlflow import PipelinePair
+from oml_mlflow.apply import observe
 from oml_mlflow.bindings import Binding
 from oml_mlflow.config import Config, TargetConfig
 from oml_mlflow.errors import NotAccepted, OmlMlflowError, OtherRegistry, RegistryUnreachable
@@ -334,6 +336,55 @@ def test_an_interrupted_upload_is_continued(config: Config, oracle: Oracle) -> N
     assert done is not None
     assert "is undone" in done.healed
     assert uploads(oracle) == loaded + 1
+
+
+def test_what_a_killed_run_loaded_is_used_when_it_is_wanted_again(
+    config: Config, oracle: Oracle
+) -> None:
+    move(1)
+    reconcile(config)
+    move(2)
+    oracle.database.faults.before_statement = crash_in("SELECT VECTOR_EMBEDDING")
+    assert [o.error.code for o in reconcile(config).outcomes if o.error] == ["target-unreachable"]
+    oracle.database.faults.before_statement = None
+    loaded = uploads(oracle)
+    move(1)
+    found = reconcile(config)
+    assert found.ok
+    assert live_versions(config) == {"small": "1", "big": "1"}
+    assert {"CLIP_IMG_S2", "CLIP_TXT_S2"} < set(oracle.fingerprints())
+    move(2)
+    assert reconcile(config).ok
+    assert live_versions(config) == {"small": "2", "big": "2"}
+    assert uploads(oracle) == loaded
+    # once live, it is a generation like any other
+    with oracle.target().session("look", create=False) as session:
+        assert observe(session, NAME).loose() == {}
+
+
+def test_what_a_killed_run_loaded_is_not_kept_for_ever(config: Config, oracle: Oracle) -> None:
+    config = changed(config, "big", uri=f"{oracle.uri}?keep=1")
+    move(1)
+    reconcile(config)
+    move(2)
+    oracle.database.faults.before_statement = crash_in("SELECT VECTOR_EMBEDDING")
+    reconcile(config)
+    oracle.database.faults.before_statement = None
+    move(3)
+    assert reconcile(config, terms=Terms(accept_new_geometry=True)).ok
+    # the generation before is kept, and nothing else
+    with oracle.target().session("look", create=False) as session:
+        observed = observe(session, NAME)
+        assert (observed.loose(), sorted(observed.kept())) == ({}, [1])
+        assert len(session.list_models()) == 4
+
+
+def crash_in(wanted: str) -> Callable[[int, str, object], None]:
+    def crash(index: int, text: str, session: object) -> None:
+        if text.startswith(wanted) and "_S" in text:
+            raise ConnectionDropped("killed")
+
+    return crash
 
 
 def test_an_upload_without_its_identity_is_made_again(config: Config, oracle: Oracle) -> None:
