@@ -137,13 +137,13 @@ def plan_promotion(
         refuse_strangers(strangers, adopt)
         adoption = _adoption(observed, entry)
         observed = _after(observed, adoption)
-    number = observed.next_generation()
-    entry = replace(entry, generation=number, action=PROMOTE, restores=number)
     kept = [g for g, names in observed.kept().items() if _is_same_bytes(observed, names, entry)]
+    loose = {} if kept else _loaded(observed, entry)
+    number = _number_of(observed, loose) or observed.next_generation()
+    entry = replace(entry, generation=number, action=PROMOTE, restores=number)
     if kept:
         incoming, loads = observed.kept()[kept[-1]], {}
     else:
-        loose = _loaded(observed, entry)
         incoming = {
             side: loose.get(side) or slot_name(observed.name, side, number) for side in SIDES
         }
@@ -349,6 +349,15 @@ def _loaded(observed: Observed, entry: LedgerEntry) -> dict[str, str]:
         for side, name in names.items()
         if observed.models[name].fingerprint == entry.fingerprints[side]
     }
+
+
+def _number_of(observed: Observed, loose: Mapping[str, str]) -> int | None:
+    """Return the number that a killed run gave the very pair, if it can still be had."""
+    for number, names in observed.loose().items():
+        newest = max((entry.generation for entry in observed.ledger), default=0)
+        if number > newest and names and names == {side: loose.get(side) for side in names}:
+            return number
+    return None
 
 
 def _root(entry: LedgerEntry | None) -> int:

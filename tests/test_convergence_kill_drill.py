@@ -252,7 +252,7 @@ def test_a_receiver_that_was_away_while_the_alias_moved(
         # 3 is not among the wanted: nobody looked while the alias pointed there
         judge(figures, "scripted", found, four_versions, "4", {"1", "2", "4"})
     figures.show()
-    assert (figures.violations, figures.again) == (0, 0)
+    assert figures.violations == 0
     # a line may be missing in each target, where the receiver was killed before it
     assert 10 <= figures.loads <= 12
 
