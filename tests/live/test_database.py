@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import oracledb
@@ -17,6 +18,7 @@ from oml_mlflow.profiles import get_profile
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_load import comment_text, is_size
 
+NOTICED_S = 10.0
 ATTRIBUTES = (
     "SELECT ATTRIBUTE_NAME, ATTRIBUTE_TYPE, DATA_TYPE, DATA_LENGTH, VECTOR_INFO "
     "FROM USER_MINING_MODEL_ATTRIBUTES WHERE MODEL_NAME = :model_name ORDER BY ATTRIBUTE_NAME"
@@ -123,7 +125,10 @@ def test_a_closed_session_is_not_alive(schema: Schema, say: Say) -> None:
         [(session_id,)] = rows(other, sql.SESSION_ID)
         assert is_alive(asking, session_id)
         other.close()
-        assert not is_alive(asking, session_id)
+        # a server may notice a little later that a client is gone
+        given_up = time.monotonic() + NOTICED_S
+        while is_alive(asking, session_id):
+            assert time.monotonic() < given_up
     say("a session that is connected is alive", "yes, and one that was closed is not")
 
 
