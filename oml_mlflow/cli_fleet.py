@@ -127,7 +127,7 @@ def apply(
     A PLAN_FILE is refused once anything that it is about has moved.
     """
     from oml_mlflow.fleet_text import exit_code, show_plan
-    from oml_mlflow.plan_file import key_of, read_plan, waiting_in
+    from oml_mlflow.plan_file import read_plan, waiting_in
     from oml_mlflow.reconciler import Reconciler
     from oml_mlflow.terms import Terms
 
@@ -152,7 +152,7 @@ def apply(
         sys.exit(exit_code((), found.standings))
     if saved is None and not yes:
         _ask(found, as_json)
-    only = {key_of(change) for change in found.changes} | set(waiting)
+    only = {change.key for change in found.changes} | set(waiting)
     _run(config, terms, target, models, as_json, only=only, view=view)
 
 

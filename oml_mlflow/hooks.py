@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
@@ -82,6 +82,18 @@ class Hooks:
             Vetoed: If a hook raises; the caller drops what was loaded.
         """
         self._ask(AFTER_VERIFY, context)
+
+    def asked_after(
+        self, check: Callable[[Mapping[str, str]], ParityReport], context: HookContext
+    ) -> Callable[[Mapping[str, str]], ParityReport]:
+        """Return a comparison of models by their names that asks `after_verify` once it is done."""
+
+        def ask(names: Mapping[str, str]) -> ParityReport:
+            report = check(names)
+            self.after_verify(replace(context, report=report))
+            return report
+
+        return ask
 
     def after_swap(self, context: HookContext) -> None:
         """Tell that the version is live. A hook that raises is only logged."""

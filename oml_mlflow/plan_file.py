@@ -42,7 +42,7 @@ class SavedPlan:
     @property
     def keys(self) -> set[Key]:
         """Everything that it would do."""
-        return {key_of(change) for change in self.changes} | set(self.waiting)
+        return {change.key for change in self.changes} | set(self.waiting)
 
     def demand_fresh(self, plan: FleetPlan) -> None:
         """Raise PlanStale unless everything stands as it did when this one was made."""
@@ -57,11 +57,6 @@ class SavedPlan:
                 hint="make it again: `oml-mlflow plan --out FILE`.",
                 details={"moved": moved},
             )
-
-
-def key_of(change: Change) -> Key:
-    """Return what tells a change from others."""
-    return change.binding.target, change.binding.name, change.version
 
 
 def waiting_in(plan: FleetPlan) -> tuple[Key, ...]:

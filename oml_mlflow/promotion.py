@@ -272,12 +272,7 @@ class _Run:
             self.hooks.before_load(self.context)
             keep_vectors(session, planned, candidate)
             check = self._compared(session, candidate, f"in {self.database.uri}")
-
-            def verify(names: Mapping[str, str]) -> ParityReport:
-                report = check(names)
-                self.hooks.after_verify(replace(self.context, report=report))
-                return report
-
+            verify = self.hooks.asked_after(check, self.context)
             report, swap_s = carry_out(
                 session, self.database, planned, candidate.paths, verify, self.on_event
             )

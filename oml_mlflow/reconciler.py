@@ -15,7 +15,7 @@ from oml_mlflow.events import Listener, silent
 from oml_mlflow.fleet import Fleet, Outcome, View
 from oml_mlflow.hooks import Hooks
 from oml_mlflow.showing import show_back
-from oml_mlflow.standing import Change, Standing
+from oml_mlflow.standing import Standing
 from oml_mlflow.terms import USUAL, Terms
 
 MAX_BACKOFF_S = 600.0
@@ -98,15 +98,15 @@ class Reconciler:
             changes = [
                 change
                 for change in view.plan.changes
-                if _key(change) not in begun
-                and (only is None or _key(change) in only)
+                if change.key not in begun
+                and (only is None or change.key in only)
                 and (change.binding.model, change.binding.alias) not in failed
             ]
             done = self.fleet.apply(changes, terms)
             warnings += show_back(self.fleet, view, done)
             if not done:
                 break
-            begun |= {_key(outcome.change) for outcome in done}
+            begun |= {outcome.change.key for outcome in done}
             for outcome in done:
                 if outcome.error is not None:
                     failed.add((outcome.change.binding.model, outcome.change.binding.alias))
@@ -180,7 +180,3 @@ def backoff_s(interval_s: float, missed: int) -> float:
         return interval_s
     spread = random.uniform(0.8, 1.2)  # noqa: S311 -- so that two do not stay in step
     return min(interval_s * 2.0**missed, max(MAX_BACKOFF_S, interval_s)) * spread
-
-
-def _key(change: Change) -> tuple[str, str, str]:
-    return change.binding.target, change.binding.name, change.version

@@ -11,7 +11,7 @@ from oml_mlflow.errors import ApplyError, OmlMlflowError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.geometry import pair_id, probe_key
 from oml_mlflow.geometry_guard import demand_geometry, kept_geometry
-from oml_mlflow.hooks import HookContext, Hooks, load_hooks
+from oml_mlflow.hooks import HookContext, load_hooks
 from oml_mlflow.ledger import DROP, ROLLBACK, UNVERIFIED, VERIFIED, LedgerEntry, Work, this_process
 from oml_mlflow.names import IMG, check_export_name
 from oml_mlflow.observed import Observed
@@ -105,7 +105,7 @@ def rollback(
                 fingerprints=dict(entry.fingerprints),
                 live=live.origin if live else "",
             )
-            compare = _asking(hooks, context, check or _not_compared)
+            compare = hooks.asked_after(check or _not_compared, context)
             report, swap_s = carry_out(session, database, planned, {}, compare, on_event)
             recorded = session.ledger(export_name)[-1]
     except OmlMlflowError as error:
@@ -113,15 +113,6 @@ def rollback(
         raise
     hooks.after_swap(replace(context, report=report))
     return Promotion(recorded, report, changed=True, healed=mended, swap_s=swap_s)
-
-
-def _asking(hooks: Hooks, context: HookContext, check: _Check) -> _Check:
-    def ask(names: Mapping[str, str]) -> ParityReport:
-        report = check(names)
-        hooks.after_verify(replace(context, report=report))
-        return report
-
-    return ask
 
 
 def _is_finished(pending: Work, live: LedgerEntry, to: int | None) -> bool:

@@ -41,6 +41,11 @@ class Change:
     adopt: bool = False
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """Target, name and version, which tell it from others."""
+        return *self.binding.place, self.version
+
+    @property
     def uri(self) -> str:
         """URI of the version."""
         return f"models:/{self.binding.model}/{self.version}"
