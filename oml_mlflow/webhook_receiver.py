@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import signal
 import socket
 import sqlite3
@@ -17,21 +16,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import h11
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from oml_mlflow.config import Config, WebhookConfig
 from oml_mlflow.errors import ConfigError, WebhookRejected
 from oml_mlflow.settings import Secret
 from oml_mlflow.webhook_metrics import Metrics
+from oml_mlflow.webhook_protocol import BACKLOG, Protocol
 from oml_mlflow.webhook_queue import Delivery, QueueFull, WebhookQueue
 from oml_mlflow.webhook_signature import check_signature, find_secrets, rejected
 from oml_mlflow.webhook_worker import Reconcile, Worker
@@ -49,17 +47,6 @@ _UNAUTHORIZED = 401
 _EXAMPLE = ("example_model", "example_alias")
 _LONGEST_NAME = 256
 _LOGGED_EVERY_S = 60.0
-# few at once are accepted, so that who asks at once is not the oldest before it is read
-_CONNECTIONS, _BACKLOG = 400, 100
-_MAX_HEADER_BYTES, _STEP_BYTES = 16_384, 4_096
-# heads whose body another server may take to end elsewhere (RFC 9112, 5.2 and 6)
-_AMBIGUOUS = re.compile(
-    rb"\n[ \t]"
-    rb"|\ncontent-length:[^\n]*,"
-    rb"|\n(content-length|transfer-encoding):.*\n(content-length|transfer-encoding):"
-    rb"|^[^\n]*HTTP/1\.0\r?\n.*\ntransfer-encoding:",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 class Receiver:
@@ -235,107 +222,6 @@ def create_app(
     return app
 
 
-class _Framing(h11.Connection):
-    """h11's parser; it refuses what another server could frame differently, and long overhead.
-
-    By itself it limits what it waits for only, not what comes in one piece (measured with 0.16).
-    """
-
-    _overhead = 0
-
-    def next_event(self) -> Any:
-        """Return the next event; all of a request but its body counts towards the limit."""
-        before, _ = self.trailing_data
-        event = super().next_event()
-        taken = before[: len(before) - len(self.trailing_data[0])]
-        if is_head := isinstance(event, h11.Request):
-            self._overhead = 0
-        self._overhead += len(taken) - len(getattr(event, "data", b""))
-        if self._overhead > _MAX_HEADER_BYTES or (is_head and _AMBIGUOUS.search(taken)):
-            raise h11.RemoteProtocolError("too long, or ambiguous")
-        return event
-
-
-class _Protocol(H11Protocol):
-    """uvicorn's protocol; no peer can keep a place for long, or all places.
-
-    uvicorn itself waits for ever for heads, and for answers to be read (measured with 0.54).
-    """
-
-    longest_s = 10.0
-    _deadline: asyncio.TimerHandle | None = None
-    _made_at = 0.0
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.conn = _Framing(h11.SERVER, _MAX_HEADER_BYTES)
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a place; if there is none, the one of another that has not asked for anything."""
-        super().connection_made(transport)
-        self._made_at = self.loop.time()
-        self._limit()
-        if len(self.connections) > _CONNECTIONS:
-            self._make_room()
-
-    def data_received(self, data: bytes) -> None:
-        """Parse in small steps: the parser copies what is left with each event."""
-        before = self.cycle
-        for start in range(0, len(data), _STEP_BYTES):
-            super().data_received(data[start : start + _STEP_BYTES])
-        if self.cycle is not before:
-            self._limit()
-
-    def on_response_complete(self) -> None:
-        """Wait for the next request."""
-        super().on_response_complete()
-        self._limit()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-        super().connection_lost(exc)
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP; what is being answered already is only cut off."""
-        if self.cycle is not None:
-            self.cycle.disconnected = True
-        with suppress(h11.LocalProtocolError):  # uvicorn lets it out, and a sender fills the log
-            super().send_400_response(msg)
-        self.transport.close()
-
-    def _limit(self) -> None:
-        """Bound the wait for a head, or for a body and for its answer to be read."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-        waits = 1 if self.cycle is None or self.cycle.response_complete else 2
-        self._deadline = self.loop.call_later(waits * self.longest_s, self.transport.abort)
-
-    def _make_room(self) -> None:
-        """Drop the oldest connection of the peer that has most, but none that is being answered."""
-        places = [one for one in self.connections if isinstance(one, _Protocol)]
-        held = Counter(one._peer for one in places)
-        found = min(
-            (one for one in places if not one._is_being_answered),
-            key=lambda one: (-held[one._peer], one._made_at),
-            default=self,
-        )
-        self.connections.discard(found)
-        found.transport.abort()
-
-    @property
-    def _peer(self) -> str:
-        return self.client[0] if self.client else ""
-
-    @property
-    def _is_being_answered(self) -> bool:
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete or self.flow.write_paused:
-            return False
-        return not cycle.more_body
-
-
 def serve(
     config: Config,
     reconcile: Reconcile,
@@ -368,7 +254,7 @@ def serve(
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(ours, secrets, queue, worker, metrics),
-                http=type("_Limited", (_Protocol,), {"longest_s": ours.request_timeout_s}),
+                http=type("_Limited", (Protocol,), {"longest_s": ours.request_timeout_s}),
                 loop="asyncio",
                 ws="none",
                 lifespan="off",
@@ -377,7 +263,7 @@ def serve(
                 log_level="error",
                 proxy_headers=False,
                 server_header=False,
-                backlog=_BACKLOG,
+                backlog=BACKLOG,
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=5,
             )
@@ -416,7 +302,7 @@ def _interruptible() -> Iterator[None]:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ConfigError(
             f"can't listen on {host} port {port}: {error.strerror or error}. Nothing was started.",

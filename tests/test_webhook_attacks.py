@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import selectors
 import socket
@@ -119,7 +120,7 @@ def test_a_long_head_behind_another_request(running: Running) -> None:
             head([], length=0, path="/health", method="GET") + long_head("one header")
         )
         received = bytearray()
-        with pytest.raises(ConnectionError):  # reset, or closed behind the second answer
+        with suppress(ConnectionError):  # reset, or closed behind the second answer
             while True:
                 received += some(connection)
     assert re.findall(rb"HTTP/1.1 (\d+)", received) in ([b"200"], [b"200", b"400"])
@@ -232,6 +233,24 @@ def test_nobody_fills_the_log_with_bad_requests(running: Running, raw: bytes) ->
         assert ask(running, raw, size=size)[0] in (DROPPED, 200, 400, 404, 405, 413)
     assert ask(running, HEALTH)[0] == 200
     assert len(running.log()) - before < 400  # a reason may be new, and is told once a minute
+
+
+def test_who_does_not_read_answers_is_not_waited_for(tmp_path: Path) -> None:
+    with receiver(tmp_path, {"request_timeout_s": 0.5}) as running:
+
+        def sockets() -> int:
+            files = list(Path(f"/proc/{running.process.pid}/fd").iterdir())
+            return sum(os.readlink(file).startswith("socket:") for file in files)
+
+        before = sockets()
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", running.port))
+            wait_for(lambda: sockets() > before)
+            connection.settimeout(0.5)
+            with pytest.raises(OSError, match=r"timed out|reset|[Bb]roken"):
+                connection.sendall(head([], length=0, path="/metrics", method="GET") * 300_000)
+            wait_for(lambda: sockets() == before, 8)
 
 
 @dataclass
