@@ -328,38 +328,59 @@ SLOW = {
     "asking": (HEALTH, HEALTH),
     "unasked bodies": (head([], length=None, path="/x"), b"1\r\nx\r\n"),
 }
-LONG = pytest.mark.drill
 
 
+def deliver_beside(running: Running, kind: str, sockets: int, seconds: float) -> None:
+    """Deliver as MLflow does, head and body in two pieces, while slow sockets take places."""
+    slow, took_s, answers = Slow(running.port, *SLOW[kind]), [0.0], Counter[int]()
+    with slow.attack(sockets):
+        wait_for(lambda: len(slow._chosen.get_map() or ()) >= sockets)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            started = time.monotonic()
+            with socket.create_connection(("127.0.0.1", running.port), timeout=30) as mlflow:
+                try:
+                    mlflow.sendall(head(signed(BODY), length=N))
+                    mlflow.sendall(BODY)
+                    answers[read_answer(mlflow)[0]] += 1
+                except ConnectionError:
+                    answers[DROPPED] += 1
+            took_s.append(time.monotonic() - started)
+            time.sleep(max(0.0, min(1.0, seconds / 4) - took_s[-1]))
+        memory = running.rss_mib()
+    print(
+        f"\n{kind}: {sockets} sockets, {dict(answers)}, {slow.dropped} dropped, slowest "
+        f"delivery {max(took_s):.3f} s, RSS {memory:.0f} MiB"
+    )
+    assert set(answers) == {202}, kind
+    assert "Traceback" not in running.log()
+
+
+def test_slow_sockets_do_not_shut_mlflow_out(tmp_path: Path) -> None:
+    with receiver(tmp_path, {"request_timeout_s": 1.0}) as running:
+        for kind in SLOW:
+            deliver_beside(running, kind, sockets=150, seconds=2)
+
+
+@pytest.mark.drill
 @pytest.mark.parametrize("kind", SLOW)
-@pytest.mark.parametrize(
-    ("sockets", "seconds"),
-    [(150, 2), pytest.param(150, 25, marks=LONG), pytest.param(1000, 25, marks=LONG)],
-)
-def test_slow_sockets_do_not_shut_mlflow_out(
-    tmp_path: Path, kind: str, sockets: int, seconds: int
-) -> None:
-    with receiver(tmp_path, {"request_timeout_s": 1.0 if seconds < 10 else 10.0}) as running:
-        slow, took_s, answers = Slow(running.port, *SLOW[kind]), [], Counter[int]()
-        with slow.attack(sockets):
-            wait_for(lambda: len(slow._chosen.get_map() or ()) >= sockets)
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                started = time.monotonic()
-                raw = head(signed(BODY), length=len(BODY))  # as MLflow: body in a second piece
-                with socket.create_connection(("127.0.0.1", running.port), timeout=30) as mlflow:
-                    try:
-                        mlflow.sendall(raw)
-                        mlflow.sendall(BODY)
-                        answers[read_answer(mlflow)[0]] += 1
-                    except ConnectionError:
-                        answers[DROPPED] += 1
-                took_s.append(time.monotonic() - started)
-                time.sleep(max(0.0, min(1.0, seconds / 4) - took_s[-1]))
-            memory = running.rss_mib()
-        print(
-            f"\n{kind}: {sockets} sockets, {dict(answers)}, {slow.dropped} dropped, slowest "
-            f"delivery {max(took_s):.3f} s, RSS {memory:.0f} MiB"
-        )
-        assert set(answers) == {202}
+@pytest.mark.parametrize("sockets", [150, 1000])
+def test_slow_sockets_for_longer(tmp_path: Path, kind: str, sockets: int) -> None:
+    with receiver(tmp_path) as running:
+        deliver_beside(running, kind, sockets, seconds=25)
+
+
+@pytest.mark.parametrize("requests", [500, pytest.param(10_000, marks=pytest.mark.drill)])
+def test_bad_requests_leave_no_memory_behind(tmp_path: Path, requests: int) -> None:
+    bad = [long_head(kind) for kind in KINDS_OF_LENGTH]
+    bad += [framed("Content-Length: 1", "Transfer-Encoding: chunked"), b"\x16\x03\x01", b"\r\n"]
+    with receiver(tmp_path) as running:
+        for raw in bad * 10:
+            ask(running, raw)
+        before_mib = running.rss_mib()
+        for number in range(requests):
+            ask(running, bad[number % len(bad)])
+        grown_mib = running.rss_mib() - before_mib
+        print(f"\n{requests} bad requests: RSS {before_mib:.1f} MiB, grew by {grown_mib:.1f} MiB")
+        assert grown_mib < 10
         assert "Traceback" not in running.log()
