@@ -101,7 +101,7 @@ class WebhookConfig:
             one before. The environment comes first.
         window_s: How old, or how far ahead, a delivery's timestamp may be.
         max_body_bytes: Larger deliveries are refused.
-        request_timeout_s: How long a request may take to arrive.
+        request_timeout_s: How long the head of a request, and then its body, may take to arrive.
         grace_s: How long a promotion may go on after SIGTERM.
     """
 

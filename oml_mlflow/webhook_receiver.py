@@ -24,12 +24,12 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from oml_mlflow.config import Config, WebhookConfig
 from oml_mlflow.errors import ConfigError, WebhookRejected
 from oml_mlflow.settings import Secret
 from oml_mlflow.webhook_metrics import Metrics
+from oml_mlflow.webhook_protocol import BACKLOG, Protocol
 from oml_mlflow.webhook_queue import Delivery, QueueFull, WebhookQueue
 from oml_mlflow.webhook_signature import check_signature, find_secrets, rejected
 from oml_mlflow.webhook_worker import Reconcile, Worker
@@ -47,7 +47,6 @@ _UNAUTHORIZED = 401
 _EXAMPLE = ("example_model", "example_alias")
 _LONGEST_NAME = 256
 _LOGGED_EVERY_S = 60.0
-_CONNECTIONS, _MAX_HEADER_BYTES = 100, 16_384
 
 
 class Receiver:
@@ -213,7 +212,7 @@ def create_app(
 ) -> FastAPI:
     """Return the application: ``POST /webhook``, ``GET /health``, ``GET /metrics``."""
     receiver = Receiver(config, secrets, queue, worker, metrics)
-    app = FastAPI(title="oml-mlflow", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for path, method, answer in (
         (PATH, "POST", receiver.receive),
         ("/health", "GET", receiver.health),
@@ -221,49 +220,6 @@ def create_app(
     ):
         app.add_api_route(path, answer, methods=[method], response_model=None)
     return app
-
-
-class _Protocol(H11Protocol):
-    """uvicorn's protocol; it also drops connections that wait long before a whole request head.
-
-    uvicorn itself waits for ever for headers (measured with 0.54), and such connections count
-    against `limit_concurrency`.
-    """
-
-    longest_s = 10.0
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start waiting."""
-        super().connection_made(transport)
-        self._expect()
-
-    def data_received(self, data: bytes) -> None:
-        """Stop waiting at a whole request head, and wait again after its answer."""
-        before = self.cycle
-        super().data_received(data)
-        if self.cycle is not before:
-            self._unexpect()
-        if self.cycle is None or self.cycle.response_complete:
-            self._expect()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
-        self._unexpect()
-        super().connection_lost(exc)
-
-    def _expect(self) -> None:
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self.longest_s, self._give_up)
-
-    def _unexpect(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _give_up(self) -> None:
-        self._deadline = None
-        self.transport.abort()
 
 
 def serve(
@@ -298,7 +254,7 @@ def serve(
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(ours, secrets, queue, worker, metrics),
-                http=type("_Limited", (_Protocol,), {"longest_s": ours.request_timeout_s}),
+                http=type("_Limited", (Protocol,), {"longest_s": ours.request_timeout_s}),
                 loop="asyncio",
                 ws="none",
                 lifespan="off",
@@ -307,10 +263,9 @@ def serve(
                 log_level="error",
                 proxy_headers=False,
                 server_header=False,
-                limit_concurrency=_CONNECTIONS,
+                backlog=BACKLOG,
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=5,
-                h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
             )
         )
         with _interruptible():
@@ -347,7 +302,7 @@ def _interruptible() -> Iterator[None]:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=128)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ConfigError(
             f"can't listen on {host} port {port}: {error.strerror or error}. Nothing was started.",

@@ -173,16 +173,17 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes, bytes]:
     """Return status, head and body of the next answer."""
     received = b""
     while b"\r\n\r\n" not in received:
-        received += _some(connection)
+        received += some(connection)
     head, _, body = received.partition(b"\r\n\r\n")
     found = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
     length = int(found[1]) if found else 0
     while len(body) < length:
-        body += _some(connection)
+        body += some(connection)
     return int(head.split(b" ", 2)[1]), head, body
 
 
-def _some(connection: socket.socket) -> bytes:
+def some(connection: socket.socket) -> bytes:
+    """Return what comes next."""
     data = connection.recv(65_536)
     if not data:
         raise ConnectionError("the receiver closed the connection")

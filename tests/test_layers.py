@@ -50,7 +50,7 @@ LAYERS = [
     {"reconciler"},
     {"pins"},
     {"ways_in"},
-    {"webhook_metrics", "webhook_queue", "webhook_signature"},
+    {"webhook_metrics", "webhook_protocol", "webhook_queue", "webhook_signature"},
     {"webhook_worker"},
     {"deploy", "webhook_receiver", "webhook_setup"},
     {
