@@ -21,7 +21,7 @@ LAYERS = [
     {"graph.encoder", "graph.image", "graph.ops", "graph.retarget", "graph.text", "graph.wire"},
     {"graph.external", "graph.finding", "graph.metadata", "graph.rules", "graph.walk"},
     {"graph.head", "graph.shrink"},
-    {"pictures", "presets", "runtime", "source", "template", "texts", "weights"},
+    {"links", "pictures", "presets", "runtime", "source", "template", "texts", "weights"},
     {"policy", "settings"},
     {"bindings", "terms"},
     {"config", "config_values"},

@@ -145,7 +145,8 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, list[Initializer]]:
                         graph += _take(data, inner)
         header = onnx.ModelProto.FromString(bytes(outer))
         header.graph.MergeFromString(bytes(graph))
-    except (DecodeError, ValueError, IndexError) as error:
+    # onnx raises KeyError and TypeError for types that it does not know
+    except (DecodeError, ValueError, LookupError, TypeError) as error:
         raise _no_model(path) from error
     if not header.graph.node:
         raise _no_model(path)
