@@ -190,8 +190,13 @@ def secret() -> bytes:
 
 @pytest.mark.parametrize(
     ("way", "is_absolute"),
-    [("tag above 2^32", True), ("tag above 2^32", False), ("value above 2^32", True)]
-    + [("highest tag of five bytes", False), ("tag of five bytes", False)],
+    [
+        ("tag above 2^32", True),
+        ("tag above 2^32", False),
+        ("value above 2^32", True),
+        ("highest tag of five bytes", False),
+        ("tag of five bytes", False),
+    ],
 )
 def test_no_way_in_takes_a_graph_that_names_another_file(
     way: str,
