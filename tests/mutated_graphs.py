@@ -208,11 +208,14 @@ class Mutations:
     def _count_use(self, name: str) -> None:
         self.used[name] = self.used.get(name, 0) + 1
 
-    def _odd_tag(self, number: int, wire: int, plain: float = 0.8) -> bytes:
+    def _style(self, plain: float = 0.7) -> str:
+        """Return how a tag is written."""
+        odd = ("long", "above 2^32", "above 2^32", "above 2^35", "ten bytes", "zero")
+        return "plain" if self._random.random() < plain else self._random.choice(odd)
+
+    def _odd_tag(self, number: int, wire: int, kind: str) -> bytes:
         """Return a tag, as it should be or in ways that some parsers take and others don't."""
         key, pick = number << 3 | wire, self._random.choice
-        kinds = ("long", "long", "above 2^32", "above 2^32", "above 2^35", "ten bytes", "zero")
-        kind = "plain" if self._random.random() < plain else pick(kinds)
         self._count_use(f"tag {kind}")
         return {
             "plain": varint(key),
@@ -227,7 +230,9 @@ class Mutations:
         """Write the tag or the length of a field in another way."""
         where, place = self._random.choice(self._all(nodes))
         if self._random.random() < 0.7:
-            where[place].tag = self._odd_tag(where[place].number, where[place].wire, plain=0)
+            where[place].tag = self._odd_tag(
+                where[place].number, where[place].wire, self._style(plain=0)
+            )
         else:
             where[place].length = self._random.choice((2, 3, 5, 6, 10))
             self._count_use("length")
@@ -239,7 +244,9 @@ class Mutations:
         location: Any = TensorProto()
         location.external_data.add(key="location", value=LOCATION)
         entry = tree(location)[0]
-        entry.tag = self._odd_tag(EXTERNAL_DATA, BYTES)
+        # all in one style: what one reader passes over, it passes over wholly
+        style = self._style()
+        entry.tag = self._odd_tag(EXTERNAL_DATA, BYTES, style)
         values = [1, 1, 1, 0, 2, 2**32, 2**32 + 1, 2**31, 2**63, 2**64 - 1, 2**64 + 1]
         flags = []
         for _ in range(self._random.choice((1, 1, 2))):
@@ -250,14 +257,14 @@ class Mutations:
             elif wire != VARINT:
                 value = (value + bytes(8))[: 4 if wire == FIXED32 else 8]
             flags.append(Node(DATA_LOCATION, wire, "", value))
-            flags[-1].tag = self._odd_tag(DATA_LOCATION, wire)
+            flags[-1].tag = self._odd_tag(DATA_LOCATION, wire, style)
         added = [*flags, *([entry] if self._random.random() < 0.7 else [])]
         self._random.shuffle(added)
         assert found.children is not None
         if self._random.random() < 0.4:
             # protobuf merges a message that is there twice; of repeated ones it makes two
             half = Node(found.number, found.wire, found.kind, children=added)
-            half.tag = self._odd_tag(found.number, found.wire)
+            half.tag = self._odd_tag(found.number, found.wire, self._style(plain=0.9))
             where.insert(self._random.randrange(len(where) + 1), half)
             self._count_use("half a tensor")
         else:

@@ -280,6 +280,7 @@ def test_a_runtime_that_reads_any_file_is_named_once(
 
 READ = """
 import json, sys
+from pathlib import Path
 import onnxruntime
 path = sys.argv[1]
 from oml_mlflow.errors import PackageError
@@ -290,7 +291,7 @@ try:
 except Exception as error:
     leaked = ""
 try:
-    open_session(path)
+    open_session(Path(path))
     refused = ""
 except PackageError as error:
     refused = str(error)
