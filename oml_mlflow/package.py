@@ -14,7 +14,7 @@ from oml_mlflow.errors import IncompatiblePackage, PackageError
 from oml_mlflow.fingerprint import fingerprint_file
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.probes import Probe, References, read_probes
-from oml_mlflow.runtime import Ends, not_run_reason
+from oml_mlflow.runtime import Ends, not_run_reason, refuse_external
 
 FLAVOR_NAME = "oml_mlflow"
 FORMAT_VERSION = 1
@@ -51,7 +51,7 @@ class PackagedPair:
     stored_profiles: tuple[str, ...] = ()
 
     def check_fingerprints(self) -> None:
-        """Raise PackageError if a file's bytes are not those that were logged."""
+        """Raise PackageError if bytes are not those that were logged, or name other files."""
         for side in SIDES:
             found = fingerprint_file(self.paths[side])
             if found != self.fingerprints[side]:
@@ -61,6 +61,7 @@ class PackagedPair:
                     "Nothing was loaded.",
                     hint="log the pair again.",
                 )
+            refuse_external(self.paths[side])
 
     def embedder(self) -> PairEmbedder:
         """Return the pair ready to run in this process."""

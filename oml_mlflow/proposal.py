@@ -39,12 +39,19 @@ def checked_files(version: ModelVersion) -> Iterator[Path]:
 
     Raises:
         RegistryError: If the files can't be had.
-        PackageError: If the bytes of a file are others.
+        PackageError: If the bytes of a file are others, twice if they were downloaded.
     """
-    with local_files(version) as folder:
-        for profile in read_package(folder).stored_profiles:
-            read_package(folder, profile).check_fingerprints()
+    with local_files(version, _check_package) as folder:
         yield folder
+
+
+def _check_package(folder: Path) -> None:
+    for profile in read_package(folder).stored_profiles:
+        package = read_package(folder, profile)
+        package.check_fingerprints()
+        package.probes()
+        if not package.unverifiable:
+            package.references()
 
 
 def choose_candidate(

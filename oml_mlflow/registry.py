@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from oml_mlflow.bindings import BIND_TAG
-from oml_mlflow.errors import RegistryError, RegistryUnreachable
+from oml_mlflow.errors import PackageError, RegistryError, RegistryUnreachable
 
+_log = logging.getLogger(__name__)
 _DEFAULT_EXPERIMENT = "0"
 # the part of what requests raises that people want to read
 _CAUSE = re.compile(r"\(Caused by \w+\(.*?\): (?P<why>[^\"]+)\"\)\)")
@@ -223,17 +225,35 @@ def fetch_version(version: ModelVersion, folder: str | Path | None = None) -> Pa
 
 
 @contextlib.contextmanager
-def local_files(version: ModelVersion) -> Iterator[Path]:
+def local_files(
+    version: ModelVersion, check: Callable[[Path], None] | None = None
+) -> Iterator[Path]:
     """Give a folder with a version's files for a while; what was downloaded is removed again.
+
+    Args:
+        version: The version.
+        check: Raises PackageError if files are not what was logged. What was downloaded is then
+            fetched once more: a server that answers once with other bytes, such as an error page,
+            says nothing about the version.
 
     Raises:
         RegistryError: If the files can't be had.
+        PackageError: What `check` raises of local files, or again.
     """
     with contextlib.ExitStack() as held:
         folder = None
         if _is_remote(version):
             folder = held.enter_context(tempfile.TemporaryDirectory(prefix="oml_mlflow-"))
-        yield fetch_version(version, folder)
+        found = fetch_version(version, folder)
+        if check is not None:
+            try:
+                check(found)
+            except PackageError as error:
+                if folder is None:
+                    raise
+                _log.warning("%s is downloaded again: %s", version.uri, error.message)
+                check(fetch_version(version, folder))
+        yield found
 
 
 def _is_remote(version: ModelVersion) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from packaging.version import Version
 
 from oml_mlflow.errors import PackageError
 from oml_mlflow.graph.external import external_tensors
@@ -17,6 +20,9 @@ from oml_mlflow.graph.external import external_tensors
 if TYPE_CHECKING:
     from oml_mlflow.graph.walk import Operator
 
+_log = logging.getLogger(__name__)
+# the first that itself refuses what a graph names outside the model's folder (measured)
+_GUARDED = "1.24.4"
 # stands behind the operator that is asked about: no kernel is ever made from a stranger's node
 _NO_OPERATOR = ("oml_mlflow.none", "Nothing")
 
@@ -47,7 +53,10 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
     import onnxruntime
 
     refuse_external(path)
+    _warn_unguarded()
     options = _session_options(log_level=3)
+    # not by the file's name: it is ONNX that was looked through, not ORT's own format
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if threads:
         options.intra_op_num_threads = threads
     try:
@@ -58,6 +67,19 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
             f"{version('onnxruntime-extensions')}: {str(error)[:300]}",
             hint="use a newer onnxruntime, or export the pair again.",
         ) from error
+
+
+@cache
+def _warn_unguarded() -> None:
+    """Warn once in a process of a runtime that reads whatever file a graph names."""
+    if Version(found := version("onnxruntime")) < Version(_GUARDED):
+        _log.warning(
+            "onnxruntime %s reads any file that a graph names, and gives it out as vectors; only "
+            "oml_mlflow's own check stands before that. Install onnxruntime %s or newer (it needs "
+            "Python 3.11).",
+            found,
+            _GUARDED,
+        )
 
 
 def refuse_external(path: Path) -> None:

@@ -13,6 +13,7 @@ from oml_mlflow.errors import SourceError, UnsupportedSource
 from oml_mlflow.graph.encoder import ACTIVATIONS, Tower
 from oml_mlflow.graph.image import BICUBIC, RESAMPLING, ImagePreparation
 from oml_mlflow.graph.text import END_TOKEN, START_TOKEN, Vocabulary
+from oml_mlflow.links import refuse_links
 from oml_mlflow.weights import INDEX, PICKLE, SAFETENSORS, Checkpoint, open_weights, weight_files
 
 TOKENIZER_FILES = (
@@ -90,11 +91,12 @@ def open_source(
         pickles: Take ``pytorch_model.bin``, tensors only, where there are no safetensors.
 
     Raises:
-        SourceError: If files are missing, cut short or can't be fetched, or a pickle holds more
-            than tensors.
+        SourceError: If files are missing, cut short or can't be fetched, a link leads out of the
+            folder, or a pickle holds more than tensors.
         UnsupportedSource: If it is no CLIP model, or does what no graph here can.
     """
     folder, revision = _resolve(model_name, cache_dir, force, pickles)
+    refuse_links(folder)
     config = _read_json(folder / "config.json", "the model's configuration")
     if config.get("model_type") != "clip":
         raise UnsupportedSource(

@@ -192,6 +192,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         inside = all(Path(shard).name == shard for shard in names)
+        missing = [shard for shard in names if not (folder / shard).is_file()]
     except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         raise SourceError(
             f"{index} (the index of the weights) can't be read: {type(error).__name__}. Nothing "
@@ -200,6 +201,11 @@ def weight_files(folder: Path, name: str) -> list[Path]:
         ) from error
     if not inside:
         raise SourceError(f"{index} names files outside its folder.", hint="don't trust it.")
+    if missing:
+        raise SourceError(
+            f"{index} names {missing[0]!r}, which is no file in its folder. Nothing was written.",
+            hint="fetch or save the model again.",
+        )
     return [folder / shard for shard in names]
 
 

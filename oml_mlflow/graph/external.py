@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from oml_mlflow.errors import PackageError
+from oml_mlflow.graph.protobuf import BYTES, VARINT, fields, mapped
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _TENSOR_NAME, _EXTERNAL_DATA, _DATA_LOCATION, _ENTRY_KEY, _ENTRY_VALUE = 8, 13, 14, 1, 2
 _NESTED = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -30,16 +30,16 @@ _DEPTH_LIMIT = 100
 def external_tensors(path: Path) -> list[tuple[str, str]]:
     """Return (name, location) of every tensor that is kept in another file. Read-only.
 
-    Looks into subgraphs, functions and attributes too; weights are passed over.
+    Looks into subgraphs, functions and attributes too; weights are passed over. A message that
+    is there twice, which protobuf merges, is looked into twice: half a tensor that says it is
+    external is enough.
 
     Raises:
-        PackageError: If the file can't be read, or its bytes are no protobuf message.
+        PackageError: If the file can't be read, or its bytes are not what every parser of
+            protobuf reads alike.
     """
     try:
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
+        with mapped(path) as data:
             return list(_search(data, 0, len(data), "model", 0))
     except (OSError, ValueError, IndexError) as error:
         raise PackageError(
@@ -59,53 +59,23 @@ def _search(
             yield found
         return
     nested = _NESTED[kind]
-    for field, wire, at, after in _fields(data, start, end):
-        if field in nested and wire == _BYTES:
-            yield from _search(data, at, after, nested[field], depth + 1)
+    for field in fields(data, start, end):
+        if field.wire == BYTES and field.number in nested:
+            yield from _search(data, field.at, field.end, nested[field.number], depth + 1)
 
 
 def _external(data: mmap.mmap, start: int, end: int) -> tuple[str, str] | None:
     name, location, is_external = "", "", False
-    for field, wire, at, after in _fields(data, start, end):
-        if field == _TENSOR_NAME and wire == _BYTES:
-            name = data[at:after].decode("utf-8", "replace")
-        elif field == _DATA_LOCATION and wire == _VARINT:
-            is_external = is_external or data[at] != 0
-        elif field == _EXTERNAL_DATA and wire == _BYTES:
+    for field in fields(data, start, end):
+        value = slice(field.at, field.end)
+        if (field.number, field.wire) == (_TENSOR_NAME, BYTES):
+            name = data[value].decode("utf-8", "replace")
+        elif (field.number, field.wire) == (_DATA_LOCATION, VARINT):
+            # any other value, since parsers keep 32 bits of it: 2^32 + 1 is read as 1
+            is_external = is_external or data[value] != b"\0"
+        elif (field.number, field.wire) == (_EXTERNAL_DATA, BYTES):
             is_external = True
-            parts = {f: data[a:b] for f, w, a, b in _fields(data, at, after) if w == _BYTES}
-            if parts.get(_ENTRY_KEY) == b"location":
-                location = parts.get(_ENTRY_VALUE, b"").decode("utf-8", "replace")
+            entry = {f.number: data[f.at : f.end] for f in fields(data, field.at, field.end)}
+            if entry.get(_ENTRY_KEY) == b"location":
+                location = entry.get(_ENTRY_VALUE, b"").decode("utf-8", "replace")
     return (name, location) if is_external else None
-
-
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (field number, wire type, offset of the value, offset behind it)."""
-    while at < end:
-        key, at = _varint(data, at)
-        wire, start = key & 7, at
-        if wire == _VARINT:
-            _, at = _varint(data, at)
-        elif wire == _BYTES:
-            length, start = _varint(data, at)
-            at = start + length
-        elif wire in (_FIXED32, _FIXED64):
-            at += 4 if wire == _FIXED32 else 8
-        else:
-            raise ValueError(f"wire type {wire}")
-        if at > end:
-            raise ValueError("a field is longer than the file")
-        yield key >> 3, wire, start, at
-
-
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift >= 70:
-            raise ValueError("a number is too long")

@@ -9,10 +9,10 @@ onnx.proto, ``ModelProto.graph = 7``, ``GraphProto.initializer = 5``, ``TensorPr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import mmap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import onnx
@@ -20,9 +20,9 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 
 from oml_mlflow.errors import PackageError
+from oml_mlflow.graph.protobuf import BYTES, Field, fields, mapped
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _HEADER_LIMIT_BYTES = 256 * 2**20
 
 
@@ -132,50 +132,49 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, list[Initializer]]:
     """
     stored: list[Initializer] = []
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
+        with mapped(path) as data:
             outer, graph = bytearray(), bytearray()
-            for field, raw, length in _fields(file, size):
-                if field != _GRAPH:
-                    outer += raw + _take(file, length)
+            for field in fields(data, 0, len(data)):
+                if (field.number, field.wire) != (_GRAPH, BYTES):
+                    outer += _take(data, field)
                     continue
-                for inner, inner_raw, inner_length in _fields(file, file.tell() + length):
-                    if inner == _INITIALIZER:
-                        stored.append(_read_initializer(file, path, inner_length))
+                for inner in fields(data, field.at, field.end):
+                    if (inner.number, inner.wire) == (_INITIALIZER, BYTES):
+                        stored.append(_read_initializer(data, path, inner))
                     else:
-                        graph += inner_raw + _take(file, inner_length)
+                        graph += _take(data, inner)
         header = onnx.ModelProto.FromString(bytes(outer))
         header.graph.MergeFromString(bytes(graph))
-    except (DecodeError, ValueError, EOFError) as error:
+    # onnx raises KeyError and TypeError for types that it does not know
+    except (DecodeError, ValueError, LookupError, TypeError) as error:
         raise _no_model(path) from error
     if not header.graph.node:
         raise _no_model(path)
     return header, stored
 
 
-def _read_initializer(file: IO[bytes], path: Path, length: int) -> Initializer:
-    """Return the initializer at the file's position, which is moved behind it."""
-    end = file.tell() + length
-    head, raw_at, raw_size = bytearray(), None, 0
-    for field, raw, size in _fields(file, end):
-        if field == _RAW_DATA:
-            raw_at, raw_size = file.tell(), size
-            file.seek(size, 1)
-        elif size <= _HEADER_LIMIT_BYTES:
-            head += raw + _take(file, size)
+def _read_initializer(data: mmap.mmap, path: Path, message: Field) -> Initializer:
+    head, raw = bytearray(), None
+    for field in fields(data, message.at, message.end):
+        if (field.number, field.wire) == (_RAW_DATA, BYTES):
+            raw = field
+        elif field.end - field.at <= _HEADER_LIMIT_BYTES:
+            head += _take(data, field)
     tensor = onnx.TensorProto.FromString(bytes(head))
     shape = tuple(tensor.dims)
-    if raw_at is None:
-        if tensor.data_type == onnx.TensorProto.STRING or tensor.external_data:
+    if raw is None:
+        # onnx itself would read the file that an external tensor names
+        outside = tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL
+        if tensor.data_type == onnx.TensorProto.STRING or outside:
             return Initializer(tensor.name, shape, np.dtype(object), _unreadable)
         return Initializer.constant(tensor.name, onnx.numpy_helper.to_array(tensor))
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    offset = raw_at
+    offset, size = raw.at, raw.end - raw.at
 
     def load() -> np.ndarray:
         with path.open("rb") as again:
             again.seek(offset)
-            return np.frombuffer(again.read(raw_size), dtype).reshape(shape)
+            return np.frombuffer(again.read(size), dtype).reshape(shape)
 
     return Initializer(tensor.name, shape, dtype, load)
 
@@ -202,47 +201,11 @@ def _varint(value: int) -> bytes:
 
 
 def _tag(field: int, length: int) -> bytes:
-    return _varint(field << 3 | _BYTES) + _varint(length)
+    return _varint(field << 3 | BYTES) + _varint(length)
 
 
-def _take(file: IO[bytes], length: int) -> bytes:
-    if length > _HEADER_LIMIT_BYTES:
+def _take(data: mmap.mmap, field: Field) -> bytes:
+    """Return a whole field, its tag included."""
+    if field.end - field.at > _HEADER_LIMIT_BYTES:
         raise ValueError("a field outside the initializers is too large")
-    data = file.read(length)
-    if len(data) != length:
-        raise EOFError
-    return data
-
-
-def _read_varint(file: IO[bytes]) -> tuple[int, bytes]:
-    value, raw = 0, bytearray()
-    while True:
-        byte = _take(file, 1)
-        raw += byte
-        value |= (byte[0] & 0x7F) << 7 * (len(raw) - 1)
-        if byte[0] < 0x80:
-            return value, bytes(raw)
-        if len(raw) == 10:
-            raise ValueError("varint too long")
-
-
-def _fields(file: IO[bytes], end: int) -> Iterator[tuple[int, bytes, int]]:
-    """Yield (field number, bytes of tag and length, bytes that follow) up to offset `end`."""
-    while file.tell() < end:
-        key, raw = _read_varint(file)
-        field, kind = key >> 3, key & 7
-        if kind == _VARINT:
-            _, more = _read_varint(file)
-            raw, length = raw + more, 0
-        elif kind == _BYTES:
-            length, more = _read_varint(file)
-            raw += more
-        elif kind in (_FIXED32, _FIXED64):
-            length = 4 if kind == _FIXED32 else 8
-        else:
-            raise ValueError(f"wire type {kind}")
-        if file.tell() + length > end:
-            raise EOFError
-        yield field, raw, length
-    if file.tell() != end:
-        raise EOFError
+    return data[field.start : field.end]
