@@ -16,10 +16,17 @@ ORACLE = [
 # each module may import from its own line and those above
 LAYERS = [
     {"errors", "events", "spool"},
-    {"fingerprint", "ledger", "names", "profiles"},
+    {"fingerprint", "graph.protobuf", "ledger", "names", "profiles"},
     {"precision"},
     {"graph.encoder", "graph.image", "graph.ops", "graph.retarget", "graph.text", "graph.wire"},
-    {"graph.external", "graph.finding", "graph.metadata", "graph.rules", "graph.walk"},
+    {
+        "graph.external",
+        "graph.finding",
+        "graph.metadata",
+        "graph.reach",
+        "graph.rules",
+        "graph.walk",
+    },
     {"graph.head", "graph.shrink"},
     {"pictures", "presets", "runtime", "source", "template", "texts", "weights"},
     {"policy", "settings"},
