@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from oml_mlflow.names import IMG, TXT
+from oml_mlflow.errors import InputError
+from oml_mlflow.graph.reach import reach_bytes, read_merges
+from oml_mlflow.names import IMG, PROPERTY, TXT
 from oml_mlflow.pictures import picture_pixels, prepare_picture
 from oml_mlflow.runtime import Ends, open_session, run
 from oml_mlflow.texts import prepare_text
 
 # texts of one run are padded to the longest of them
 _TEXTS_PER_RUN = 32
+# byte-pair operators take time in proportion to the square of a word: 0.4 s for one of these
+_UNBOUNDED_CHARACTERS = 20_000
 # undecoded pixels: (height, width, 3)
 _RAW_RANK = 3
 
@@ -65,12 +71,23 @@ class PairEmbedder:
         """Return ``(n, dims)`` float32, L2-normalised, in the texts' order.
 
         Args:
-            texts: Texts; those longer than the model's maximum length are cut.
+            texts: Texts; those longer than the model's maximum length are cut. Of a pair by
+                another maker that is not known, and texts go into its graph whole.
 
         Raises:
-            InputError: If one is no text; its number is named, nothing is embedded.
+            InputError: If one is no text, or has more than 20,000 characters for a byte-pair
+                tokenizer of unknown length; its number is named, nothing is embedded.
         """
-        prepared = [prepare_text(t, f"text {i}") for i, t in enumerate(texts)]
+        reach, is_bounded = self._reading if len(texts) else (None, True)
+        for i, text in enumerate(texts):
+            if not is_bounded and isinstance(text, str) and len(text) > _UNBOUNDED_CHARACTERS:
+                raise InputError(
+                    f"text {i}: has {len(text):,} characters, more than the "
+                    f"{_UNBOUNDED_CHARACTERS:,} that are taken where a pair doesn't say how much "
+                    "its model reads; nothing was embedded.",
+                    hint="shorten it, or export the pair from its model.",
+                )
+        prepared = [prepare_text(t, f"text {i}", reach) for i, t in enumerate(texts)]
         shape = self._input(TXT).shape if prepared else []
         count = 1 if shape[:1] in ([], [1]) else _TEXTS_PER_RUN
         rows = []
@@ -79,6 +96,18 @@ class PairEmbedder:
             # some take a column of texts, or one text without an axis
             rows.append(self._run(TXT, values.reshape([-1, *shape[1:]] if shape else [])))
         return self._stack(rows)
+
+    @cached_property
+    def _reading(self) -> tuple[int | None, bool]:
+        """Bytes of a text that the model reads, if known, and whether long words cost no more."""
+        properties = self._session(TXT).get_modelmeta().custom_metadata_map
+        try:
+            merges = read_merges(self._paths[TXT])
+            known = json.loads(properties.get(PROPERTY, "{}")).get("max_seq_length")
+            reach = reach_bytes(merges, int(known)) if merges and known else None
+        except (ValueError, TypeError, AttributeError, LookupError):
+            return None, False
+        return reach, reach is not None or not merges
 
     def _session(self, side: str) -> Any:
         with self._lock:

@@ -17,12 +17,20 @@ import onnx
 from oml_mlflow.errors import ConfigError, ExportError, GraphError, NameTaken, ParityError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.graph.image import PIXEL_VALUES, image_pipeline
-from oml_mlflow.graph.retarget import PROPERTY, side_metadata
+from oml_mlflow.graph.retarget import side_metadata
 from oml_mlflow.graph.rules import check_file
 from oml_mlflow.graph.shrink import estimated_size_bytes, shrink
 from oml_mlflow.graph.text import INPUT_IDS, text_pipeline
 from oml_mlflow.graph.wire import Initializer, write_model
-from oml_mlflow.names import IMG, SIDES, TXT, check_export_name, model_name, pipeline_file
+from oml_mlflow.names import (
+    IMG,
+    PROPERTY,
+    SIDES,
+    TXT,
+    check_export_name,
+    model_name,
+    pipeline_file,
+)
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.precision import FLOAT32, choose_precisions, read_precisions
 from oml_mlflow.probes import ParityReport, Probe, References, compare, embed_probes, golden_probes

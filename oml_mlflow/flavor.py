@@ -20,7 +20,7 @@ from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 from mlflow.models.utils import _save_example
 from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
 from mlflow.tracking.artifact_utils import _download_artifact_from_uri
-from mlflow.types.schema import Array, ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema
 from mlflow.utils.environment import (
     _CONDA_ENV_FILE_NAME,
     _CONSTRAINTS_FILE_NAME,
@@ -63,8 +63,9 @@ if TYPE_CHECKING:
 SIGNATURE = ModelSignature(
     inputs=Schema(
         [
-            ColSpec(DataType.binary, "image", required=False),
-            ColSpec(DataType.string, "text", required=False),
+            # with types of their own MLflow would make "None" of null, and decode data: URLs
+            ColSpec(AnyType(), "image", required=False),
+            ColSpec(AnyType(), "text", required=False),
         ]
     ),
     outputs=Schema([ColSpec(Array(DataType.float), "embedding")]),
@@ -120,8 +121,8 @@ def save_model(
         code_paths: Further code to travel with the model; oml_mlflow itself always does, unless
             `package_index` is given.
         mlflow_model: The model object to add the flavor to.
-        signature: By default: ``image`` (binary) and ``text`` (string), both optional, in;
-            ``embedding`` (array of float) out.
+        signature: By default: ``image`` and ``text``, both optional and of any type, in, since
+            `PyfuncPair` judges every value itself; ``embedding`` (array of float) out.
         input_example: By default two texts.
         pip_requirements: As in every flavor; by default `get_default_pip_requirements`.
         extra_pip_requirements: Added to the default; replaces a default of the same package.

@@ -9,6 +9,8 @@ from oml_mlflow.errors import InvalidName
 IMG = "img"
 TXT = "txt"
 SIDES = (IMG, TXT)
+# key of our facts in a file's own metadata
+PROPERTY = "oml_mlflow"
 
 _SLOT_DIGITS = 6
 # Oracle: mining-model names hold at most 123 characters. Source: "Mining Model Naming

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import os
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
+from oml_mlflow.config_values import SIZE, Kind, Values, between, variable_of
 from oml_mlflow.errors import InputError
 
+# MLflow sets it in the process that answers HTTP requests
+_SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
+_ROWS, _BYTES = "request.rows", "request.bytes"
+_ROWS_KIND = Kind("a whole number from 1 to 1,000,000", between(int, 1, 10**6), int)
+_NUMBER = re.compile(r"(?<=^picture )\d+|(?<=^text )\d+")
+# what base64 decoding makes of "data", with which no picture begins
+_BROKEN_URL = base64.b64decode("data")
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
@@ -35,15 +45,31 @@ class Embedder(Protocol):
 
 
 class PyfuncPair:
-    """A pair behind ``mlflow.pyfunc``: rows with a picture or a text in, embeddings out."""
+    """A pair behind ``mlflow.pyfunc``: rows with a picture or a text in, embeddings out.
+
+    Where it answers HTTP requests, one request has at most ``OML_MLFLOW_REQUEST_ROWS`` rows (1,024)
+    whose values have at most ``OML_MLFLOW_REQUEST_BYTES`` bytes (64 MiB) as they arrive, base64
+    not decoded. What MLflow has read by then is bounded only by a proxy before it.
+
+    Raises:
+        ConfigError: If one of these variables holds something else than a number in its range.
+    """
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
+        values = Values(None, {}, os.environ)
+        self._limits = {
+            _ROWS: int(values.pick(_ROWS, {}, _ROWS_KIND, 1024)),
+            _BYTES: int(values.pick(_BYTES, {}, SIZE, 64 * 2**20)),
+        }
 
     def predict(
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Embed one picture or text per row.
+
+        In ``instances`` beside strings, MLflow makes strings of numbers, true, false and NaN;
+        they are embedded as these words. In all other forms they are refused.
 
         Args:
             model_input: Column ``image`` (bytes of a picture, base64 of them, or a data: URL),
@@ -54,16 +80,17 @@ class PyfuncPair:
             Column ``embedding``, a list of floats per row, in the rows' order.
 
         Raises:
-            MlflowException: If neither column is there, a row has both or neither, or a value
-                can't be embedded. Nothing is returned for the other rows.
+            MlflowException: If neither column is there, a row has both or neither, a value can't
+                be embedded, or the request is larger than its limits. Nothing is returned for the
+                other rows.
         """
         try:
-            return self._predict(pd.DataFrame(model_input))
+            return self._predict(_frame(model_input))
         except InputError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
 
     def _predict(self, frame: pd.DataFrame) -> pd.DataFrame:
-        columns = [name for name in ("image", "text") if name in frame.columns]
+        columns = [name for name in ("image", "text") if name in list(frame.columns)]
         if not columns:
             raise InputError(
                 "the request has neither a column 'image' nor a column 'text'; nothing was "
@@ -71,6 +98,10 @@ class PyfuncPair:
                 hint='send rows such as {"text": "a photo of a cat"} or {"image": '
                 '"<base64 of a JPEG or PNG>"} as dataframe_records.',
             )
+        if _is_serving():
+            self._check_limit(_ROWS, len(frame), "rows")
+            sizes = (_size_bytes(value) for name in columns for value in frame[name])
+            self._check_limit(_BYTES, sum(sizes), "bytes")
         cells = {
             name: [_cell(value, name, i) for i, value in enumerate(frame[name])] for name in columns
         }
@@ -90,9 +121,69 @@ class PyfuncPair:
         ):
             rows = [i for i, value in enumerate(values) if value is not None]
             if rows:
-                vectors[rows] = embed([values[i] for i in rows])
+                try:
+                    vectors[rows] = embed([values[i] for i in rows])
+                except InputError as error:
+                    raise _with_row(error, rows) from error
         result: pd.DataFrame = pd.DataFrame({"embedding": vectors.tolist()}, index=frame.index)
         return result
+
+    def _check_limit(self, key: str, sent: int, unit: str) -> None:
+        if sent > self._limits[key]:
+            raise InputError(
+                f"the request has {sent:,} {unit}, more than the {self._limits[key]:,} that are "
+                "taken at once; nothing was embedded.",
+                hint=f"send several requests, or set {variable_of(key)} where the model is served.",
+            )
+
+
+def _frame(model_input: Any) -> pd.DataFrame:
+    """Return the rows of a request."""
+    try:
+        frame: pd.DataFrame = pd.DataFrame(model_input)
+        cells = dict(zip(frame.columns, frame.iloc[0], strict=True)) if len(frame) == 1 else {}
+        # MLflow makes one row of {"inputs": {"text": ["a", "b"]}}
+        if _is_serving() and any(map(_is_list_of_texts, cells.values())):
+            frame = pd.DataFrame(cells)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"the request is no table of rows ({error}); nothing was embedded.",
+            hint='send rows such as {"text": "a photo of a cat"} as dataframe_records.',
+        ) from error
+    names = list(frame.columns)
+    # of a column that is there twice, MLflow passes on the name
+    told = (
+        names.count("text") == 1
+        and len(frame) > 1
+        and all(isinstance(value, str) and value == "text" for value in frame["text"])
+    )
+    if told or any(names.count(name) > 1 for name in ("image", "text")):
+        raise InputError(
+            "a column is there twice, or each row is the word 'text', which MLflow makes the "
+            "same; nothing was embedded.",
+            hint="send each column once, and the word 'text' in a request of its own.",
+        )
+    return frame
+
+
+def _is_serving() -> bool:
+    return os.environ.get(_SERVING) == "true"
+
+
+def _with_row(error: InputError, rows: Sequence[int]) -> InputError:
+    """Return an error in which the number of a picture or a text is that of its row."""
+    message = _NUMBER.sub(lambda found: str(rows[int(found[0])]), error.message)
+    return InputError(message, hint=error.hint)
+
+
+def _is_list_of_texts(cell: Any) -> bool:
+    return isinstance(cell, list) and all(isinstance(item, str) for item in cell)
+
+
+def _size_bytes(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
+    return memoryview(value).nbytes if isinstance(value, bytes | bytearray | memoryview) else 0
 
 
 def _cell(value: Any, column: str, row: int) -> bytes | str | None:
@@ -102,33 +193,50 @@ def _cell(value: Any, column: str, row: int) -> bytes | str | None:
             f"row {row}: column '{column}' holds a {type(value).__name__}, wanted one value.",
             hint="send one row per picture or text (dataframe_records, or a DataFrame).",
         )
-    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+    is_nan = isinstance(value, float | np.floating) and np.isnan(value)
+    if value is None or value is pd.NA or value is pd.NaT or is_nan:
         return None
-    if column == "text":
-        if isinstance(value, str):
-            return value
-        raise InputError(f"row {row}: text is a {type(value).__name__}.", hint="send a string.")
     if isinstance(value, str):
-        return _from_base64(value, row)
-    data = bytes(value)
-    # `inputs` and `instances` requests arrive with the base64 not decoded
-    return data if data.startswith(_PICTURE_STARTS) else _maybe_base64(data)
+        return value if column == "text" else _from_string(value, row)
+    if column == "image" and isinstance(value, bytes | bytearray | memoryview):
+        return _from_bytes(bytes(value), row)
+    wanted = "a string" if column == "text" else "bytes, base64 or a data: URL"
+    raise InputError(
+        f"row {row}: {column} is a {type(value).__name__}; nothing was embedded.",
+        hint=f"send {wanted}.",
+    )
 
 
-def _from_base64(value: str, row: int) -> bytes:
-    text = value.split(",", 1)[1] if value.startswith("data:") and "," in value else value
+def _from_string(value: str, row: int) -> bytes:
+    """Return the picture of base64 or of a data: URL."""
+    kind, comma, payload = value.strip().partition(",")
+    is_url = kind[:5].lower() == "data:"
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = unquote_to_bytes(payload) if is_url and comma else value.encode()
+        if is_url and comma and not kind.rstrip().lower().endswith(";base64"):
+            return data
+        # URL-safe characters and left out padding too
+        plain = b"".join(data.split()).translate(bytes.maketrans(b"-_", b"+/"))
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
+    except ValueError as error:
+        what = "a data: URL whose data is" if is_url else "a string that is"
         raise InputError(
-            f"row {row}: image is a string that is no base64.",
+            f"row {row}: image is {what} no base64.",
             hint="send the base64 of a JPEG or PNG file.",
         ) from error
 
 
-def _maybe_base64(data: bytes) -> bytes:
+def _from_bytes(data: bytes, row: int) -> bytes:
+    """Return a picture whose base64 or data: URL MLflow may have taken for bytes, or decoded."""
+    if data.startswith(_PICTURE_STARTS):
+        return data
+    if data.startswith(_BROKEN_URL):
+        raise InputError(
+            f"row {row}: image is a data: URL that MLflow decoded as if it were base64.",
+            hint="send what is behind the comma, or log the model again: then URLs are taken.",
+        )
     try:
-        decoded = base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError):
+        decoded = _from_string(data.decode("ascii"), row)
+    except (UnicodeDecodeError, InputError):
         return data
     return decoded if decoded.startswith(_PICTURE_STARTS) else data

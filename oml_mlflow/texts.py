@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
+from itertools import groupby
 
 from oml_mlflow.errors import InputError
 
@@ -24,7 +26,9 @@ _NAMES = "startoftext|endoftext"
 _SPECIAL = re.compile(rf"(<\|(?:{_NAMES})\|>)")
 _SPACE_BEFORE_SPECIAL = re.compile(rf" (?=<\|(?:{_NAMES})\|>)")
 # behind a space the operator takes 's for an apostrophe and a word; behind a letter as CLIP does
-_SPACE_BEFORE_CONTRACTION = re.compile(r"(?:(?<=[^\W_])|^) (?='(?i:s|t|re|ve|m|ll|d))")
+_SPACE_BEFORE_CONTRACTION = re.compile(r"(?:(?<=[^\W_\u0130])|^) (?='(?i:s|t|re|ve|m|ll|d))")
+# NFC makes one character of up to four, and spaces are up to every second one
+_RAW_PER_BYTE = 8
 _ANY_CASE = rf"(?=[a-zA-Z]+\|>)((?i:{_NAMES}))\|>"
 # a name right behind other punctuation belongs to that run of punctuation, as in CLIP's own split
 _NEARLY_SPECIAL = re.compile(
@@ -62,12 +66,16 @@ def oracle_text_expression(column: str) -> str:
     return text
 
 
-def prepare_text(text: str, label: str = "text") -> str:
+def prepare_text(text: str, label: str = "text", reach: int | None = None) -> str:
     """Return a text that the graph tokenises without harm, and CLIP's tokenizer as before.
+
+    Takes time in proportion to the text's length.
 
     Args:
         text: Any text; it may be empty.
         label: How to name it in an error.
+        reach: Bytes, white space apart, that the model reads (`graph.reach`); what lies beyond
+            them is left out. By default nothing is.
 
     Raises:
         InputError: If it is no text, or holds NUL or a lone surrogate.
@@ -87,11 +95,70 @@ def prepare_text(text: str, label: str = "text") -> str:
         raise InputError(
             f"{label}: holds a lone surrogate, which is no character.", hint="remove it."
         ) from error
+    if reach is not None:
+        text = _start(text, _RAW_PER_BYTE * reach)
     # NFC would join a special token's last character with an accent behind it
-    parts = [unicodedata.normalize("NFC", part) for part in _SPECIAL.split(text)]
+    parts = [unicodedata.normalize("NFC", _ordered(part)) for part in _SPECIAL.split(text)]
     parts[::2] = [_NEARLY_SPECIAL.sub(_spell_out, part) for part in parts[::2]]
-    spaced = _SPACE_BEFORE_SPECIAL.sub("", _SPACE.sub(" ", _apart("".join(parts))))
-    return _SPACE_BEFORE_CONTRACTION.sub("", spaced)
+    # marks, which alone may be many more than what was kept, are in order now
+    joined = "".join(parts)[: None if reach is None else _RAW_PER_BYTE * reach]
+    spaced = _SPACE_BEFORE_SPECIAL.sub("", _SPACE.sub(" ", _apart(joined)))
+    prepared = _SPACE_BEFORE_CONTRACTION.sub("", spaced)
+    return prepared if reach is None else _within(prepared, reach)
+
+
+def _start(text: str, length: int) -> str:
+    """Return a text's start, white space as one space, and the marks that may move into it."""
+    kept, at = "", 0
+    while at < len(text) and len(kept) < length:
+        kept = _SPACE.sub(" ", kept + text[at : at + length])
+        at += length
+    end = at
+    while end < len(text) and _is_mark(text[end]):
+        end += 1
+    return kept + text[at:end]
+
+
+def _within(text: str, size_bytes: int) -> str:
+    """Return the words of a text up to a size, the last of them cut."""
+    kept = []
+    for word in text.split(" "):
+        if size_bytes <= 0:
+            break
+        if word == word.lower():
+            word = word.encode()[:size_bytes].decode(errors="ignore")
+            size_bytes -= len(word.encode())
+        else:  # lower case may take fewer bytes, but no fewer characters
+            word = word[:size_bytes]
+            size_bytes -= len(word)
+        kept.append(word)
+    return " ".join(kept)
+
+
+def _ordered(text: str) -> str:
+    """Return a text with the marks of each character in NFC's order.
+
+    Python's own ordering takes time in proportion to the square of a run of marks.
+    """
+    if text.isascii():
+        return text
+    parts: list[str] = []
+    for marks, run in groupby(text, _is_mark):
+        if marks:
+            single = "".join(map(_decomposed, run))
+            run = iter(sorted(single, key=unicodedata.combining))
+        parts += run
+    return "".join(parts)
+
+
+@lru_cache(1024)
+def _is_mark(character: str) -> bool:
+    return unicodedata.combining(_decomposed(character)[0]) != 0
+
+
+@lru_cache(1024)
+def _decomposed(character: str) -> str:
+    return unicodedata.normalize("NFD", character)
 
 
 def _apart(text: str) -> str:

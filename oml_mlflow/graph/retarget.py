@@ -19,9 +19,8 @@ from oml_mlflow.graph.image import PIXEL_VALUES, ImagePreparation, image_head
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model
 from oml_mlflow.graph.text import INPUT_IDS, read_vocabulary, text_head
 from oml_mlflow.graph.wire import read_model, write_model
+from oml_mlflow.names import PROPERTY
 from oml_mlflow.profiles import STANDARD_DOMAINS, Profile, decoder_name
-
-PROPERTY = "oml_mlflow"
 
 
 def retarget_pipeline(
