@@ -56,9 +56,10 @@ _PLUGINS: dict[bytes, type[ImageFile.ImageFile]] = {
 # those that Pillow can't tell, though people send them
 _OTHERS = {rb"%PDF": "PDF", rb"....ftyp(hei[cx]|hev[cx]|mif1)": "HEIF"}
 # without those that take a sender's word for the size of a dictionary, or are seen nowhere
-_TIFF_CODINGS = frozenset(
-    "raw packbits tiff_lzw tiff_adobe_deflate tiff_deflate jpeg tiff_ccitt group3 group4".split()
-)
+_TIFF_CODINGS = {
+    *("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg"),
+    *("tiff_ccitt", "group3", "group4"),
+}
 # A scan of 48 million pixels takes 0.1 s, and 73 bytes; a million EXIF segments took minutes. What
 # encoders write has up to 20 scans, and a segment for each 64 kB of notes.
 _JPEG_SCANS, _JPEG_SEGMENTS = 50, 1000
