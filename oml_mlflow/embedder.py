@@ -84,7 +84,9 @@ class PairEmbedder:
         rank = len(self._input(IMG).shape)
         with in_work(data, label, as_pixels if rank == _RAW_RANK else as_png) as values:
             # some take the bytes of one picture as a row
-            return self._run(IMG, values[None] if rank == 2 else values)
+            vector = self._run(IMG, values[None] if rank == 2 else values)
+            del values  # it is given back with the rest
+        return vector
 
     def _session(self, side: str) -> Any:
         with self._lock:

@@ -321,7 +321,7 @@ def jpeg_scans(count: int) -> bytes:
 
 
 def jpeg_segments(count: int) -> bytes:
-    data = encoded(photograph(), "JPEG")
+    data = encoded(photograph(), "JPEG", subsampling=0)
     segment = b"\xff\xe1" + struct.pack(">H", 18) + b"Exif\0\0" + b"x" * 10
     return data[:2] + segment * count + data[2:]
 
@@ -388,19 +388,14 @@ def gif_frame_beyond_its_screen() -> bytes:
     return bytes(data)
 
 
-def lab_tiff() -> bytes:
-    return encoded(Image.new("LAB", (8, 8)), "TIFF")
-
-
 BILLION = zlib.compress(bytes(80_000_000), 9)
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "JPEG, scans": (lambda: jpeg_scans(2000), "more than 50 scans"),
     "JPEG, segments": (lambda: jpeg_segments(100_000), "1,000 segments"),
     "JPEG, arithmetic": (arithmetic_jpeg, "arithmetic coding"),
     "BMP, run lengths": (lambda: rle_bmp(3000), "run lengths"),
-    "TIFF, overlapping strips": (lambda: overlapping_tiff(100_000), "overlap"),
+    "TIFF, overlapping strips": (lambda: overlapping_tiff(20_000), "overlap"),
     "TIFF, huge tile": (tiff_of_a_huge_tile, "40,000 x 40,000 are more than"),
-    "TIFF, LAB": (lab_tiff, "can't be decoded"),
     "TIFF, unusual coding": (
         lambda: encoded(photograph(), "TIFF", compression="lzma"),
         "compression lzma",
@@ -424,12 +419,18 @@ def test_small_files_that_make_much_work_are_refused_soon(name: str) -> None:
 
 FRAMES = [photograph().rotate(i) for i in range(40)]
 HARMLESS: dict[str, Callable[[], bytes]] = {
-    "GIF, frames": lambda: encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:] * 25),
-    "WebP, frames": lambda: encoded(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]),
-    "TIFF, frames": lambda: encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES * 10),
-    "MPO": lambda: encoded(FRAMES[0], "MPO", save_all=True, append_images=FRAMES[1:3]),
+    "GIF, frames": lambda: encoded(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]),
+    "WebP, frames": lambda: encoded(
+        FRAMES[0], "WEBP", lossless=True, save_all=True, append_images=FRAMES[1:9]
+    ),
+    "TIFF, frames": lambda: encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES),
+    "MPO": lambda: encoded(
+        FRAMES[0], "MPO", subsampling=0, quality=95, save_all=True, append_images=FRAMES[1:3]
+    ),
     "PNG, profile": lambda: png_with(b"iCCP", b"a\0\0" + BILLION),
-    "JPEG, a film behind it": lambda: encoded(FRAMES[0], "JPEG") + b"\xff\xda" * 5000,
+    "JPEG, a film behind it": lambda: (
+        encoded(FRAMES[0], "JPEG", subsampling=0) + b"\xff\xda" * 5000
+    ),
     "JPEG, notes": lambda: jpeg_segments(900),
     "TIFF, in JPEG": lambda: encoded(FRAMES[0], "TIFF", compression="jpeg"),
 }
