@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from oml_mlflow.errors import InputError
 from oml_mlflow.graph.reach import reach_bytes, read_merges
 from oml_mlflow.names import IMG, PROPERTY, TXT
-from oml_mlflow.pictures import picture_pixels, prepare_picture
+from oml_mlflow.pictures import as_pixels, as_png, in_work, max_pixels
 from oml_mlflow.runtime import Ends, open_session, run
 from oml_mlflow.texts import prepare_text
 
@@ -36,38 +36,38 @@ class PairEmbedder:
         txt: File of the text pipeline.
         dims: Length of the embeddings.
         ends: Names of inputs and outputs by side; ``input`` and ``embedding`` by default.
+
+    Raises:
+        ConfigError: If the limit of pixels that is set is no number.
     """
 
     def __init__(
         self, img: Path, txt: Path, dims: int, ends: Mapping[str, Ends] | None = None
     ) -> None:
+        max_pixels()  # a setting that is wrong is told before a picture comes
         self.dims = dims
         self._ends = dict(ends or {})
         self._paths = {IMG: Path(img), TXT: Path(txt)}
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
+    def embed_image(self, pictures: Iterable[bytes]) -> np.ndarray:
         """Return ``(n, dims)`` float32, L2-normalised, in the pictures' order.
 
+        One is decoded, run and dropped before the next is taken, and waits while others of this
+        process have all the pixels that may be in work.
+
         Args:
-            pictures: Encoded pictures, in any format Pillow knows.
+            pictures: Encoded pictures, in one of `pictures.FORMATS`.
 
         Raises:
-            InputError: If a picture can't be decoded; its number is named, nothing is embedded.
+            InputError: If a picture can't be decoded or is too large; its number is named, and no
+                vector is returned.
         """
-        rank = len(self._input(IMG).shape) if pictures else 0
-        if rank == _RAW_RANK:
-            prepared = [picture_pixels(p, f"picture {i}") for i, p in enumerate(pictures)]
-        else:
-            prepared = [
-                np.frombuffer(prepare_picture(p, f"picture {i}"), np.uint8)
-                for i, p in enumerate(pictures)
-            ]
-        # some take the bytes of one picture as a row
-        return self._stack([self._run(IMG, v[None] if rank == 2 else v) for v in prepared])
+        rows = [self._embed_picture(p, f"picture {i}") for i, p in enumerate(pictures)]
+        return self._stack(rows)
 
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+    def embed_text(self, texts: Iterable[str]) -> np.ndarray:
         """Return ``(n, dims)`` float32, L2-normalised, in the texts' order.
 
         Args:
@@ -78,7 +78,8 @@ class PairEmbedder:
             InputError: If one is no text, or has more than 20,000 characters for a byte-pair
                 tokenizer of unknown length; its number is named, nothing is embedded.
         """
-        reach, is_bounded = self._reading if len(texts) else (None, True)
+        texts = list(texts)
+        reach, is_bounded = self._reading if texts else (None, True)
         for i, text in enumerate(texts):
             if not is_bounded and isinstance(text, str) and len(text) > _UNBOUNDED_CHARACTERS:
                 raise InputError(
@@ -108,6 +109,14 @@ class PairEmbedder:
         except (ValueError, TypeError, AttributeError, LookupError):
             return None, False
         return reach, reach is not None or not merges
+
+    def _embed_picture(self, data: bytes, label: str) -> np.ndarray:
+        rank = len(self._input(IMG).shape)
+        with in_work(data, label, as_pixels if rank == _RAW_RANK else as_png) as values:
+            # some take the bytes of one picture as a row
+            vector = self._run(IMG, values[None] if rank == 2 else values)
+            del values  # it is given back with the rest
+        return vector
 
     def _session(self, side: str) -> Any:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Encoded pictures made safe for the decoder inside the graph.
+"""Encoded pictures made safe for the decoder inside the graph, and for this process.
 
 The decoder of onnxruntime-extensions ends or hangs the whole process on bytes that are neither PNG
 nor a sound JPEG, and reads some wrongly: a JPEG with a few flipped bits, which Pillow decodes
@@ -6,28 +6,194 @@ without a word, gave vectors 0.5 off. So every picture is decoded in full by Pil
 sees nothing but an RGB PNG of its pixels, which is lossless and which every release reads as Pillow
 does. Source: microsoft/onnxruntime-extensions issues 1094 and 1096; measured with 0.12.0 to 0.15.2
 by projects/fidelity.
+
+A picture is judged by its header, and takes its pixels out of one allowance of the process,
+`max_pixels`, until its vector is there. What pictures add to a process is at most 25 bytes times
+that, whatever is sent (measured: 7 to 25 by format; see tests/test_picture_limits.py).
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
-import warnings
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from oml_mlflow.errors import InputError
+from oml_mlflow.errors import ConfigError, InputError
 
+MAX_PIXELS_ENV = "OML_MLFLOW_MAX_PIXELS"
+# the largest pictures that phones take have 9,248 x 6,944
+DEFAULT_MAX_PIXELS = 65_000_000
+_SMALLER = f"scale it down first, or set {MAX_PIXELS_ENV} where the model runs."
 # CLIP resizes the short edge before it crops, so that the work grows with the aspect ratio: at
 # 1,000 the graph takes seconds and 300 MB for one picture, transformers twice that (measured)
 ASPECT_LIMIT = 1000
+
+# What cameras, browsers and scanners write, and C decodes in a time that follows the pixels; MPO is
+# JPEG. Not AVIF, HEIF or JPEG 2000: large decoders, which not every build of Pillow has. Plugins
+# are called directly, since Image.open warns, and asks whatever the application has registered.
+FORMATS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
+_PLUGINS: dict[bytes, type[ImageFile.ImageFile]] = {
+    rb"\xff\xd8\xff": JpegImageFile,
+    rb"\x89PNG\r\n\x1a\n": PngImageFile,
+    rb"RIFF....WEBP": WebPImageFile,
+    rb"GIF8[79]a": GifImageFile,
+    rb"BM": BmpImageFile,
+    rb"II[*+]\0|MM\0[*+]": TiffImageFile,
+}
+# those that Pillow can't tell, though people send them
+_OTHERS = {rb"%PDF": "PDF", rb"....ftyp(hei[cx]|hev[cx]|mif1)": "HEIF"}
+# without those that take a sender's word for the size of a dictionary, or are seen nowhere
+_TIFF_CODINGS = {
+    *("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg"),
+    *("tiff_ccitt", "group3", "group4"),
+}
+# A scan of 48 million pixels takes 0.1 s, and 73 bytes; a million EXIF segments took minutes. What
+# encoders write has up to 20 scans, and a segment for each 64 kB of notes.
+_JPEG_SCANS, _JPEG_SEGMENTS = 50, 1000
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_JPEG_ARITHMETIC = b"\xc9\xca\xcb\xcd\xce\xcf"
+# from here on, giving memory back takes much less time than the picture
+_TRIMMED_PIXELS = 1_000_000
+# a TIFF with planes of their own has one part per channel
+_MOST_LAYERS = 8
+
+
+def max_pixels() -> int:
+    """Return how many pixels one picture, and all that are in work in this process, may have.
+
+    Raises:
+        ConfigError: If the environment variable `MAX_PIXELS_ENV` holds no such number.
+    """
+    text = os.environ.get(MAX_PIXELS_ENV, "")
+    try:
+        limit = int(text) if text else DEFAULT_MAX_PIXELS
+    except ValueError:
+        limit = 0
+    if not 1 <= limit <= 2**31:
+        raise ConfigError(
+            f"{MAX_PIXELS_ENV} must be a whole number of pixels from 1 to 2^31; it is "
+            f"{text[:40]!r}.",
+            hint=f"correct it, or unset it for {DEFAULT_MAX_PIXELS:,}.",
+        )
+    return limit
+
+
+class _Allowance:
+    """Pixels that are in work in this process, whichever thread has them; first come, first served.
+
+    Whoever waits keeps later ones waiting, so that small pictures never shut a large one out.
+    """
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._queue: deque[object] = deque()
+        self.taken = 0
+
+    @contextlib.contextmanager
+    def hold(self, pixels: int, limit: int) -> Iterator[None]:
+        """Wait until there is room for some pixels, at most `limit`, then take it."""
+        ticket = object()
+        with self._change:
+            self._queue.append(ticket)
+            try:
+                self._change.wait_for(
+                    lambda: self._queue[0] is ticket and self.taken + pixels <= limit
+                )
+                self.taken += pixels
+            finally:
+                self._queue.remove(ticket)
+                self._change.notify_all()
+        try:
+            yield
+        finally:
+            with self._change:
+                self.taken -= pixels
+                self._change.notify_all()
+
+
+_allowance = _Allowance()
+
+
+@contextlib.contextmanager
+def in_work(
+    data: bytes, label: str, encode: Callable[[Image.Image], np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Give what a graph takes of one picture; its pixels are in work until the context ends.
+
+    Args:
+        data: One encoded picture, in one of `FORMATS`.
+        label: How to name it in an error.
+        encode: `as_png` or `as_pixels`.
+
+    Raises:
+        InputError: If it is of another format, Pillow can't decode it in full, it has more than
+            `max_pixels`, or one edge is more than `ASPECT_LIMIT` times the other.
+        ConfigError: See `max_pixels`.
+    """
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InputError(
+            f"{label}: got {type(data).__name__}, wanted the bytes of an encoded picture.",
+            hint="pass the contents of a JPEG or PNG file.",
+        )
+    data, limit = bytes(data), max_pixels()
+    plugin = _plugin(data, label)
+    with _decoding(data, label):
+        _check_jpeg(data)
+        picture = plugin(io.BytesIO(data))
+        pixels = _judge(picture, label, limit)
+    with _allowance.hold(pixels, limit):
+        with _decoding(data, label):
+            picture.load()
+            _judge(picture, label, pixels)
+            values = encode(_as_rgb(picture))
+        # what the graph takes is all that is kept while it runs
+        del picture
+        try:
+            yield values
+        finally:
+            del values
+            if pixels >= _TRIMMED_PIXELS:
+                _give_back()
+
+
+def _give_back() -> None:
+    """Return freed memory to the system: glibc keeps up to 64 MB for every thread."""
+    # other libraries have no such function, and no such habit
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def as_png(picture: Image.Image) -> np.ndarray:
+    """Return a picture's bytes as an RGB PNG, uint8 ``(n_bytes,)``."""
+    out = io.BytesIO()
+    picture.save(out, "PNG", compress_level=0)
+    return np.frombuffer(out.getbuffer(), np.uint8)
+
+
+def as_pixels(picture: Image.Image) -> np.ndarray:
+    """Return a picture's pixels, uint8 ``(height, width, 3)``, RGB."""
+    return np.asarray(picture)
 
 
 def prepare_picture(data: bytes, label: str = "picture") -> bytes:
     """Return bytes that the graph reads as Pillow reads `data`.
 
     Args:
-        data: One encoded picture, in any format that Pillow knows.
+        data: One encoded picture, in one of `FORMATS`.
         label: How to name it in an error.
 
     Returns:
@@ -35,63 +201,131 @@ def prepare_picture(data: bytes, label: str = "picture") -> bytes:
         frame only.
 
     Raises:
-        InputError: If Pillow can't decode it in full, or one edge is more than `ASPECT_LIMIT`
-            times the other.
+        InputError: See `in_work`.
+        ConfigError: See `max_pixels`.
     """
-    out = io.BytesIO()
-    _as_rgb(_decode(data, label)).save(out, "PNG", compress_level=0)
-    return out.getvalue()
+    with in_work(data, label, as_png) as png:
+        return png.tobytes()
 
 
 def picture_pixels(data: bytes, label: str = "picture") -> np.ndarray:
     """Return a picture's pixels, uint8 ``(height, width, 3)``, RGB, as Pillow decodes it.
 
     Args:
-        data: One encoded picture, in any format that Pillow knows.
+        data: One encoded picture, in one of `FORMATS`.
         label: How to name it in an error.
 
     Raises:
-        InputError: See `prepare_picture`.
+        InputError: See `in_work`.
+        ConfigError: See `max_pixels`.
     """
-    return np.asarray(_as_rgb(_decode(data, label)))
+    with in_work(data, label, as_pixels) as pixels:
+        return pixels
 
 
-def _decode(data: bytes, label: str) -> ImageFile.ImageFile:
-    """Return a picture, decoded in full."""
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise InputError(
-            f"{label}: got {type(data).__name__}, wanted the bytes of an encoded picture.",
-            hint="pass the contents of a JPEG or PNG file.",
-        )
-    data = bytes(data)
+def _plugin(data: bytes, label: str) -> type[ImageFile.ImageFile]:
+    """Return Pillow's plugin for a picture, by its first bytes."""
+    for start, plugin in _PLUGINS.items():
+        if re.match(start, data, re.DOTALL):
+            return plugin
+    name = _foreign_name(data[:16])
+    reason = f"{name} is not decoded here" if name else "no known picture format"
+    raise InputError(
+        f"{label}: {len(data):,} bytes can't be decoded ({reason}).",
+        hint=f"pass the contents of a {FORMATS} file, whole.",
+    )
+
+
+def _foreign_name(head: bytes) -> str:
+    """Return the name of a format by its first bytes, or nothing; none of its decoder is run."""
+    for start, name in _OTHERS.items():
+        if re.match(start, head, re.DOTALL):
+            return name
+    Image.init()
+    for name, (_, accept) in list(Image.OPEN.items()):
+        # what the application has registered is not called
+        if accept is not None and accept.__module__.startswith("PIL."):
+            with contextlib.suppress(Exception):  # some need more bytes than were sent
+                if accept(head) is True:
+                    return name
+    return ""
+
+
+@contextlib.contextmanager
+def _decoding(data: bytes, label: str) -> Iterator[None]:
+    """Raise InputError for whatever Pillow raises."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
-            picture.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(
-            f"{label}: more than {Image.MAX_IMAGE_PIXELS:,} pixels.",
-            hint="scale it down first.",
-        ) from error
+        yield
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:  # some plugins judge for themselves
+        raise InputError(f"{label}: too many pixels ({error})", hint=_SMALLER) from error
     except Exception as error:  # Pillow's plugins raise nearly anything on bad bytes
-        reason = "no known picture format" if isinstance(error, UnidentifiedImageError) else error
+        reason = str(error)[:300] or type(error).__name__
         raise InputError(
             f"{label}: {len(data):,} bytes can't be decoded ({reason}).",
-            hint="pass the contents of a JPEG or PNG file, whole.",
+            hint=f"pass the contents of a {FORMATS} file, whole.",
         ) from error
+
+
+def _judge(picture: ImageFile.ImageFile, label: str, limit: int) -> int:
+    """Return how many pixels a picture takes; raise InputError if they, or their work, are many."""
+    width, height = picture.size
+    if isinstance(picture, TiffImageFile):
+        # libtiff decodes whole tiles, which may be larger than the picture
+        tile = picture.tag_v2.get(322, 0), picture.tag_v2.get(323, 0)
+        width, height = max(picture.size, tile, key=lambda size: size[0] * size[1])
+    if width * height > limit:
+        raise InputError(
+            f"{label}: {width:,} x {height:,} are more than {limit:,} pixels.",
+            hint=_SMALLER,
+        )
     if max(picture.size) > ASPECT_LIMIT * min(picture.size):
         raise InputError(
             f"{label}: {picture.width} x {picture.height} pixels, one edge more than "
             f"{ASPECT_LIMIT:,} times the other.",
             hint="crop it first.",
         )
-    return picture
+    coding = picture.info.get("compression")
+    if isinstance(picture, TiffImageFile) and coding not in _TIFF_CODINGS:
+        raise ValueError(f"compression {coding} is not decoded here")
+    # Pillow decodes run lengths in Python: a BMP of 32 kB took 30 s
+    if any(part[0] in Image.DECODERS for part in picture.tile):
+        raise ValueError("run lengths in a BMP are not decoded here")
+    areas = [(right - left) * (low - top) for left, top, right, low in map(_extents, picture.tile)]
+    if sum(areas) > _MOST_LAYERS * picture.width * picture.height:
+        raise ValueError("its parts overlap")
+    return width * height
+
+
+def _extents(part: ImageFile._Tile) -> tuple[int, int, int, int]:
+    return part[1] or (0, 0, 0, 0)
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Raise if what stands in a JPEG takes more time than its pixels."""
+    at = segments = scans = 0
+    while data[:2] == b"\xff\xd8" and (marker := _JPEG_MARKER.search(data, at)):
+        code, at = marker[1], marker.end()
+        if code == b"\xd9":  # the end; behind it phones keep films
+            return
+        if code not in b"\x01\xd8":  # those without a length
+            at += int.from_bytes(data[at : at + 2], "big")
+        segments += 1
+        scans += code == b"\xda"
+        if scans > _JPEG_SCANS or segments > _JPEG_SEGMENTS or code in _JPEG_ARITHMETIC:
+            raise ValueError(
+                f"a JPEG with more than {_JPEG_SCANS} scans or {_JPEG_SEGMENTS:,} segments, or "
+                "with arithmetic coding, is not decoded here"
+            )
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
+    """Return a picture in RGB. That given is gone afterwards: two at a time are enough."""
     if "A" in picture.getbands() or picture.info.get("transparency") is not None:
-        layer = picture.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, layer)
-    return picture.convert("RGB")
+        layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        if layer is not picture:
+            picture.close()
+        picture = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        layer.close()
+    return picture if picture.mode == "RGB" else picture.convert("RGB")

@@ -140,6 +140,8 @@ def _session_options(log_level: int) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = log_level
+    # the arena would keep what the largest picture took
+    options.enable_cpu_mem_arena = False
     options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
     return options
 

@@ -29,7 +29,12 @@ DEMO = FIDELITY.parent / "demo_model" / "demo"
 # of a black and white picture, 1 % of the values that ONNX Runtime resizes are a level off
 LIMIT = 1e-3
 # reasons of our own, for pictures that transformers would take
-LIMITED = ("more than 89,478,485 pixels", "times the other")
+LIMITED = (
+    "more than 65,000,000 pixels",
+    "times the other",
+    "not decoded here",
+    "no known picture format",
+)
 EMBED_EACH = """
 import json, sys
 from pathlib import Path

@@ -192,7 +192,7 @@ BAD_PICTURES: dict[str, tuple[Any, str]] = {
         + PNG[24:29]
         + struct.pack(">I", zlib.crc32(PNG[12:16] + struct.pack(">II", 20000, 20000) + PNG[24:29]))
         + PNG[33:],
-        "more than 89,478,485 pixels",
+        "20,000 x 20,000 are more than 65,000,000 pixels",
     ),
 }
 

@@ -359,17 +359,15 @@ def _as_function(target: EmbeddedTarget, model: LoadedModel) -> Any:
     import pyarrow as pa
 
     def embed(column: Any) -> Any:
-        values = column.to_pylist()
-        present = [i for i, value in enumerate(values) if value is not None]
-        vectors = np.zeros((len(values), model.dims), np.float32)
-        if present:
+        present = column.is_valid().to_numpy(zero_copy_only=False)
+        vectors = np.zeros((len(column), model.dims), np.float32)
+        if present.any():
             embedder = target.embedder(model)
             run = embedder.embed_image if model.side == IMG else embedder.embed_text
-            vectors[present] = run([values[i] for i in present])
-        missing = np.ones(len(values), bool)
-        missing[present] = False
+            # a value at a time: a column of pictures is not copied
+            vectors[present] = run(value.as_py() for value in column if value.is_valid)
         return pa.FixedSizeListArray.from_arrays(
-            pa.array(vectors.reshape(-1)), model.dims, mask=pa.array(missing)
+            pa.array(vectors.reshape(-1)), model.dims, mask=pa.array(~present)
         )
 
     return embed
