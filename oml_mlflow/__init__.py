@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from oml_mlflow.pair import PipelinePair
     from oml_mlflow.pipeline import EmbeddingModel, MiningFunction, ONNXPipeline
-    from oml_mlflow.relog import relog
+    from oml_mlflow.relogging import relog
     from oml_mlflow.targets import open_target
     from oml_mlflow.template import EmbeddingModelConfig, ONNXPipelineConfig
     from oml_mlflow.ways_in import promote, reconcile, rollback
@@ -62,7 +62,7 @@ _HOMES = {
     ),
     "pair": ("PipelinePair",),
     "pipeline": ("EmbeddingModel", "MiningFunction", "ONNXPipeline"),
-    "relog": ("relog",),
+    "relogging": ("relog",),
     "targets": ("open_target",),
     "template": ("EmbeddingModelConfig", "ONNXPipelineConfig"),
     "ways_in": ("promote", "reconcile", "rollback"),

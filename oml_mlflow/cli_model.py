@@ -122,7 +122,7 @@ def relog(model_uri: str, as_json: bool) -> None:
     """
     from oml_mlflow.manifest import UNANCHORED
     from oml_mlflow.registry import get_version, is_anchored
-    from oml_mlflow.relog import relog as run
+    from oml_mlflow.relogging import relog as run
 
     source = get_version(model_uri)
     anchored = is_anchored(source)

@@ -58,6 +58,15 @@ if TYPE_CHECKING:
     from oml_mlflow.pair import PipelinePair
     from oml_mlflow.profiles import Profile
 
+__all__ = [
+    "_load_pyfunc",
+    "get_default_conda_env",
+    "get_default_pip_requirements",
+    "load_model",
+    "log_model",
+    "save_model",
+]
+
 SIGNATURE = ModelSignature(
     inputs=Schema(
         [
@@ -68,15 +77,6 @@ SIGNATURE = ModelSignature(
     outputs=Schema([ColSpec(Array(DataType.float), "embedding")]),
 )
 INPUT_EXAMPLE = pd.DataFrame({"text": ["a photo of a cat", "two dogs on a beach"]})
-__all__ = [
-    "_load_pyfunc",
-    "get_default_conda_env",
-    "get_default_pip_requirements",
-    "load_model",
-    "log_model",
-    "save_model",
-]
-
 EXACTNESS_TAG = "oml.exactness"
 
 

@@ -45,7 +45,6 @@ class ModelVersion:
         tags: Its tags.
         registry: Which registry and model; see `Registered`. Empty unless asked for.
         source: URI that it was registered from.
-        model_id: Logged model that it was registered from, or empty.
     """
 
     name: str
@@ -55,7 +54,6 @@ class ModelVersion:
     tags: dict[str, str]
     registry: str = ""
     source: str = ""
-    model_id: str = ""
 
     @property
     def uri(self) -> str:
@@ -209,9 +207,8 @@ def logged_tags(version: ModelVersion) -> Mapping[str, str]:
     for _ in range(_COPIES):
         if MANIFEST_TAG in version.tags:
             return version.tags
-        logged = _LOGGED_MODEL.match(version.source)
-        if version.model_id or logged:
-            return _model_tags(version.model_id or (logged[1] if logged else ""))
+        if logged := _LOGGED_MODEL.fullmatch(version.source):
+            return _model_tags(logged[1])
         copied = _URI.fullmatch(version.source)
         origin = find_version(copied["name"], copied["version"] or "") if copied else None
         if origin is None:
@@ -367,7 +364,6 @@ def to_version(found: Any) -> ModelVersion:
         aliases=tuple(found.aliases or ()),
         tags=dict(found.tags or {}),
         source=found.source or "",
-        model_id=getattr(found, "model_id", None) or "",
     )
 
 

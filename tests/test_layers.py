@@ -45,7 +45,7 @@ LAYERS = [
     {"standing"},
     {"fleet_plan"},
     {"parity_evidence", "state_block", "writeback"},
-    {"relog"},
+    {"relogging"},
     {"fleet"},
     {"remarks"},
     {"showing"},

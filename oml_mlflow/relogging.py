@@ -1,4 +1,4 @@
-"""Relog: a new version of the same bytes and evidence, with the code and pins of this release."""
+"""Relogging: a new version of the same bytes and evidence, with this release's code and pins."""
 
 from __future__ import annotations
 
