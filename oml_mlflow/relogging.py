@@ -70,6 +70,7 @@ def relog(
             registered_model_name=version.name,
             await_registration_for=await_registration_for,
             tags={**identity_tags(package), **exactness, "oml.relogged": version.version},
+            artifact_path=None,
             name=package.paths[IMG].stem.removesuffix(f"_{IMG}"),
             params=facts_of(package),
             # it would run the model
