@@ -22,6 +22,8 @@ MANIFEST_TAG, CODE_TAG = "oml.manifest", "oml.code"
 UNANCHORED = "unanchored: the registry does not say what its files are"
 # evidence of promotions, which comes later
 EVIDENCE_FOLDER = "oml_mlflow"
+# that, and what MLflow writes beside files that it downloads as a version's
+LATER = {EVIDENCE_FOLDER, "registered_model_meta"}
 CODE_FOLDER = "code"
 _MLMODEL = "MLmodel"
 # of other folders, which can hold any number of files, the manifest says one digest
@@ -35,7 +37,7 @@ def to_manifest(folder: Path) -> str:
     Of `MLmodel` only the flavors count, since MLflow and users rewrite the rest; a folder but those
     of the flavor is one line, over the lines of its files.
     """
-    found = _digests(folder, {EVIDENCE_FOLDER})
+    found = _digests(folder, LATER)
     return "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(found.items()))
 
 
@@ -67,7 +69,7 @@ def check_manifest(folder: Path, manifest: str, without: Collection[str] = ()) -
         without: Files and folders at the top that were not fetched.
     """
     logged = {p: s for p, s in _read(manifest).items() if p.partition("/")[0] not in without}
-    found = _digests(folder, {*without, EVIDENCE_FOLDER})
+    found = _digests(folder, {*without, *LATER})
     differing = [path for path in logged if found.get(path, logged[path]) != logged[path]]
     gone = sorted(logged.keys() - found.keys())
     added = [p for p in found.keys() - logged.keys() if p.partition("/")[0] in _LISTED]

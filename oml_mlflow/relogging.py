@@ -24,7 +24,7 @@ from oml_mlflow.flavor import (
     log_anchored,
     write_model,
 )
-from oml_mlflow.manifest import CODE_FOLDER, EVIDENCE_FOLDER, check_files
+from oml_mlflow.manifest import CODE_FOLDER, LATER, check_files
 from oml_mlflow.names import IMG
 from oml_mlflow.package import FLAVOR_NAME, read_package
 from oml_mlflow.registry import ModelVersion, get_version, logged_tags
@@ -116,5 +116,5 @@ def _save(source: Path, path: str, mlflow_model: Model, **_options: Any) -> None
 
 def _ignored(source: Path, folder: str, names: list[str]) -> set[str]:
     inside = Path(folder).relative_to(source)
-    gone = {Path(name) for name in (*_REWRITTEN, EVIDENCE_FOLDER, _OWN_CODE)}
+    gone = {Path(name) for name in (*_REWRITTEN, *LATER, _OWN_CODE)}
     return {name for name in names if inside / name in gone or name == "__pycache__"}

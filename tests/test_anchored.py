@@ -18,6 +18,7 @@ from oml_mlflow import PipelinePair
 from oml_mlflow.custody import trace_bytes
 from oml_mlflow.errors import PackageError
 from oml_mlflow.examination import plan, verify
+from oml_mlflow.flavor import SIGNATURE
 from oml_mlflow.manifest import MANIFEST_TAG
 from oml_mlflow.promotion import promote
 from oml_mlflow.targets import Target, open_target
@@ -124,7 +125,8 @@ def test_what_mlflow_and_promotions_add_is_no_change(versions: Pairs) -> None:
     (folder / "environment_variables.txt").write_text("# by MLflow\n")
     (folder / "code" / "oml_mlflow" / "__pycache__").mkdir(exist_ok=True)
     (folder / "code" / "oml_mlflow" / "__pycache__" / "names.cpython-310.pyc").write_bytes(b"\0")
-    mlflow.models.set_signature("models:/clip/1", oml_mlflow.flavor.SIGNATURE)
+    model_id = folder.parent.name
+    mlflow.models.set_signature(f"models:/{model_id}", SIGNATURE)
     assert len(oml_mlflow.load_model("models:/clip/1").embed_text(["a cat"])) == 1
 
 
