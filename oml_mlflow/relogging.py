@@ -63,7 +63,10 @@ def relog(
     with tempfile.TemporaryDirectory(prefix="oml_mlflow-") as scratch:
         folder = _download(version, Path(scratch))
         check_files(folder, logged_tags(version))
-        package = read_package(folder)
+        stored = [read_package(folder, p) for p in read_package(folder).stored_profiles]
+        told = version.tags.items()
+        # the one that it was logged for; MLmodel does not keep their order
+        package = next((p for p in stored if identity_tags(p).items() <= told), stored[0])
         exactness = {k: v for k, v in version.tags.items() if k == EXACTNESS_TAG}
         info = log_anchored(
             partial(_save, folder),
@@ -77,9 +80,9 @@ def relog(
             validate_serving_input=False,
         )
     client = mlflow.MlflowClient()
-    told = client.get_model_version(version.name, version.version).description or ""
+    card = client.get_model_version(version.name, version.version).description or ""
     line = f"Relogged from version {version.version} with oml_mlflow {oml_mlflow.__version__}."
-    card = f"{without_block(told).rstrip()}\n\n{line}\n".lstrip()
+    card = f"{without_block(card).rstrip()}\n\n{line}\n".lstrip()
     client.update_model_version(version.name, info.registered_model_version, card)
     return info
 
