@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     )
     from oml_mlflow.pair import PipelinePair
     from oml_mlflow.pipeline import EmbeddingModel, MiningFunction, ONNXPipeline
+    from oml_mlflow.relogging import relog
     from oml_mlflow.targets import open_target
     from oml_mlflow.template import EmbeddingModelConfig, ONNXPipelineConfig
     from oml_mlflow.ways_in import promote, reconcile, rollback
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "EmbeddingModel",
@@ -43,6 +44,7 @@ __all__ = [
     "open_target",
     "promote",
     "reconcile",
+    "relog",
     "rollback",
     "save_model",
 ]
@@ -60,6 +62,7 @@ _HOMES = {
     ),
     "pair": ("PipelinePair",),
     "pipeline": ("EmbeddingModel", "MiningFunction", "ONNXPipeline"),
+    "relogging": ("relog",),
     "targets": ("open_target",),
     "template": ("EmbeddingModelConfig", "ONNXPipelineConfig"),
     "ways_in": ("promote", "reconcile", "rollback"),

@@ -33,6 +33,7 @@ def cli() -> None:
 for _verb in (
     cli_model.export,
     cli_model.log,
+    cli_model.relog,
     cli_model.check,
     cli_database.preflight,
     cli_promotion.plan,

@@ -90,9 +90,10 @@ def plan_all(
     from oml_mlflow.fleet_text import exit_code, show_plan
     from oml_mlflow.plan_file import write_plan
     from oml_mlflow.reconciler import Reconciler
+    from oml_mlflow.remarks import with_remarks
 
     reconciler = Reconciler(fleet_configuration(target, timeout))
-    found = reconciler.look(models or None, targets=_only(target), terms=terms).plan
+    found = with_remarks(reconciler.look(models or None, targets=_only(target), terms=terms))
     if out:
         write_plan(Path(out), found, terms, target or "", models)
     if as_json:

@@ -1,4 +1,4 @@
-"""Verbs that need no database: export, log, check."""
+"""Verbs that need no database: export, log, relog, check."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oml_mlflow import console
+from oml_mlflow import __version__, console
 from oml_mlflow.profiles import DEFAULT_PROFILE, get_profile
 
 if TYPE_CHECKING:
@@ -110,6 +110,36 @@ def log(
             register_alias(version, alias)
         shown = f"registered {version.uri}" + (f", alias {alias}" if alias else "")
         console.out.print(shown, markup=False)
+
+
+@click.command()
+@click.argument("model_uri")
+@console.json_option
+def relog(model_uri: str, as_json: bool) -> None:
+    """Make a new version of MODEL_URI: the same bytes and evidence, with today's code and pins.
+
+    Neither alias nor database is touched; what the files were compared with is said.
+    """
+    from oml_mlflow.manifest import UNANCHORED
+    from oml_mlflow.registry import get_version, is_anchored
+    from oml_mlflow.relogging import relog as run
+
+    source = get_version(model_uri)
+    anchored = is_anchored(source)
+    made = f"models:/{source.name}/{run(source.uri).registered_model_version}"
+    if as_json:
+        console.show_json({"source": source.uri, "anchored": anchored, "version": made})
+        return
+    if not anchored:
+        console.out.print(
+            f"{source.uri} was {UNANCHORED}; they were compared with its MLmodel file only.",
+            markup=False,
+        )
+    console.out.print(
+        f"registered {made}: the bytes of {source.uri}, code of oml_mlflow {__version__}. "
+        f"Next: point the alias to it, or oml-mlflow promote {made}",
+        markup=False,
+    )
 
 
 @click.command()

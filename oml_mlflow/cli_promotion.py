@@ -17,6 +17,7 @@ from oml_mlflow.cli_fleet import (
 )
 from oml_mlflow.console import html_option, json_option, name_option, target_option
 from oml_mlflow.errors import ParityError
+from oml_mlflow.manifest import UNANCHORED
 from oml_mlflow.policy import WARNED
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _show_plan(planned: Plan, database: Target) -> None:
     lines = [
         f"Target {planned.target}   {observed.name}: "
         + (f"{live.origin}, generation {live.generation}" if live else "nothing live"),
-        f"Wanted {planned.title}",
+        f"Wanted {planned.title}" + ("" if planned.anchored else f", {UNANCHORED}"),
     ]
     if planned.pending:
         lines.append(f"First  {planned.pending}")

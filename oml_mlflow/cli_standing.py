@@ -18,9 +18,10 @@ def status_of_all(as_json: bool) -> None:
     from oml_mlflow.fleet_text import show_standings
     from oml_mlflow.reconciler import Reconciler
     from oml_mlflow.registry import shown_registry
+    from oml_mlflow.remarks import with_remarks
 
     config = fleet_configuration()
-    found = Reconciler(config).look().plan
+    found = with_remarks(Reconciler(config).look())
     if as_json:
         show_pass(found.standings, [], as_json)
     else:

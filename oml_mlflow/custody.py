@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.manifest import MANIFEST_TAG, check_manifest
 from oml_mlflow.names import SIDES, check_export_name
 from oml_mlflow.package import read_package
 from oml_mlflow.proposal import live_names
-from oml_mlflow.registry import get_version, local_files
+from oml_mlflow.registry import UNUSED, get_version, local_files, logged_tags
 from oml_mlflow.targets import Target
 
 
@@ -42,6 +43,9 @@ def trace_bytes(
         name: Export name there; the registered model's name by default.
         files: Exported files to look at too; by the end of their names, ``_img.onnx`` and
             ``_txt.onnx``, they are told apart.
+
+    Raises:
+        PackageError: If the registry says that the version's files are not those that were logged.
     """
     version = get_version(model_uri)
     names = live_names(check_export_name(name or version.name))
@@ -50,11 +54,16 @@ def trace_bytes(
         side = next((s for s in SIDES if path.stem.endswith(s)), SIDES[0])
         found.append((side, f"file {path.name}", fingerprint_file(path)))
     with local_files(version) as folder, target.session("fingerprints", create=False) as session:
+        manifest = logged_tags(version).get(MANIFEST_TAG)
+        if manifest is not None:
+            check_manifest(folder, manifest, UNUSED)
         package = read_package(folder)
         for side in SIDES:
             path = package.paths[side]
             place = f"artifact {version.uri} {path.relative_to(package.folder)}"
-            found.append((side, place, fingerprint_file(path)))
+            # just read for the manifest, and found equal
+            sha256 = fingerprint_file(path) if manifest is None else package.fingerprints[side]
+            found.append((side, place, sha256))
             place = f"database {target.uri} {names[side]}"
             found.append((side, place, session.loaded_fingerprint(names[side])))
     return [

@@ -23,7 +23,7 @@ from oml_mlflow.proposal import (
     plan_candidate,
     verify_candidate,
 )
-from oml_mlflow.registry import get_version, identified, local_files
+from oml_mlflow.registry import get_version, identified, is_anchored
 from oml_mlflow.targets import Target, open_target
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def plan(
         found = observe(session, export_name)
         planned = plan_candidate(session, database, healed(found), candidate, adopt)
         pending = describe_pending(found.state)
-        return replace(planned, pending=pending, paths=candidate.paths)
+        anchored = is_anchored(version)
+        return replace(planned, pending=pending, paths=candidate.paths, anchored=anchored)
 
 
 def examine(
@@ -123,12 +124,15 @@ def verify(
 
     Returns:
         The comparison; nothing is raised for a difference.
+
+    Raises:
+        RegistryError, PackageError: See `promote`.
     """
     version = get_version(model_uri)
     export_name = check_export_name(name or version.name).upper()
     database = open_target(target) if isinstance(target, str) else target
     with (
-        local_files(version) as folder,
+        checked_files(version) as folder,
         database.session(f"verify {export_name}", create=False) as session,
     ):
         live = observe(session, export_name).live

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterable, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import mlflow
 import pandas as pd
-import yaml
 from mlflow import pyfunc
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
@@ -23,27 +20,27 @@ from mlflow.tracking.artifact_utils import _download_artifact_from_uri
 from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema
 from mlflow.utils.environment import (
     _CONDA_ENV_FILE_NAME,
-    _CONSTRAINTS_FILE_NAME,
     _PYTHON_ENV_FILE_NAME,
-    _REQUIREMENTS_FILE_NAME,
-    _mlflow_conda_env,
-    _process_conda_env,
-    _process_pip_requirements,
-    _PythonEnv,
     _validate_env_arguments,
 )
-from mlflow.utils.file_utils import get_total_file_size, write_to
+from mlflow.utils.file_utils import get_total_file_size
 from mlflow.utils.model_utils import (
     _copy_extra_files,
     _validate_and_copy_code_paths,
     _validate_and_prepare_target_save_path,
 )
-from packaging.requirements import InvalidRequirement, Requirement
 
 import oml_mlflow
 from oml_mlflow.embedder import PairEmbedder
-from oml_mlflow.errors import ConfigError, PackageError
+from oml_mlflow.environment import (
+    get_default_conda_env,
+    get_default_pip_requirements,
+    index_requirements,
+    write_environment,
+)
+from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Listener, silent
+from oml_mlflow.manifest import CODE_TAG, MANIFEST_TAG, check_manifest, to_manifest
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.package import (
     FLAVOR_NAME,
@@ -51,6 +48,7 @@ from oml_mlflow.package import (
     GOLDEN_FOLDER,
     PROFILES_FOLDER,
     SOURCE_FOLDER,
+    PackagedPair,
     read_package,
 )
 from oml_mlflow.scoring import PyfuncPair
@@ -59,6 +57,15 @@ if TYPE_CHECKING:
     from oml_mlflow.evidence import Evidence
     from oml_mlflow.pair import PipelinePair
     from oml_mlflow.profiles import Profile
+
+__all__ = [
+    "_load_pyfunc",
+    "get_default_conda_env",
+    "get_default_pip_requirements",
+    "load_model",
+    "log_model",
+    "save_model",
+]
 
 SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -71,22 +78,7 @@ SIGNATURE = ModelSignature(
     outputs=Schema([ColSpec(Array(DataType.float), "embedding")]),
 )
 INPUT_EXAMPLE = pd.DataFrame({"text": ["a photo of a cat", "two dogs on a beach"]})
-_REQUIRED = ("onnxruntime", "onnxruntime-extensions", "numpy", "pandas", "pillow", "pyyaml")
-
-
-def get_default_pip_requirements() -> list[str]:
-    """Return what serving a pair needs, pinned to what is installed here.
-
-    Without torch and transformers, and without oml_mlflow: it is on no index, where anybody could
-    register its name, and travels inside the model as code.
-    """
-    return [f"{name}=={version(name)}" for name in _REQUIRED]
-
-
-def get_default_conda_env() -> dict[str, Any]:
-    """Return the default conda environment of a logged pair."""
-    env: dict[str, Any] = _mlflow_conda_env(additional_pip_deps=get_default_pip_requirements())
-    return env
+EXACTNESS_TAG = "oml.exactness"
 
 
 def save_model(
@@ -143,7 +135,7 @@ def save_model(
     from oml_mlflow.evidence import gather_evidence
 
     _validate_env_arguments(conda_env, pip_requirements, extra_pip_requirements)
-    index_lines = _index_requirements(package_index)
+    index_lines = index_requirements(package_index)
     root = Path(path).absolute()
     _validate_and_prepare_target_save_path(str(root))
     own_code = [] if package_index else [str(Path(oml_mlflow.__file__).parent)]
@@ -161,27 +153,51 @@ def save_model(
         evidence.save(root / GOLDEN_FOLDER)
         entries = _copy_profiles(made, root)
     _copy_companions(pair, root)
+    section = {
+        "format_version": FORMAT_VERSION,
+        "dims": pair.dims,
+        "metadata": pair.metadata,
+        "loss": evidence.exactness.loss if evidence.exactness else {},
+        "profiles": entries,
+        "code": code,
+        **_copy_extra_files(extra_files, str(root)),
+    }
+    environment = conda_env, pip_requirements, extra_pip_requirements
+    write_model(model, root, section, *environment, index_lines=index_lines)
+
+
+def write_model(
+    model: Model,
+    root: Path,
+    section: Mapping[str, Any],
+    conda_env: dict[str, Any] | str | None = None,
+    pip_requirements: list[str] | str | None = None,
+    extra_pip_requirements: list[str] | str | None = None,
+    *,
+    index_lines: Sequence[str] = (),
+) -> None:
+    """Write the MLmodel and environment files of a model whose other files are there.
+
+    Args:
+        model: The model object to add the flavor to.
+        root: Its folder.
+        section: What the flavor's section says, but for the release.
+        conda_env: As in every flavor.
+        pip_requirements: As in every flavor.
+        extra_pip_requirements: As in every flavor.
+        index_lines: What `index_requirements` returned.
+    """
     pyfunc.add_to_model(
         model,
         loader_module="oml_mlflow",
         conda_env=_CONDA_ENV_FILE_NAME,
         python_env=_PYTHON_ENV_FILE_NAME,
-        code=code,
+        code=section["code"],
     )
-    model.add_flavor(
-        FLAVOR_NAME,
-        format_version=FORMAT_VERSION,
-        oml_mlflow_version=oml_mlflow.__version__,
-        dims=pair.dims,
-        metadata=pair.metadata,
-        loss=evidence.exactness.loss if evidence.exactness else {},
-        profiles=entries,
-        code=code,
-        **_copy_extra_files(extra_files, str(root)),
-    )
+    model.add_flavor(FLAVOR_NAME, **{**section, "oml_mlflow_version": oml_mlflow.__version__})
     model.model_size_bytes = get_total_file_size(str(root))
     model.save(str(root / MLMODEL_FILE_NAME))
-    _write_environment(root, conda_env, pip_requirements, extra_pip_requirements, index_lines)
+    write_environment(root, conda_env, pip_requirements, extra_pip_requirements, index_lines)
 
 
 def log_model(
@@ -211,8 +227,9 @@ def log_model(
     """Log a pipeline pair to MLflow, and register it if a name is given.
 
     Arguments are those of every flavor's ``log_model`` and of `save_model`. Writes: a logged
-    model with the pair's facts as params and tags; with `registered_model_name` a model version
-    with the same tags and a description that says what it is and how exact.
+    model with the pair's facts as params and tags, among them sha256 of every file; with
+    `registered_model_name` a model version with the same tags and a description that says what it
+    is and how exact.
 
     Returns:
         MLflow's ``ModelInfo``; ``registered_model_version`` is set if it was registered.
@@ -223,15 +240,15 @@ def log_model(
     with tempfile.TemporaryDirectory() as scratch:
         pairs = for_profiles(pair, profiles, Path(scratch), on_event)
         evidence = gather_evidence(pairs, on_event)
-        info = Model.log(
-            artifact_path=artifact_path,
-            name=name,
-            flavor=sys.modules[__name__],
+        info = log_anchored(
+            save_model,
             registered_model_name=registered_model_name,
             await_registration_for=await_registration_for,
+            tags={**identity_tags(pair), **_exactness_tag(evidence), **(tags or {})},
+            artifact_path=artifact_path,
+            name=name,
             metadata=metadata,
-            params={**_facts(pair), **(params or {})},
-            tags={**_tags(pair, evidence), **(tags or {})},
+            params={**facts_of(pair), **(params or {})},
             model_type=model_type,
             step=step,
             model_id=model_id,
@@ -255,6 +272,53 @@ def log_model(
         mlflow.MlflowClient().update_model_version(
             registered_model_name, info.registered_model_version, model_card(pair, evidence)
         )
+    return info
+
+
+@dataclass
+class _Saver:
+    """A flavor to MLflow's eyes, that keeps the manifest of what it saved."""
+
+    save: Callable[..., None]
+    __name__ = "oml_mlflow.flavor"
+    manifest = ""
+
+    def save_model(self, path: str, **options: Any) -> None:
+        self.save(path=path, **options)
+        self.manifest = to_manifest(Path(path))
+
+
+def log_anchored(
+    save: Callable[..., None],
+    *,
+    registered_model_name: str | None,
+    await_registration_for: int,
+    tags: Mapping[str, Any],
+    **options: Any,
+) -> ModelInfo:
+    """Log what `save` writes, with its manifest in a tag, and register it with the same tags.
+
+    The tag is there before a version is, so that nobody sees one without it.
+
+    Args:
+        save: Writes a model folder, as `save_model` does.
+        registered_model_name: Registered model; None registers nothing.
+        await_registration_for: Seconds to wait until the version is ready.
+        tags: Further tags.
+        options: For ``Model.log`` and `save`.
+    """
+    saver = _Saver(save)
+    info = Model.log(flavor=saver, tags=dict(tags), **options)
+    anchors = {CODE_TAG: oml_mlflow.__version__, MANIFEST_TAG: saver.manifest}
+    mlflow.MlflowClient().set_logged_model_tags(info.model_id, anchors)
+    if registered_model_name is not None:
+        made = mlflow.register_model(
+            f"models:/{info.model_id}",
+            registered_model_name,
+            await_registration_for,
+            tags={**tags, **anchors},
+        )
+        info.registered_model_version = made.version
     return info
 
 
@@ -289,33 +353,31 @@ def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
         ``(n, dims)`` float32.
 
     Raises:
-        PackageError: If it is no pair, or its bytes are not those that were logged.
+        PackageError: If it is no pair, or its files are not those that were logged: the registry
+            says what they are, its code too. Of a folder, and of what was logged by an early
+            release, only the ONNX files are compared, with what the MLmodel file says.
     """
-    return _open(_download_artifact_from_uri(artifact_uri=model_uri, output_path=dst_path))
+    from oml_mlflow.registry import locate
+
+    uri, tags = locate(model_uri)
+    folder = _download_artifact_from_uri(artifact_uri=uri, output_path=dst_path)
+    return _open(folder, tags)
 
 
 def _load_pyfunc(path: str) -> PyfuncPair:
-    """Return the pair as MLflow's pyfunc and scoring server want it."""
-    return PyfuncPair(_open(path))
+    """Return the pair as MLflow's pyfunc and scoring server want it.
+
+    A folder is all that it gets, and nobody says which version that is: its ONNX files are compared
+    with its own MLmodel file only, and this very code came with it.
+    """
+    return PyfuncPair(_open(path, {}))
 
 
-def _open(path: str) -> PairEmbedder:
+def _open(path: str, tags: Mapping[str, str]) -> PairEmbedder:
     package = read_package(path)
-    package.check_fingerprints()
+    known = check_manifest(package.folder, tags[MANIFEST_TAG]) if MANIFEST_TAG in tags else {}
+    package.check_fingerprints(known)
     return package.embedder()
-
-
-def _index_requirements(package_index: str | None) -> list[str]:
-    if package_index is None:
-        return []
-    parts = urlsplit(package_index)
-    if parts.scheme not in ("https", "http", "file") or parts.username or parts.password:
-        raise ConfigError(
-            "package_index is no plain URL: wanted https://host/simple without credentials, which "
-            "would be stored with the model. Nothing was saved.",
-            hint="keep credentials in pip's configuration or keyring.",
-        )
-    return [f"--extra-index-url {package_index}", f"oml-mlflow=={oml_mlflow.__version__}"]
 
 
 def _copy_profiles(pairs: Sequence[PipelinePair], root: Path) -> dict[str, Any]:
@@ -357,7 +419,8 @@ def _copy_companions(pair: PipelinePair, root: Path) -> None:
         shutil.copyfile(source, root / SOURCE_FOLDER / source.name)
 
 
-def _facts(pair: PipelinePair) -> dict[str, Any]:
+def facts_of(pair: PipelinePair | PackagedPair) -> dict[str, Any]:
+    """Return what a logged model's params say of a pair."""
     return {
         "oml.model_name": pair.metadata.get("model_name", "unknown"),
         "oml.template": pair.metadata.get("template", "unknown"),
@@ -366,54 +429,17 @@ def _facts(pair: PipelinePair) -> dict[str, Any]:
     }
 
 
-def _tags(pair: PipelinePair, evidence: Evidence) -> dict[str, str]:
-    report = evidence.exactness
-    verdict = "not run" if report is None else f"max abs {report.max_abs():.1e}"
+def identity_tags(pair: PipelinePair | PackagedPair) -> dict[str, str]:
+    """Return the tags that say which pair it is."""
     return {
         "oml.sha256_img": pair.fingerprints[IMG],
         "oml.sha256_txt": pair.fingerprints[TXT],
         "oml.dims": str(pair.dims),
-        "oml.exactness": verdict
-        if report is None or report.ok
-        else f"{verdict}, NOT within limits",
     }
 
 
-def _write_environment(
-    root: Path,
-    conda_env: dict[str, Any] | str | None,
-    pip_requirements: list[str] | str | None,
-    extra_pip_requirements: list[str] | str | None,
-    index_lines: Sequence[str],
-) -> None:
-    if conda_env is None:
-        default = None if pip_requirements is not None else get_default_pip_requirements()
-        if default is not None and isinstance(extra_pip_requirements, list):
-            default = _without(default, extra_pip_requirements)
-        env, requirements, constraints = _process_pip_requirements(
-            default, pip_requirements, extra_pip_requirements
-        )
-    else:
-        env, requirements, constraints = _process_conda_env(conda_env)
-    if index_lines:
-        requirements = [*index_lines, *requirements]
-        for dependency in env["dependencies"]:
-            if isinstance(dependency, dict) and "pip" in dependency:
-                dependency["pip"] = [*index_lines, *dependency["pip"]]
-    conda_file = root / _CONDA_ENV_FILE_NAME
-    conda_file.write_text(yaml.safe_dump(env, default_flow_style=False), encoding="utf-8")
-    if constraints:
-        write_to(str(root / _CONSTRAINTS_FILE_NAME), "\n".join(constraints))
-    write_to(str(root / _REQUIREMENTS_FILE_NAME), "\n".join(requirements))
-    _PythonEnv.current().to_yaml(str(root / _PYTHON_ENV_FILE_NAME))
-
-
-def _without(requirements: list[str], others: Iterable[str]) -> list[str]:
-    """Drop requirements that `others` name too: MLflow would ask the network which to take."""
-    named = set()
-    for other in others:
-        try:
-            named.add(Requirement(other).name.lower())
-        except InvalidRequirement:
-            continue
-    return [line for line in requirements if Requirement(line).name.lower() not in named]
+def _exactness_tag(evidence: Evidence) -> dict[str, str]:
+    report = evidence.exactness
+    verdict = "not run" if report is None else f"max abs {report.max_abs():.1e}"
+    is_right = report is None or report.ok
+    return {EXACTNESS_TAG: verdict if is_right else f"{verdict}, NOT within limits"}

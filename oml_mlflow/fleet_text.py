@@ -28,7 +28,7 @@ def show_standings(title: str, standings: Sequence[Standing]) -> None:
                 standing.wanted,
                 _live(standing),
                 standing.state,
-                standing.text,
+                "; ".join((standing.text, *standing.remarks)),
                 standing.hint,
             )
             for standing in standings
@@ -50,6 +50,7 @@ def show_plan(plan: FleetPlan) -> None:
         lines.append(_line(standing))
         if standing.hint:
             lines.append(f"       Next: {standing.hint}")
+        lines += [f"       {remark}." for remark in standing.remarks]
     same = sum(standing.state == IN_SYNC for standing in plan.standings)
     if same:
         lines.append(f"In sync: {same} of {len(plan.standings)}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -50,10 +51,15 @@ class PackagedPair:
     unknown_operators: dict[str, tuple[str, ...]]
     stored_profiles: tuple[str, ...] = ()
 
-    def check_fingerprints(self) -> None:
-        """Raise PackageError if bytes are not those that were logged, or name other files."""
+    def check_fingerprints(self, known: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Raise PackageError if bytes are not those that were logged, or name other files.
+
+        Args:
+            known: sha256 that was just computed, by path in the package.
+        """
         for side in SIDES:
-            found = fingerprint_file(self.paths[side])
+            relative = self.paths[side].relative_to(self.folder.resolve()).as_posix()
+            found = known.get(relative) or fingerprint_file(self.paths[side])
             if found != self.fingerprints[side]:
                 raise PackageError(
                     f"{self.paths[side].name}: sha256 is {found[:12]}…, MLmodel says "

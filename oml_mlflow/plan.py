@@ -39,6 +39,7 @@ class Plan:
         geometry: How its vectors stand to the live ones; None where none are compared.
         pending: What an earlier run left, and what is done about it first; empty if nothing.
         paths: Files to load, by side.
+        anchored: Whether the registry says what the version's files are.
     """
 
     target: str
@@ -50,6 +51,7 @@ class Plan:
     geometry: Geometry | None = None
     pending: str = ""
     paths: Mapping[str, Path] = field(default_factory=dict)
+    anchored: bool = True
 
     def to_steps(self) -> list[tuple[str, str]]:
         """Return sign and text of each step, as terraform shows them."""
@@ -101,6 +103,7 @@ class Plan:
             "dependants": [vars(dependant) for dependant in self.observed.dependants],
             "steps": [{"sign": sign, "text": text} for sign, text in self.to_steps()],
             "pending": self.pending,
+            "anchored": self.anchored,
         }
 
 

@@ -13,13 +13,14 @@ from oml_mlflow.errors import ApplyError
 from oml_mlflow.events import Listener
 from oml_mlflow.geometry_guard import with_geometry
 from oml_mlflow.ledger import UNVERIFIED, VERIFIED, LedgerEntry, this_process
+from oml_mlflow.manifest import check_files
 from oml_mlflow.names import SIDES, model_name
 from oml_mlflow.observed import Observed
 from oml_mlflow.package import read_package
 from oml_mlflow.plan import Plan, plan_promotion
 from oml_mlflow.probes import ParityReport
 from oml_mlflow.profiles import get_profile
-from oml_mlflow.registry import ModelVersion, local_files
+from oml_mlflow.registry import UNUSED, ModelVersion, local_files, logged_tags
 from oml_mlflow.runtime import not_run_reason
 from oml_mlflow.targets import Target
 from oml_mlflow.verification import demand_parity, verify_pair
@@ -39,19 +40,20 @@ def checked_files(version: ModelVersion) -> Iterator[Path]:
 
     Raises:
         RegistryError: If the files can't be had.
-        PackageError: If the bytes of a file are others, twice if they were downloaded.
+        PackageError: If the bytes of a file are others than the registry says, or, for a version
+            without a manifest, than its MLmodel file says; twice if they were downloaded.
     """
-    with local_files(version, _check_package) as folder:
+
+    def check(folder: Path) -> None:
+        check_files(folder, logged_tags(version), without=UNUSED)
+        for profile in read_package(folder).stored_profiles:
+            package = read_package(folder, profile)
+            package.probes()
+            if not package.unverifiable:
+                package.references()
+
+    with local_files(version, check) as folder:
         yield folder
-
-
-def _check_package(folder: Path) -> None:
-    for profile in read_package(folder).stored_profiles:
-        package = read_package(folder, profile)
-        package.check_fingerprints()
-        package.probes()
-        if not package.unverifiable:
-            package.references()
 
 
 def choose_candidate(

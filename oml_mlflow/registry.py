@@ -16,17 +16,22 @@ import mlflow
 import sqlalchemy.exc
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 
 from oml_mlflow.bindings import BIND_TAG
 from oml_mlflow.errors import PackageError, RegistryError, RegistryUnreachable
+from oml_mlflow.manifest import CODE_FOLDER, EVIDENCE_FOLDER, MANIFEST_TAG
 
 _log = logging.getLogger(__name__)
 _DEFAULT_EXPERIMENT = "0"
 # the part of what requests raises that people want to read
 _CAUSE = re.compile(r"\(Caused by \w+\(.*?\): (?P<why>[^\"]+)\"\)\)")
 # most of a version's files, none of which a database needs; each would be a request
-_UNUSED = {"code", "oml_mlflow"}
+UNUSED = {CODE_FOLDER, EVIDENCE_FOLDER}
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
+_LOGGED_MODEL = re.compile(r"models:/(m-\w+)")
+_COPIES = 8
 _URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 
 
@@ -41,6 +46,7 @@ class ModelVersion:
         aliases: Aliases that point to it.
         tags: Its tags.
         registry: Which registry and model; see `Registered`. Empty unless asked for.
+        source: URI that it was registered from.
     """
 
     name: str
@@ -49,6 +55,7 @@ class ModelVersion:
     aliases: tuple[str, ...]
     tags: dict[str, str]
     registry: str = ""
+    source: str = ""
 
     @property
     def uri(self) -> str:
@@ -103,7 +110,7 @@ def get_version(model_uri: str) -> ModelVersion:
             hint="check MLFLOW_TRACKING_URI and the name, or set the alias on the model's page "
             "in the MLflow UI.",
         ) from error
-    return _to_version(found)
+    return to_version(found)
 
 
 def registry_id() -> str:
@@ -145,14 +152,8 @@ def get_registered(name: str, registry: str) -> Registered | None:
     Raises:
         RegistryUnreachable: If the registry does not answer, or with another error.
     """
-    with _answering(f"registered model {name}"):
-        try:
-            found = mlflow.MlflowClient().get_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != _MISSING:
-                raise
-            return None
-    return _to_registered(found, registry)
+    found = _found(lambda client: client.get_registered_model(name), f"registered model {name}")
+    return _to_registered(found, registry) if found else None
 
 
 def list_tagged(registry: str) -> list[Registered]:
@@ -196,6 +197,93 @@ def tag_version(version: ModelVersion, key: str, value: str) -> None:
     mlflow.MlflowClient().set_model_version_tag(version.name, version.version, key, value)
 
 
+def logged_tags(version: ModelVersion) -> Mapping[str, str]:
+    """Return the tags that logging wrote for a version's files; none for an early release's.
+
+    They are the version's own, or, where it was registered or copied without them, those of its
+    logged model or of the version it was copied from. Read-only; no call where they are its own.
+
+    Raises:
+        RegistryUnreachable: If the registry does not answer, or with an error.
+    """
+    for _ in range(_COPIES):
+        if MANIFEST_TAG in version.tags:
+            return version.tags
+        if logged := _LOGGED_MODEL.fullmatch(version.source):
+            return _model_tags(logged[1])
+        copied = _URI.fullmatch(version.source)
+        origin = find_version(copied["name"], copied["version"] or "") if copied else None
+        if origin is None:
+            break
+        version = origin
+    return {}
+
+
+def find_version(name: str, version: str) -> ModelVersion | None:
+    """Return a version, or None if there is no such one. Read-only; one call.
+
+    Raises:
+        RegistryUnreachable: If the registry does not answer, or with another error.
+    """
+    found = _found(lambda client: client.get_model_version(name, version), f"{name} {version}")
+    return to_version(found) if found else None
+
+
+def is_anchored(version: ModelVersion) -> bool:
+    """Return whether the registry says what a version's files are; see `logged_tags`."""
+    return MANIFEST_TAG in logged_tags(version)
+
+
+def locate(model_uri: str) -> tuple[str, Mapping[str, str]]:
+    """Return the URI of the very files that a URI means now, and the tags that logging wrote.
+
+    Args:
+        model_uri: As MLflow takes it; a folder has no tags.
+
+    Raises:
+        RegistryError: If there is no such version.
+        RegistryUnreachable: If the registry does not answer, or with an error.
+    """
+    client = mlflow.MlflowClient()
+    if model_uri.startswith("models:"):
+        parts = get_model_name_and_version(client, model_uri)
+        if len(parts) == 1:
+            return model_uri, _model_tags(parts[0])
+        version = get_version(f"models:/{parts[0]}/{parts[1]}")
+        return version.uri, logged_tags(version)
+    if RunsArtifactRepository.is_runs_uri(model_uri):
+        run_id, name = RunsArtifactRepository.parse_runs_uri(model_uri)
+        with _answering(f"what run {run_id} logged"):
+            experiment, token = client.get_run(run_id).info.experiment_id, None
+            while True:
+                page = client.search_logged_models(
+                    [experiment], filter_string=f"name = '{name}'", page_token=token
+                )
+                # the first one, as MLflow itself takes it
+                if of_run := [model for model in page if model.source_run_id == run_id]:
+                    return model_uri, of_run[0].tags
+                token = page.token
+                if not token:
+                    break
+    return model_uri, {}
+
+
+def _model_tags(model_id: str) -> Mapping[str, str]:
+    found = _found(lambda client: client.get_logged_model(model_id), f"logged model {model_id}")
+    return found.tags if found else {}
+
+
+def _found(ask: Callable[[mlflow.MlflowClient], Any], what: str) -> Any:
+    """Return what the registry says of something, or None if there is no such thing."""
+    with _answering(what):
+        try:
+            return ask(mlflow.MlflowClient())
+        except MlflowException as error:
+            if error.error_code != _MISSING:
+                raise
+            return None
+
+
 def fetch_version(version: ModelVersion, folder: str | Path | None = None) -> Path:
     """Return a local folder with a version's files, downloaded if they are remote.
 
@@ -214,7 +302,7 @@ def fetch_version(version: ModelVersion, folder: str | Path | None = None) -> Pa
         if not entries:
             raise FileNotFoundError("there are none")
         for entry in entries:
-            if entry.path not in _UNUSED:
+            if entry.path not in UNUSED:
                 source.download_artifacts(entry.path, str(folder))
     except (MlflowException, OSError) as error:
         raise RegistryError(
@@ -287,13 +375,15 @@ def _to_registered(found: Any, registry: str) -> Registered:
     )
 
 
-def _to_version(found: Any) -> ModelVersion:
+def to_version(found: Any) -> ModelVersion:
+    """Return a version as MLflow has it."""
     return ModelVersion(
         name=found.name,
         version=str(found.version),
         run_id=found.run_id or "",
         aliases=tuple(found.aliases or ()),
         tags=dict(found.tags or {}),
+        source=found.source or "",
     )
 
 

@@ -73,6 +73,7 @@ class Standing:
         waits_for: Targets that must have the version first.
         drift: What was changed behind our back.
         is_error: Whether somebody has to do something before it can be in sync.
+        remarks: What to know of the versions besides; see `oml_mlflow.remarks`.
     """
 
     target: str
@@ -87,6 +88,7 @@ class Standing:
     waits_for: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
     is_error: bool = False
+    remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it for programs; no secrets."""

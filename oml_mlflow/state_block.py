@@ -123,6 +123,12 @@ def parse(description: str | None) -> Block | None:
     return Block(unquote(found["model"]), found["version"], _read(data["rows"]) if data else ())
 
 
+def without_block(description: str) -> str:
+    """Return a description without our block; as it is if its markers were changed."""
+    found = _find(description)
+    return description[: found.start()] + description[found.end() :] if found else description
+
+
 def update(rows: Iterable[Row], *changed: Row) -> tuple[Row, ...]:
     """Return rows with some of them new; others stay."""
     by_place = {row.place: row for row in (*rows, *changed)}

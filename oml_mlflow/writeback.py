@@ -18,6 +18,7 @@ from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.ledger import UNVERIFIED, LedgerEntry, now
 from oml_mlflow.names import IMG, TXT
 from oml_mlflow.parity_evidence import log_parity
+from oml_mlflow.registry import is_anchored, to_version
 from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, merge, parse, update
 
 if TYPE_CHECKING:
@@ -197,6 +198,8 @@ def _show(model: str, version: str, row: Row, warnings: list[str]) -> bool:
     client = mlflow.MlflowClient()
     with _one_writer:
         found = client.get_model_version(model, version)
+        if row.state == LIVE and not is_anchored(to_version(found)):
+            row = replace(row, result=f"{row.result}; unanchored")
         rows: tuple[Row, ...] = (row,)
         is_copy, changed = False, True
         for _ in range(2):

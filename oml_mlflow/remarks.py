@@ -1,0 +1,88 @@
+"""Remarks: what to know of versions that are live, or to be, besides how their names stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from packaging.version import InvalidVersion, Version
+
+from oml_mlflow.fleet import View
+from oml_mlflow.ledger import LedgerEntry, is_other_registry
+from oml_mlflow.manifest import CODE_TAG, MANIFEST_TAG, UNANCHORED
+from oml_mlflow.registry import find_version, logged_tags
+from oml_mlflow.standing import FleetPlan, Standing
+
+# Code of ours that versions carry: the release that mends it, and what is wrong with it before.
+# Versions that do not say which release logged them were logged before 0.2.0.
+KNOWN_FAULTS = (
+    ("0.2.0", "requests can take gigabytes or start other programs, junk is embedded as text"),
+)
+
+
+def known_faults(code: str) -> list[str]:
+    """Return what is wrong with the code that a version carries.
+
+    Args:
+        code: Release of this package that logged it; empty if it does not say.
+    """
+    try:
+        logged_by = Version(code or "0")
+    except InvalidVersion:
+        return [f"{code!r} is no release of it"]
+    return [what for mended_in, what in KNOWN_FAULTS if logged_by < Version(mended_in)]
+
+
+def with_remarks(view: View) -> FleetPlan:
+    """Return how everything stands, with remarks on each version that is live or to be. Read-only.
+
+    It costs one call for each version, and a second one for those without a manifest of their own.
+    Of a version that was deleted, or is of another registry, nothing is said.
+
+    Raises:
+        RegistryUnreachable: If the registry does not answer, or with an error.
+    """
+    known: dict[tuple[str, str], tuple[str, ...]] = {}
+    standings = []
+    for standing in view.plan.standings:
+        remarks: tuple[str, ...] = ()
+        for version in _versions(standing, view):
+            if version not in known:
+                known[version] = tuple(_remarks(*version))
+            remarks += known[version]
+        standings.append(replace(standing, remarks=remarks))
+    return FleetPlan(tuple(standings))
+
+
+def _remarks(model: str, number: str) -> Iterator[str]:
+    version = find_version(model, number)
+    if version is None:
+        return
+    tags = logged_tags(version)
+    if MANIFEST_TAG not in tags:
+        yield f"{model} {number} is {UNANCHORED}"
+    code = tags.get(CODE_TAG, "")
+    if faults := known_faults(code):
+        yield (
+            f"{model} {number} is served by code of oml_mlflow {code or 'before 0.2.0'}, which has "
+            f"known faults: {'; '.join(faults)}. `oml-mlflow relog {version.uri}` makes a version "
+            "with the same bytes and today's code"
+        )
+
+
+def _versions(standing: Standing, view: View) -> list[tuple[str, str]]:
+    live, change = standing.live, standing.change
+    found = []
+    if live is not None and live.version and not _is_elsewhere(live, view):
+        found.append((live.registered_model, live.version))
+    if change is not None and (wanted := (change.binding.model, change.version)) not in found:
+        found.append(wanted)
+    return found
+
+
+def _is_elsewhere(live: LedgerEntry, view: View) -> bool:
+    model = view.models.get(live.registered_model)
+    if model is not None:
+        return is_other_registry(live.registry, model.registry)
+    here = next((known.registry for known in view.models.values() if known), "")
+    return is_other_registry(live.registry.partition(":")[0], here.partition(":")[0])
