@@ -80,6 +80,10 @@ class PairEmbedder:
             rows.append(self._run(TXT, values.reshape([-1, *shape[1:]] if shape else [])))
         return self._stack(rows)
 
+    def open(self, side: str) -> None:
+        """Load a side's graph now, not when it is first used."""
+        self._session(side)
+
     def _session(self, side: str) -> Any:
         with self._lock:
             if side not in self._sessions:
