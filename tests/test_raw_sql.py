@@ -109,7 +109,7 @@ def test_untrusted_text_makes_no_database(tmp_path: Path) -> None:
 
 def test_a_table_is_never_a_variable_of_this_process(target: EmbeddedTarget) -> None:
     frame = pyarrow.table({"x": ["a variable of this process"]})
-    with target.connect() as connection, pytest.raises(TargetError, match="frame does not exist"):
+    with pytest.raises(TargetError, match="frame does not exist"), target.connect() as connection:
         connection._raw.execute("SELECT * FROM frame")
     assert frame is not None
 
