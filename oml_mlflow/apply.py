@@ -17,6 +17,7 @@ from oml_mlflow.ledger import (
     WHOLE,
     LedgerEntry,
     LiveState,
+    LoadedModel,
     Work,
     now,
     this_process,
@@ -94,6 +95,12 @@ def describe_pending(state: LiveState) -> str:
         else f"finished, generation {work.entry.generation} live"
     )
     return f"the {work.entry.action} of {state.name} begun by {work.holder}{since} is {done}"
+
+
+def describe_rewritten(damaged: Mapping[str, LoadedModel]) -> str:
+    """Return which models' bytes are written again, and why; or nothing."""
+    told = [f"{model.name} was {model.damage}" for model in damaged.values()]
+    return f"{'; '.join(told)}; written again" if told else ""
 
 
 def carry_out(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from oml_mlflow.names import showable
+
 FILE, TAG, DEPLOYMENT = "file", "tag", "deployment"
 # tags of a registered model
 BIND_TAG, PAUSE_TAG = "oml.bind", "oml.paused"
@@ -97,7 +99,7 @@ def settle(
     for binding in sorted(set(bindings), key=lambda b: (b, b.source)):
         if binding.target not in accepted:
             known = ", ".join(sorted(accepted)) or "none"
-            reason = f"there is no target {binding.target!r}; there are {known}"
+            reason = f"there is no target {showable(binding.target)}; there are {known}"
             refusals.append(Refusal(binding, reason, "add it to oml_mlflow.toml."))
         elif binding.source == TAG and binding.target not in allowed:
             reason = f"target {binding.target} takes no bindings from tags"

@@ -107,7 +107,7 @@ def status(target: str | None, timeout: float | None, as_json: bool) -> None:
                 m.dims or "?",
                 f"{m.size_bytes:,}",
                 f"{m.fingerprint[:12]}…" if m.fingerprint else "?",
-                "of others" if m.foreign else _origin(m.metadata),
+                m.damage or ("of others" if m.foreign else _origin(m.metadata)),
                 f"{m.loaded_at:%Y-%m-%d %H:%M:%S}",
             )
             for m in models
@@ -257,15 +257,26 @@ def fingerprints(
 
 @click.command()
 @click.argument("statement")
+@click.option(
+    "--untrusted",
+    is_flag=True,
+    help="Only read this database: no files, network or settings, whoever wrote STATEMENT.",
+)
 @target_option
 @json_option
-def sql(statement: str, target: str | None, timeout: float | None, as_json: bool) -> None:
-    """Run SQL in an embedded database; loaded models are functions, as in CLIP_TXT('a cat')."""
+def sql(
+    statement: str, untrusted: bool, target: str | None, timeout: float | None, as_json: bool
+) -> None:
+    """Run SQL in an embedded database; loaded models are functions, as in CLIP_TXT('a cat').
+
+    STATEMENT may do all that you may: it reads and writes files, loads extensions, and can change
+    this database's own tables. For text of others there is --untrusted.
+    """
     from oml_mlflow.targets.embedded import EmbeddedTarget
 
     chosen = console.choose_target(target, timeout)
     database = EmbeddedTarget.from_uri(chosen.uri, timeout_s=chosen.timeout_s)
-    with database.connect("a statement") as connection:
+    with database.connect("a statement", untrusted=untrusted) as connection:
         rows = connection.execute(statement).fetchall()
         columns = connection.columns
     if as_json:

@@ -108,7 +108,7 @@ def plan(
         console.show_json(planned.to_json())
     else:
         _show_plan(planned, database)
-    if detailed_exitcode and planned.work is not None:
+    if detailed_exitcode and (planned.work is not None or planned.pending):
         sys.exit(CHANGES_PENDING)
 
 

@@ -251,7 +251,7 @@ def check_uri(uri: str, key: str, values: Values) -> str:
             "holds a password, which would end up in logs; it was not used",
             hint=f"take it out, and set {PASSWORD_ENV}. Then change the password.",
         )
-    elif not uri.startswith("embedded:///"):
+    elif not uri.startswith(EMBEDDED) or "@" in uri:
         raise values.wrong(
             key,
             "is no URI of a target",

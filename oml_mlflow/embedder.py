@@ -118,6 +118,10 @@ class PairEmbedder:
             del values  # it is given back with the rest
         return vector
 
+    def open(self, side: str) -> None:
+        """Load a side's graph now, not when it is first used."""
+        self._session(side)
+
     def _session(self, side: str) -> Any:
         with self._lock:
             if side not in self._sessions:

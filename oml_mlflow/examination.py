@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from oml_mlflow.apply import describe_pending, observe
+from oml_mlflow.apply import describe_pending, describe_rewritten, observe
 from oml_mlflow.candidate import registered
 from oml_mlflow.choice import ask, pair_needs
 from oml_mlflow.events import Listener, silent
@@ -59,10 +59,16 @@ def plan(
     ):
         candidate = choose_candidate(folder, version, database, False, on_event, session)
         found = observe(session, export_name)
-        planned = plan_candidate(session, database, healed(found), candidate, adopt)
-        pending = describe_pending(found.state)
-        anchored = is_anchored(version)
-        return replace(planned, pending=pending, paths=candidate.paths, anchored=anchored)
+        ours = candidate.fingerprints.values()
+        seen = healed(found).rewritten(ours)
+        planned = plan_candidate(session, database, seen, candidate, adopt)
+        pending = [describe_pending(found.state), describe_rewritten(found.damaged(ours))]
+        return replace(
+            planned,
+            pending="; ".join(filter(None, pending)),
+            paths=candidate.paths,
+            anchored=is_anchored(version),
+        )
 
 
 def examine(

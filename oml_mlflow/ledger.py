@@ -36,6 +36,8 @@ class LoadedModel:
         metadata: Template metadata, and where it came from.
         loaded_at: When, UTC.
         foreign: Whether nothing says that this package loaded it.
+        damage: What was done to the bytes that are stored for it, as behind "was"; empty if they
+            are those of `fingerprint`, or the database does not give them back.
     """
 
     name: str
@@ -46,6 +48,7 @@ class LoadedModel:
     metadata: dict[str, Any]
     loaded_at: datetime
     foreign: bool = False
+    damage: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from oml_mlflow.ledger import (
@@ -73,7 +73,21 @@ class Observed:
     def is_whole(self) -> bool:
         """Return whether both live models are there, and what the ledger says."""
         there = all(name in self.models for name in self.live_names.values())
-        return self.live is not None and there and not self.strangers()
+        is_intact = there and not any(self.models[n].damage for n in self.live_names.values())
+        return self.live is not None and is_intact and not self.strangers()
+
+    def damaged(self, fingerprints: Collection[str]) -> dict[str, LoadedModel]:
+        """Return by fingerprint models of these bytes whose stored ones are others, or gone."""
+        models = self.models.values()
+        return {m.fingerprint: m for m in models if m.damage and m.fingerprint in fingerprints}
+
+    def rewritten(self, fingerprints: Collection[str]) -> Observed:
+        """Return what will be there once the bytes of damaged models are written again."""
+        models = {
+            name: replace(m, damage="") if m.fingerprint in fingerprints else m
+            for name, m in self.models.items()
+        }
+        return replace(self, models=models)
 
     def kept(self) -> dict[int, dict[str, str]]:
         """Return slot names by side of every generation that is loaded whole but not live."""
@@ -126,7 +140,9 @@ def unusable(work: Work, models: Mapping[str, LoadedModel]) -> list[str]:
         models: What is there, by name.
     """
     found = {name: models.get(name) for name in work.uploads}
-    return [name for name, m in found.items() if m is None or m.foreign or not m.fingerprint]
+    return [
+        name for name, m in found.items() if m is None or m.foreign or m.damage or not m.fingerprint
+    ]
 
 
 def healed(observed: Observed) -> Observed:

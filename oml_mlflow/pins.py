@@ -23,7 +23,7 @@ from oml_mlflow.errors import (
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.fleet import Fleet
 from oml_mlflow.ledger import LedgerEntry, this_process
-from oml_mlflow.names import check_export_name
+from oml_mlflow.names import check_export_name, showable
 from oml_mlflow.observed import healed
 from oml_mlflow.plan import plan_rollback
 from oml_mlflow.promotion import promote_files
@@ -330,7 +330,7 @@ def _target(config: Config, target: str) -> TargetConfig:
     if target not in config.targets:
         known = ", ".join(sorted(config.targets)) or "none"
         raise ConfigError(
-            f"there is no target {target!r} in the configuration; there are {known}.",
+            f"there is no target {showable(target)} in the configuration; there are {known}.",
             hint="run `oml-mlflow config show`.",
         )
     return config.targets[target]

@@ -179,12 +179,19 @@ def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str 
     chosen = observed.entry(to) if to is not None else None
     if to is None or to not in kept or chosen is None:
         shown = ", ".join(f"{g} ({e.origin})" for g in kept if (e := observed.entry(g))) or "none"
-        wanted = "no older generation" if to is None else f"generation {to}, which"
+        wanted = "no older generation" if to is None else f"no generation {to}"
         raise ApplyError(
             f"{observed.name} can't go back: {wanted} is kept in {target}; kept are: {shown}. "
             "The live pair is as it was.",
             hint="name a kept one with --to, or promote the version again.",
         )
+    for model in (observed.models[slot] for slot in kept[to].values()):
+        if model.damage:
+            raise TargetError(
+                f"{observed.name} can't go back to generation {to} ({chosen.origin}): {model.name} "
+                f"was {model.damage}. The live pair is as it was.",
+                hint="promote that version again: the file is written anew.",
+            )
     number = observed.next_generation()
     entry = replace(
         chosen,

@@ -11,6 +11,7 @@ from typing import Any
 from oml_mlflow import __version__
 from oml_mlflow.bindings import Binding
 from oml_mlflow.errors import ConfigError, PlanStale
+from oml_mlflow.files import keep_private
 from oml_mlflow.ledger import now, this_process
 from oml_mlflow.standing import FORMAT_VERSION, Change, FleetPlan
 from oml_mlflow.terms import Terms
@@ -67,7 +68,11 @@ def waiting_in(plan: FleetPlan) -> tuple[Key, ...]:
 def write_plan(
     path: Path, plan: FleetPlan, terms: Terms, target: str, models: Collection[str]
 ) -> None:
-    """Write a plan for `read_plan`. No secrets are in it."""
+    """Write a plan for `read_plan`, which only its owner can read. No secrets are in it.
+
+    Raises:
+        ConfigError: If the file can't be written.
+    """
     document = {
         **plan.to_json(),
         "made": {"by": this_process(), "at": f"{now():%Y-%m-%d %H:%M:%S} UTC"},
@@ -77,7 +82,14 @@ def write_plan(
         "models": sorted(models),
         "waiting": waiting_in(plan),
     }
-    path.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+    try:
+        keep_private(path)
+        path.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} can't be written ({error.strerror}). Nothing was changed.",
+            hint="name another file with --out.",
+        ) from error
 
 
 def read_plan(path: Path) -> SavedPlan:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oml_mlflow.apply import Promotion, carry_out, heal, observe
+from oml_mlflow.apply import Promotion, carry_out, describe_rewritten, heal, observe
 from oml_mlflow.candidate import Candidate, registered
 from oml_mlflow.choice import ask, pair_needs
 from oml_mlflow.errors import OmlMlflowError, OtherOwner, Pinned, PlanStale
@@ -249,6 +249,12 @@ class _Run:
             candidate = choose(session)
             observed = observe(session, name)
             self._demand_owner(observed, candidate)
+            if damaged := observed.damaged(candidate.fingerprints.values()):
+                for side, fingerprint in candidate.fingerprints.items():
+                    if fingerprint in damaged:
+                        session.load(damaged[fingerprint], candidate.paths[side], self.on_event)
+                mended = "; ".join(filter(None, [mended, describe_rewritten(damaged)]))
+                observed = observed.rewritten(damaged)
             planned = plan_candidate(session, self.database, observed, candidate, terms.adopt)
             live = planned.observed.live
             if planned.work is None and live is not None:

@@ -127,14 +127,15 @@ class OracleSettings:
         """
         place, _, query = uri.removeprefix(PREFIX).partition("?")
         credentials, _, dsn = place.rpartition("@")
-        if ":" in credentials or credentials.count("/"):
+        user, dsn = unquote(credentials), unquote(dsn)
+        # a '?' in a password ends the place too early
+        if set(user) & set(":/@") or (not user and "@" in query):
             raise _password_in_uri()
         options = dict(parse_qsl(query, keep_blank_values=True))
         _check_keys(options)
-        user, dsn = unquote(credentials), unquote(dsn)
         if not uri.startswith(PREFIX) or not user or not dsn:
             raise ConfigError(
-                f"{PREFIX}{dsn} is no URI of an Oracle target: it names no "
+                "that is no URI of an Oracle target: it names no "
                 f"{'user' if not user else 'database'}.",
                 hint="write it as oracle://user@host:1521/service, or oracle://user@alias.",
             )
@@ -232,7 +233,7 @@ def read_secret(path: Path, what: str = "password", ways: str = "") -> Secret:
 
 def _check_keys(options: Mapping[str, str]) -> None:
     unknown = [key for key in options if key not in _KEYS]
-    if any(_SECRET_KEYS.fullmatch(key) or key == "wallet_password" for key in unknown):
+    if any(_SECRET_KEYS.fullmatch(k) or k == "wallet_password" or "@" in k for k in unknown):
         raise _password_in_uri()
     if unknown:
         raise ConfigError(

@@ -64,6 +64,8 @@ class Held:
                 found.append(f"{name} was dropped")
             elif (model := strangers.get(name)) is not None:
                 found.append(_altered(model, live.fingerprints.get(side, "")))
+            elif damage := observed.models[name].damage:
+                found.append(f"{name} was {damage}")
         return tuple(found)
 
 

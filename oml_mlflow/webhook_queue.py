@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oml_mlflow.errors import ConfigError
+from oml_mlflow.files import keep_private
 
 _FORMAT = 1
 _SCHEMA = f"""
@@ -113,10 +114,12 @@ class WebhookQueue:
 
     def _open(self) -> sqlite3.Connection:
         try:
+            # SQLite gives its log the mode of the file
+            keep_private(self._path)
             connection = sqlite3.connect(
                 self._path, timeout=2.0, isolation_level=None, check_same_thread=False
             )
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise self._unusable(error) from error
         try:
             # held until it is closed, or this process dies
@@ -133,7 +136,7 @@ class WebhookQueue:
             raise self._unusable(error) from error
         return connection
 
-    def _unusable(self, error: sqlite3.Error) -> ConfigError:
+    def _unusable(self, error: Exception) -> ConfigError:
         if "locked" in str(error):
             return ConfigError(
                 f"another receiver has the queue {self._path}. Nothing was changed.",

@@ -15,7 +15,7 @@ ORACLE = [
 ]
 # each module may import from its own line and those above
 LAYERS = [
-    {"errors", "events", "spool"},
+    {"errors", "events", "files", "spool"},
     {"fingerprint", "graph.protobuf", "ledger", "names", "profiles"},
     {"precision"},
     {"graph.encoder", "graph.image", "graph.ops", "graph.retarget", "graph.text", "graph.wire"},
@@ -41,6 +41,7 @@ LAYERS = [
     {"plan"},
     {"capability", "graph.capability_models", "preflight"},
     {"connection", "targets", "targets.base", "targets.embedded", "targets.embedded_schema"}
+    | {"targets.embedded_catalog", "targets.embedded_files"}
     | {"targets.embedded_session", "targets.embedded_survey"}
     | {f"targets.oracle{part}" for part in ORACLE},
     {"choice", "geometry_guard", "hooks", "verification"},

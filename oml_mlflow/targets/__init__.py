@@ -21,7 +21,7 @@ def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:
     Raises:
         ConfigError: If there is no such kind of target.
     """
-    scheme, _, rest = uri.partition(":")
+    scheme = uri.partition(":")[0]
     if scheme == "embedded":
         from oml_mlflow.targets.embedded import EmbeddedTarget
 
@@ -30,8 +30,8 @@ def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:
         from oml_mlflow.targets.oracle import OracleTarget
 
         return OracleTarget.from_uri(uri, timeout_s=timeout_s)
-    shown = scheme if rest else "no scheme"
+    # whatever it is, it may hold a password
     raise ConfigError(
-        f"there is no target of kind {shown!r}.",
+        "that is no URI of a target.",
         hint="use embedded:///folder, or oracle://user@host:1521/service.",
     )

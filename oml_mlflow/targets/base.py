@@ -68,6 +68,8 @@ class Session(Protocol):
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
         """Load the bytes of a file under a name that is free. Writes: a model; commits.
 
+        A model with `damage` is there already: its bytes are written again, at once.
+
         Raises:
             TargetError: If the bytes are not those of the model's fingerprint, or the database
                 refuses them; then no model of that name is there.

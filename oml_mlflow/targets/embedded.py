@@ -8,12 +8,9 @@ GB of memory and a database six times that size (measured with DuckDB 2.0).
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import re
 import threading
-import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -22,14 +19,16 @@ import duckdb
 import numpy as np
 
 from oml_mlflow.embedder import PairEmbedder
-from oml_mlflow.errors import ConfigError, TargetError, TargetLocked
+from oml_mlflow.errors import ConfigError, TargetError
 from oml_mlflow.ledger import Dependant, LoadedModel
 from oml_mlflow.names import IMG
 from oml_mlflow.package import PREFERRED_PROFILE
 from oml_mlflow.policy import ParityPolicy
 from oml_mlflow.runtime import Ends
 from oml_mlflow.targets.base import KEPT_GENERATIONS
-from oml_mlflow.targets.embedded_schema import SCHEMA
+from oml_mlflow.targets.embedded_catalog import alone, make_file, open_file, private_log
+from oml_mlflow.targets.embedded_files import find_damage, identity
+from oml_mlflow.targets.embedded_schema import SCHEMA, loaded_model
 
 if TYPE_CHECKING:
     from oml_mlflow.plan import Plan
@@ -40,10 +39,6 @@ if TYPE_CHECKING:
 
 CATALOG = "catalog.duckdb"
 MODELS_FOLDER = "models"
-_POLL_S = 0.1
-_guard = threading.Lock()
-_owners: dict[str, threading.RLock] = {}
-_HOLDER = re.compile(r"Conflicting lock is held in (.*?)\.?(?: See also|$)", re.DOTALL)
 
 
 class EmbeddedTarget:
@@ -57,6 +52,9 @@ class EmbeddedTarget:
         timeout_s: How long to wait for another process to let go of the database.
         keep: How many generations before the live one stay loaded.
         policy: How close vectors must be to their references.
+
+    Attributes:
+        refusal: Why a model's function refused in the statement that runs, or ran last.
     """
 
     def __init__(
@@ -70,7 +68,9 @@ class EmbeddedTarget:
         self.folder = Path(folder).expanduser().absolute()
         self.timeout_s, self.keep = timeout_s, keep
         self.policy = policy or ParityPolicy()
+        self.refusal: TargetError | None = None
         self._embedders: dict[str, PairEmbedder] = {}
+        self._lock = threading.Lock()
 
     @classmethod
     def from_uri(cls, uri: str, *, timeout_s: float = 30.0) -> EmbeddedTarget:
@@ -78,7 +78,7 @@ class EmbeddedTarget:
         prefix = "embedded:///"
         if not uri.startswith(prefix) or len(uri) == len(prefix) or "?" in uri or "@" in uri:
             raise ConfigError(
-                f"{uri.split('@')[-1]!r} is no URI of an embedded target.",
+                "that is no URI of an embedded target.",
                 hint="use embedded:///folder, or embedded:////absolute/folder.",
             )
         return cls(unquote(uri.removeprefix(prefix)), timeout_s=timeout_s)
@@ -92,8 +92,19 @@ class EmbeddedTarget:
         """Return its URI."""
         return f"EmbeddedTarget({self.uri!r})"
 
-    def sql(self, statement: str, parameters: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
+    def sql(
+        self,
+        statement: str,
+        parameters: Sequence[Any] | None = None,
+        *,
+        untrusted: bool = False,
+    ) -> list[tuple[Any, ...]]:
         """Run one or more SQL statements; return the rows of the last. Commits.
+
+        A statement may do all that this process may: DuckDB reads and writes files (``COPY``,
+        ``ATTACH``, ``read_text``), loads extensions, and through them reaches the network, and it
+        can change our own tables in the schema ``oml``. Never put text of others in it: give that
+        as a parameter, or have the statement run as `untrusted`.
 
         Every loaded model is a SQL function of its own name: ``CLIP_TXT(text)`` and
         ``CLIP_IMG(blob)`` give ``FLOAT[dims]``, NULL for NULL.
@@ -101,25 +112,30 @@ class EmbeddedTarget:
         Args:
             statement: SQL of DuckDB.
             parameters: Values for ``?`` in it.
+            untrusted: Only read what is in this database, whoever wrote the statement: no files, no
+                network, no extensions, no settings, and nothing is changed. It can read all that is
+                in it, our own tables too, and neither its time nor its memory is bounded.
 
         Raises:
             TargetLocked: If another process holds the database for longer than the timeout.
-            TargetError: If DuckDB refuses the statement.
+            TargetError: If DuckDB refuses the statement, or the file of a model that it calls does
+                not hold its bytes.
         """
-        with self.connect("a statement") as connection:
+        with self.connect("a statement", untrusted=untrusted) as connection:
             return connection.execute(statement, parameters).fetchall()
 
     @contextlib.contextmanager
     def connect(
-        self, purpose: str = "a connection", *, create: bool = True
+        self, purpose: str = "a connection", *, create: bool = True, untrusted: bool = False
     ) -> Iterator[Connection]:
         """Hold the database open, with every loaded model as a SQL function.
 
         Args:
             purpose: What for, as an error would say it.
             create: Make the database if there is none.
+            untrusted: For statements of others; see `sql`. Nothing is made then.
         """
-        with self._open(purpose, create) as raw:
+        with self._open(purpose, create, untrusted) as raw:
             connection = Connection(raw, self)
             try:
                 yield connection
@@ -145,13 +161,16 @@ class EmbeddedTarget:
                 yield EmbeddedSession(self, Connection(raw, self))
             return
         with self.connect(purpose, create=create) as connection:
-            yield EmbeddedSession(self, connection)
+            session = EmbeddedSession(self, connection)
+            yield session
+            if create:
+                session.note_identities()
 
     def survey(self) -> Survey:
         """Return what is held under all export names, with one query. Read-only.
 
-        A database that is not there holds nothing, and is not made. Files of models are looked at,
-        not read: one that is gone or of another size is told, other bytes of the same size are not.
+        A database that is not there holds nothing, and is not made. A model's file is read only if
+        it is another than the one that was hashed last, by this process or by a promotion.
 
         Raises:
             TargetLocked: If another process holds the database for longer than the timeout.
@@ -198,101 +217,72 @@ class EmbeddedTarget:
         return self.folder / MODELS_FOLDER / f"{fingerprint}.onnx"
 
     def embedder(self, model: LoadedModel) -> PairEmbedder:
-        """Return what runs a loaded model; sessions are kept while this target is."""
-        if model.fingerprint not in self._embedders:
-            path = self.model_path(model.fingerprint)
-            if not path.is_file():
-                raise TargetError(
-                    f"{model.name}: its file {path} is gone; the catalogue still lists it. "
-                    "Nothing was changed.",
-                    hint="promote the version again.",
+        """Return what runs a loaded model; sessions are kept while this target is.
+
+        Its file is looked at each time: one that was exchanged is refused even where a session has
+        the right bytes still, so that all processes answer alike.
+
+        Raises:
+            TargetError: If its file does not hold its bytes.
+        """
+        path, fingerprint = self.model_path(model.fingerprint), model.fingerprint
+        with self._lock:
+            damage = find_damage(path, fingerprint)
+            if not damage and fingerprint not in self._embedders:
+                before = identity(path)
+                ends = {model.side: Ends(**model.metadata.get("ends", {}))}
+                made = PairEmbedder(path, path, model.dims, ends)
+                made.open(model.side)
+                self._embedders[fingerprint] = made
+                # onnxruntime opens the file by its name, once more
+                if identity(path) != before:
+                    del self._embedders[fingerprint]
+                    damage = f"changed: its file {path} is another than before it was loaded"
+            if damage:
+                self.refusal = TargetError(
+                    f"{model.name} was {damage}. Nothing was embedded.",
+                    hint="promote its version again, or run `oml-mlflow apply --heal`: the file is "
+                    "written anew.",
                 )
-            ends = {model.side: Ends(**model.metadata.get("ends", {}))}
-            self._embedders[model.fingerprint] = PairEmbedder(path, path, model.dims, ends)
-        return self._embedders[model.fingerprint]
+                raise self.refusal
+            return self._embedders[fingerprint]
 
     @contextlib.contextmanager
-    def _open(self, purpose: str, create: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        if not create and not (self.folder / CATALOG).is_file():
+    def _open(
+        self, purpose: str, create: bool, untrusted: bool
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        if not (create and not untrusted) and not (self.folder / CATALOG).is_file():
             raise TargetError(
                 f"there is no embedded database in {self.folder}. Nothing was made.",
                 hint="check the target's folder, or promote a version into it first.",
             )
-        try:
-            (self.folder / MODELS_FOLDER).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TargetError(
-                f"folder {self.folder} can't be made ({error.strerror}).",
-                hint="give another folder, or change its permissions.",
-            ) from error
-        with self.alone(purpose), self.open_file(purpose) as connection:
-            connection.execute(SCHEMA)
-            yield connection
-
-    @contextlib.contextmanager
-    def alone(self, purpose: str) -> Iterator[None]:
-        """Keep other threads of this process away, as the file's own lock does other processes.
-
-        DuckDB gives all connections of a process one set of functions: a second one that offered
-        the same models would be refused (measured with 2.0). A survey offers none, and goes on.
-
-        Raises:
-            TargetLocked: If another thread holds the database for longer than the timeout.
-        """
-        path = os.path.realpath(self.folder / CATALOG)
-        with _guard:
-            owner = _owners.setdefault(path, threading.RLock())
-        if not owner.acquire(timeout=self.timeout_s):
-            raise TargetLocked(
-                f"{path} is held by another thread of this process; waited {self.timeout_s:g} s "
-                f"for {purpose}. Nothing was changed.",
-                hint="wait for it, or wait longer (--timeout).",
-                details={"holder": "another thread of this process"},
-            )
-        try:
-            yield
-        finally:
-            owner.release()
-
-    @contextlib.contextmanager
-    def open_file(self, purpose: str) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Hold the database's file open; wait for another process to let go of it.
-
-        Args:
-            purpose: What for, as an error would say it.
-
-        Raises:
-            TargetLocked: If another process holds it for longer than the timeout.
-            TargetError: If it can't be opened, or DuckDB refuses what is done inside.
-        """
-        path, deadline = self.folder / CATALOG, time.monotonic() + self.timeout_s
-        while True:
+        if untrusted:
+            with self.alone(purpose), self.open_file(purpose, untrusted=True) as connection:
+                yield connection
+            return
+        with self.alone(purpose):
             try:
-                connection = duckdb.connect(str(path))
-                break
-            except duckdb.IOException as error:
-                holder = _HOLDER.search(str(error))
-                if holder is None:
-                    raise TargetError(
-                        f"{path} can't be opened: {error}", hint="check the file and its folder."
-                    ) from error
-                if time.monotonic() >= deadline:
-                    raise TargetLocked(
-                        f"{path} is held by {holder[1].strip()}; waited {self.timeout_s:g} s for "
-                        f"{purpose}. Nothing was changed.",
-                        hint="close that process's connection, or wait longer (--timeout).",
-                        details={"holder": holder[1].strip()},
-                    ) from error
-                time.sleep(_POLL_S)
-        try:
-            yield connection
-        except duckdb.Error as error:
-            raise TargetError(
-                f"the database refused: {_first_lines(error)}",
-                hint="correct the statement; `oml-mlflow status` lists the loaded models.",
-            ) from error
-        finally:
-            connection.close()
+                self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                (self.folder / MODELS_FOLDER).mkdir(mode=0o700, exist_ok=True)
+                make_file(self.folder / CATALOG)
+            except OSError as error:
+                raise TargetError(
+                    f"folder {self.folder} can't be made ({error.strerror}).",
+                    hint="give another folder, or change its permissions.",
+                ) from error
+            with self.open_file(purpose) as connection, private_log(self.folder / CATALOG):
+                connection.execute(SCHEMA)
+                yield connection
+
+    def alone(self, purpose: str) -> AbstractContextManager[None]:
+        """Keep other threads of this process away; see `embedded_catalog.alone`."""
+        return alone(self.folder / CATALOG, purpose, self.timeout_s)
+
+    def open_file(
+        self, purpose: str, *, untrusted: bool = False
+    ) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """Hold the database's file open; see `embedded_catalog.open_file`."""
+        return open_file(self.folder / CATALOG, purpose, self.timeout_s, untrusted=untrusted)
 
 
 class Connection:
@@ -304,17 +294,35 @@ class Connection:
         self.offer_functions()
 
     def execute(self, statement: str, parameters: Sequence[Any] | None = None) -> Connection:
-        """Run SQL; fetch the rows with `fetchall`."""
-        self._raw.execute(statement, parameters)
+        """Run SQL; fetch the rows with `fetchall`.
+
+        Raises:
+            TargetError: If the file of a model that it calls does not hold its bytes.
+        """
+        with self._own_refusals():
+            self._raw.execute(statement, parameters)
         return self
 
     def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> None:
         """Run one statement for many sets of values."""
-        self._raw.executemany(statement, parameters)
+        with self._own_refusals():
+            self._raw.executemany(statement, parameters)
 
     def fetchall(self) -> list[tuple[Any, ...]]:
         """Return all rows of the last statement; none if it gives none."""
-        return self._raw.fetchall() if self._raw.description else []
+        with self._own_refusals():
+            return self._raw.fetchall() if self._raw.description else []
+
+    @contextlib.contextmanager
+    def _own_refusals(self) -> Iterator[None]:
+        """Raise what a model's function refused with, instead of DuckDB's account of it."""
+        self._target.refusal = None
+        try:
+            yield
+        except duckdb.Error:
+            if self._target.refusal is not None:
+                raise self._target.refusal from None
+            raise
 
     @property
     def columns(self) -> list[str]:
@@ -371,16 +379,3 @@ def _as_function(target: EmbeddedTarget, model: LoadedModel) -> Any:
         )
 
     return embed
-
-
-def loaded_model(row: tuple[Any, ...]) -> LoadedModel:
-    """Return a row of the catalogue."""
-    name, side, fingerprint, dims, size_bytes, written, loaded_at = row
-    metadata = json.loads(written)
-    # every promotion writes where a model came from, if only that it is in no registry
-    foreign = "registered_model" not in metadata
-    return LoadedModel(name, side, fingerprint, dims, size_bytes, metadata, loaded_at, foreign)
-
-
-def _first_lines(error: Exception) -> str:
-    return "\n".join(str(error).splitlines()[:4])

@@ -6,7 +6,7 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
-from oml_mlflow.ledger import LedgerEntry
+from oml_mlflow.ledger import LedgerEntry, LoadedModel
 from oml_mlflow.names import IMG, TXT
 from oml_mlflow.survey import Note
 
@@ -60,6 +60,10 @@ CREATE TABLE IF NOT EXISTS oml.columns (
     model VARCHAR NOT NULL,
     source VARCHAR NOT NULL,
     PRIMARY KEY (name, table_column)
+);
+CREATE TABLE IF NOT EXISTS oml.files (
+    fingerprint VARCHAR PRIMARY KEY,
+    identity VARCHAR NOT NULL
 );
 CREATE TABLE IF NOT EXISTS oml.notes (
     name VARCHAR NOT NULL,
@@ -122,6 +126,15 @@ def ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
         promoted_by=promoted_by,
         registry=registry,
     )
+
+
+def loaded_model(row: tuple[Any, ...]) -> LoadedModel:
+    """Return a row of the catalogue."""
+    name, side, fingerprint, dims, size_bytes, written, loaded_at = row
+    metadata = json.loads(written)
+    # every promotion writes where a model came from, if only that it is in no registry
+    foreign = "registered_model" not in metadata
+    return LoadedModel(name, side, fingerprint, dims, size_bytes, metadata, loaded_at, foreign)
 
 
 def note_from(row: tuple[Any, ...]) -> Note:

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from oml_mlflow.errors import ConfigError, PlanStale, TargetError
-from oml_mlflow.events import Event, Listener, silent
-from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.events import Listener, silent
 from oml_mlflow.geometry import pack_vectors, unpack_vectors
 from oml_mlflow.ledger import (
     CLEANING,
@@ -41,6 +37,14 @@ from oml_mlflow.names import SIDES, check_column, check_export_name, model_name
 from oml_mlflow.preflight import FAILED, OK, Check
 from oml_mlflow.survey import Note
 from oml_mlflow.targets.embedded import MODELS_FOLDER, Connection, EmbeddedTarget
+from oml_mlflow.targets.embedded_files import (
+    LOADING_PREFIX,
+    as_found,
+    copy_whole,
+    find_damage,
+    hashed_identity,
+    read_fingerprint,
+)
 from oml_mlflow.targets.embedded_schema import (
     LEDGER_COLUMNS,
     ledger_entry,
@@ -51,9 +55,6 @@ from oml_mlflow.targets.embedded_schema import (
 
 if TYPE_CHECKING:
     from oml_mlflow.capability import CapabilityTable
-
-_COPY_BYTES = 4 * 2**20
-_LOADING_PREFIX = ".loading-"
 
 
 class EmbeddedSession:
@@ -69,8 +70,25 @@ class EmbeddedSession:
         return str(version).removeprefix("v")
 
     def list_models(self) -> list[LoadedModel]:
-        """Return the catalogue; a model whose file is gone or changed is not ours. Read-only."""
-        return [as_found(self._target, model) for model in self._connection.models()]
+        """Return the catalogue, each model as its file is. Read-only."""
+        return as_found(self._connection.models(), self._target.model_path, self._noted())
+
+    def _noted(self) -> dict[str, str]:
+        read = "SELECT fingerprint, identity FROM oml.files"
+        return dict(self._connection.execute(read).fetchall())
+
+    def note_identities(self) -> None:
+        """Write down which files this process has hashed: others need not, to tell them. Commits.
+
+        Before it runs a model, each process hashes the file itself.
+        """
+        noted = self._noted()
+        for fingerprint in {model.fingerprint for model in self._connection.models()}:
+            found = hashed_identity(self._target.model_path(fingerprint), fingerprint)
+            if found and found != noted.get(fingerprint):
+                self._connection.execute(
+                    "INSERT OR REPLACE INTO oml.files VALUES (?, ?)", [fingerprint, found]
+                )
 
     def ledger(self, name: str | None = None) -> list[LedgerEntry]:
         """Return promotions, oldest first. Read-only."""
@@ -110,14 +128,20 @@ class EmbeddedSession:
         )
 
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-        """Copy the bytes beside the database and list them under a free name. Commits."""
+        """Copy the bytes beside the database and list them under a free name. Commits.
+
+        Of a damaged model only the bytes are written again.
+        """
+        stored = self._target.model_path(model.fingerprint)
+        if model.damage:
+            copy_whole(path, stored, model, on_event)
+            return
         if any(loaded.name == model.name for loaded in self._connection.models()):
             raise TargetError(
                 f"{model.name} is taken. Nothing was loaded.", hint="run `oml-mlflow status`."
             )
-        stored = self._target.model_path(model.fingerprint)
-        if not stored.is_file() or fingerprint_file(stored) != model.fingerprint:
-            _copy_whole(path, stored, model, on_event)
+        if find_damage(stored, model.fingerprint):
+            copy_whole(path, stored, model, on_event)
         self._connection.execute(
             "INSERT INTO oml.models VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
@@ -196,7 +220,7 @@ class EmbeddedSession:
         for path in folder.glob("*.onnx"):
             if path.stem not in needed:
                 path.unlink()
-        for path in folder.glob(f"{_LOADING_PREFIX}*"):
+        for path in folder.glob(f"{LOADING_PREFIX}*"):
             path.unlink()
 
     def grants(self, names: Sequence[str]) -> tuple[Grant, ...]:
@@ -302,20 +326,17 @@ class EmbeddedSession:
         """Return the sha256 of a loaded model's file, read anew."""
         for model in self._connection.models():
             if model.name == name.upper():
-                return fingerprint_file(self._target.model_path(model.fingerprint))
+                path = self._target.model_path(model.fingerprint)
+                try:
+                    return read_fingerprint(path)
+                except OSError as error:
+                    raise TargetError(
+                        f"{model.name}: its file {path} can't be read ({error.strerror}).",
+                        hint="promote its version again.",
+                    ) from error
         raise TargetError(
             f"no model {name} is loaded in {self._target.uri}.", hint="run `oml-mlflow status`."
         )
-
-
-def as_found(target: EmbeddedTarget, model: LoadedModel) -> LoadedModel:
-    """Return a listed model as its file is: another if that was changed, nobody's if it is gone."""
-    path = target.model_path(model.fingerprint)
-    size = path.stat().st_size if path.is_file() else 0
-    if size == model.size_bytes:
-        return model
-    fingerprint = fingerprint_file(path) if size else ""
-    return replace(model, size_bytes=size, fingerprint=fingerprint, foreign=not fingerprint)
 
 
 def _stale(name: str, work: Work, state: LiveState) -> PlanStale:
@@ -324,27 +345,3 @@ def _stale(name: str, work: Work, state: LiveState) -> PlanStale:
         f"phase {state.phase}. Nothing was changed.",
         hint="run the command again.",
     )
-
-
-def _copy_whole(path: Path, stored: Path, model: LoadedModel, on_event: Listener) -> None:
-    """Copy a file under its content's name; a reader never sees part of it."""
-    done, total = 0, path.stat().st_size
-    handle, aside = tempfile.mkstemp(prefix=_LOADING_PREFIX, dir=stored.parent)
-    try:
-        with path.open("rb") as source, os.fdopen(handle, "wb") as copy:
-            while chunk := source.read(_COPY_BYTES):
-                copy.write(chunk)
-                done += len(chunk)
-                on_event(Event("upload", model.name, done, total))
-            copy.flush()
-            os.fsync(copy.fileno())
-        found = fingerprint_file(Path(aside))
-        if found != model.fingerprint:
-            raise TargetError(
-                f"{model.name}: {path.name} has sha256 {found[:12]}…, wanted "
-                f"{model.fingerprint[:12]}…. Nothing was loaded.",
-                hint="log the pair again.",
-            )
-        os.replace(aside, stored)
-    finally:
-        Path(aside).unlink(missing_ok=True)

@@ -11,9 +11,15 @@ import duckdb
 
 from oml_mlflow.ledger import LiveState, Work
 from oml_mlflow.survey import Survey, assemble
-from oml_mlflow.targets.embedded import CATALOG, EmbeddedTarget, loaded_model
-from oml_mlflow.targets.embedded_schema import LEDGER_COLUMNS, SCHEMA, ledger_entry, note_from
-from oml_mlflow.targets.embedded_session import as_found
+from oml_mlflow.targets.embedded import CATALOG, EmbeddedTarget
+from oml_mlflow.targets.embedded_files import as_found
+from oml_mlflow.targets.embedded_schema import (
+    LEDGER_COLUMNS,
+    SCHEMA,
+    ledger_entry,
+    loaded_model,
+    note_from,
+)
 
 _ENTRY = ", ".join(f"e.{column}" for column in LEDGER_COLUMNS)
 # a name of an early release has a ledger only: its last generation is live, as in `live_state`
@@ -32,6 +38,8 @@ SELECT row(name, side, fingerprint, dims, size_bytes, metadata, loaded_at) AS mo
 FROM oml.models WHERE right(name, 4) IN ('_IMG', '_TXT')
 UNION ALL BY NAME
 SELECT row(name, kind, content, written_at, written_by) AS note FROM oml.notes
+UNION ALL BY NAME
+SELECT row(fingerprint, identity) AS file FROM oml.files
 """
 
 
@@ -42,14 +50,15 @@ def read_survey(target: EmbeddedTarget) -> Survey:
         with target.open_file("a survey") as raw:
             rows = _rows(target, raw)
     live = []
-    for state, entry, _, _ in rows:
+    for state, entry, *_ in rows:
         if state is not None:
             name, generation, phase, work = state
             pending = Work.from_json(work) if work else None
             found = LiveState(name, generation, phase, pending)
             live.append((found, ledger_entry(entry) if entry else None))
+    noted = dict(row[4] for row in rows if row[4] is not None)
     listed = [loaded_model(row[2]) for row in rows if row[2] is not None]
-    models = [model for one in listed if (model := as_found(target, one)).size_bytes]
+    models = as_found(listed, target.model_path, noted)
     notes = [note_from(row[3]) for row in rows if row[3] is not None]
     return assemble(target.uri, duckdb.__version__, live, models, notes)
 

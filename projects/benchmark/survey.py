@@ -6,6 +6,7 @@ and how many statements and round trips there are, not how fast an Oracle databa
 
 from __future__ import annotations
 
+import hashlib
 import os
 import statistics
 import sys
@@ -21,10 +22,16 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from oml_mlflow.ledger import LedgerEntry, LoadedModel, now  # noqa: E402
+from oml_mlflow.names import SIDES  # noqa: E402
 from oml_mlflow.survey import FAILURE, PUBLISHED, Note  # noqa: E402
 
 PASSWORD = "stand-in"  # noqa: S105 -- of a server that lives as long as this script
 SIZE = 1000
+
+
+def content(of: str) -> bytes:
+    """Return bytes that stand for a model's."""
+    return of.encode().ljust(SIZE, b"\0")
 
 
 def entries(names: int, generations: int) -> list[LedgerEntry]:
@@ -37,7 +44,9 @@ def entries(names: int, generations: int) -> list[LedgerEntry]:
             registered_model="clip",
             version=str(generation),
             run_id="0" * 32,
-            fingerprints={"img": f"{n:064x}", "txt": f"{n + 1:064x}"},
+            fingerprints={
+                side: hashlib.sha256(content(f"{n}{side}")).hexdigest() for side in SIDES
+            },
             dims=512,
             parity={"max_abs": 1e-5, "min_cosine": 0.99999},
             promoted_at=begun + timedelta(seconds=generation),
@@ -68,7 +77,8 @@ def fill_embedded(target: Any, ledger: list[LedgerEntry]) -> None:
                 "INSERT INTO oml.live VALUES (?, ?, 'whole', NULL)", [entry.name, entry.generation]
             )
             for side, fingerprint in entry.fingerprints.items():
-                target.model_path(fingerprint).write_bytes(bytes(SIZE))
+                of = f"{entry.name.removeprefix('N')}{side}"
+                target.model_path(fingerprint).write_bytes(content(of))
                 metadata = '{"registered_model": "clip"}'
                 connection.execute(
                     "INSERT INTO oml.models VALUES (?, ?, ?, 512, ?, ?, now()::TIMESTAMP)",

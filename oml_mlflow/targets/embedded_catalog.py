@@ -1,0 +1,156 @@
+"""The DuckDB file of an embedded database: made for its owner only, and held by one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+
+from oml_mlflow.errors import TargetError, TargetLocked
+from oml_mlflow.files import keep_private
+
+_POLL_S = 0.1
+# what a statement can't undo; found out with DuckDB 1.2.0 and 2.0.1
+_UNTRUSTED = {
+    "access_mode": "READ_ONLY",
+    "enable_external_access": "false",
+    "allow_persistent_secrets": "false",
+    "python_enable_replacements": "false",
+    "lock_configuration": "true",
+}
+_guard = threading.Lock()
+_owners: dict[str, threading.RLock] = {}
+_HOLDER = re.compile(r"Conflicting lock is held in (.*?)\.?(?: See also|$)", re.DOTALL)
+
+
+def make_file(path: Path) -> None:
+    """Make a database that only its owner can read, or shut others out of the one that is there.
+
+    DuckDB itself would make it as the umask says, and takes no empty file for a database. It still
+    does where this fails, as without hard links, or says why not.
+    """
+    with contextlib.suppress(OSError, duckdb.Error):
+        if path.exists():
+            keep_private(path)
+            return
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=path.parent) as aside:
+            made = Path(aside) / path.name
+            duckdb.connect(str(made)).close()
+            made.chmod(0o600)
+            os.link(made, path)
+
+
+@contextlib.contextmanager
+def private_log(path: Path) -> Iterator[None]:
+    """Let only their owner read what DuckDB writes beside a database that it has opened.
+
+    DuckDB removes an empty log when it opens the database, and makes a new one after a checkpoint.
+    """
+    log = path.with_name(f"{path.name}.wal")
+    with contextlib.suppress(OSError):
+        keep_private(log)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if not log.stat().st_size:
+                log.unlink()
+
+
+@contextlib.contextmanager
+def alone(path: Path, purpose: str, timeout_s: float) -> Iterator[None]:
+    """Keep other threads of this process away, as the file's own lock does other processes.
+
+    DuckDB gives all connections of a process one set of functions: a second one that offered the
+    same models would be refused (measured with 2.0). A survey offers none, and goes on.
+
+    Raises:
+        TargetLocked: If another thread holds the database for longer than the timeout.
+    """
+    real = os.path.realpath(path)
+    with _guard:
+        owner = _owners.setdefault(real, threading.RLock())
+    if not owner.acquire(timeout=timeout_s):
+        raise TargetLocked(
+            f"{real} is held by another thread of this process; waited {timeout_s:g} s for "
+            f"{purpose}. Nothing was changed.",
+            hint="wait for it, or wait longer (--timeout).",
+            details={"holder": "another thread of this process"},
+        )
+    try:
+        yield
+    finally:
+        owner.release()
+
+
+@contextlib.contextmanager
+def open_file(
+    path: Path, purpose: str, timeout_s: float, *, untrusted: bool = False
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Hold a database's file open; wait for another process to let go of it.
+
+    Args:
+        path: The file.
+        purpose: What for, as an error would say it.
+        timeout_s: How long to wait.
+        untrusted: For statements of others; see `EmbeddedTarget.sql`.
+
+    Raises:
+        TargetLocked: If another process holds it for longer than the timeout.
+        TargetError: If it can't be opened, or DuckDB refuses what is done inside.
+    """
+    connection = _connect(path, purpose, timeout_s, _UNTRUSTED if untrusted else {})
+    try:
+        if not untrusted:
+            # else an unknown table would be a variable of this process's Python
+            connection.execute("SET python_enable_replacements = false")
+        yield connection
+    except duckdb.Error as error:
+        raise TargetError(
+            f"the database refused: {_first_lines(error)}",
+            hint="correct the statement; `oml-mlflow status` lists the loaded models.",
+        ) from error
+    finally:
+        connection.close()
+
+
+def _connect(
+    path: Path, purpose: str, timeout_s: float, options: dict[str, str]
+) -> duckdb.DuckDBPyConnection:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return duckdb.connect(str(path), config=options)
+        except (duckdb.IOException, duckdb.ConnectionException) as error:
+            holder = _holder(str(error))
+            if not holder:
+                raise TargetError(
+                    f"{path} can't be opened: {error}", hint="check the file and its folder."
+                ) from error
+            if time.monotonic() >= deadline:
+                raise TargetLocked(
+                    f"{path} is held by {holder}; waited {timeout_s:g} s for {purpose}. Nothing "
+                    "was changed.",
+                    hint="close that process's connection, or wait longer (--timeout).",
+                    details={"holder": holder},
+                ) from error
+            time.sleep(_POLL_S)
+
+
+def _holder(refusal: str) -> str:
+    """Return who has the file that DuckDB can't open; empty if nobody has."""
+    if "different configuration" in refusal:
+        return "another thread of this process"
+    found = _HOLDER.search(refusal)
+    return found[1].strip() if found else ""
+
+
+def _first_lines(error: Exception) -> str:
+    return "\n".join(str(error).splitlines()[:4])

@@ -1,0 +1,262 @@
+"""A stored model file whose bytes were exchanged is refused, named, and written anew."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from drifted import OracleHand
+from fleets import changed, live_versions, move, reconcile, two_targets
+from oracle_fixtures import Oracle
+
+from oml_mlflow import PipelinePair
+from oml_mlflow.custody import trace_bytes
+from oml_mlflow.embedder import PairEmbedder
+from oml_mlflow.errors import TargetError
+from oml_mlflow.examination import plan, verify
+from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.promotion import promote
+from oml_mlflow.restore import rollback
+from oml_mlflow.targets import embedded_files
+from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.oracle import OracleTarget
+
+ASKED = "SELECT CLIP_TXT('a cat')"
+
+
+def exchange(path: Path) -> None:
+    """Write a model of the same size, which loads and gives other vectors."""
+    data = bytearray(path.read_bytes())
+    weights = max((t.raw_data for t in onnx.load(path).graph.initializer), key=len)
+    at = data.index(weights)
+    # the sign of each float32
+    data[at + 3 : at + len(weights) : 4] = bytes(b ^ 0x80 for b in weights[3::4])
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> EmbeddedTarget:
+    return EmbeddedTarget(tmp_path / "database", timeout_s=2)
+
+
+def stored(target: EmbeddedTarget, pair: PipelinePair, side: str = "txt") -> Path:
+    return target.model_path(pair.fingerprints[side])
+
+
+def again(target: EmbeddedTarget) -> EmbeddedTarget:
+    """Return the target as another process has it, which has hashed nothing."""
+    embedded_files._hashed.clear()
+    return EmbeddedTarget(target.folder, timeout_s=2)
+
+
+def text_vector(target: EmbeddedTarget) -> np.ndarray:
+    [(vector,)] = target.sql(ASKED)
+    return np.asarray(vector, np.float32)
+
+
+def drift(target: EmbeddedTarget) -> tuple[str, ...]:
+    return target.survey().names["CLIP"].drift()
+
+
+def link_to_another(path: Path) -> None:
+    another = path.with_name("another")
+    shutil.copy(path, another)
+    exchange(another)
+    path.unlink()
+    path.symlink_to(another)
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+DEEDS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "exchanged": (exchange, "altered: its file .* has sha256 .* instead of"),
+    "truncated": (truncate, "altered: its file .* has sha256"),
+    "gone": (Path.unlink, "dropped: its file .* is gone"),
+    "a link": (link_to_another, "altered: its file .* has sha256"),
+    "a FIFO": (fifo, r"made unreadable: its file .* can't be read \(it is no file\)"),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_damaged_file_is_refused_named_and_repaired(
+    deed: str, is_open: bool, versions: tuple[PipelinePair, ...], target: EmbeddedTarget
+) -> None:
+    act, text = DEEDS[deed]
+    first = versions[0]
+    promote("models:/clip/1", target)
+    right = text_vector(target)
+    act(stored(target, first))
+    user = target if is_open else again(target)
+    with pytest.raises(TargetError, match=rf"CLIP_TXT was {text}.*Nothing was embedded\.") as err:
+        user.sql(ASKED)
+    assert "promote its version again" in err.value.hint
+    assert user.sql("SELECT len(CLIP_IMG(NULL))") == [(None,)]
+    [found] = drift(again(target))
+    assert found.startswith(f"CLIP_TXT was {text.split(':', maxsplit=1)[0]}")
+    planned = plan("models:/clip/1", target)
+    assert planned.work is None
+    assert planned.pending.endswith("written again")
+    done = promote("models:/clip/1", target)
+    assert not done.changed
+    assert done.healed.startswith("CLIP_TXT was")
+    assert drift(target) == drift(again(target)) == ()
+    assert not stored(target, first).is_symlink()
+    assert fingerprint_file(stored(target, first)) == first.fingerprints["txt"]
+    np.testing.assert_array_equal(text_vector(user), right)
+
+
+def test_a_folder_in_its_place_is_told(
+    versions: tuple[PipelinePair, ...], target: EmbeddedTarget
+) -> None:
+    promote("models:/clip/1", target)
+    path = stored(target, versions[0])
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(TargetError, match="it is no file"):
+        target.sql(ASKED)
+    with pytest.raises(TargetError, match="can't be read"):
+        trace_bytes("models:/clip/1", target)
+    with pytest.raises(TargetError, match="can't be written") as err:
+        promote("models:/clip/1", target)
+    assert "move away what is there" in err.value.hint
+    assert not list(path.parent.glob(".loading-*"))
+
+
+def test_drift_is_healed_in_place(
+    tmp_path: Path, oracle: Oracle, versions: tuple[PipelinePair, ...]
+) -> None:
+    config = two_targets(tmp_path, oracle)
+    move(1)
+    reconcile(config)
+    target = EmbeddedTarget(tmp_path / "small")
+    exchange(stored(target, versions[0], "img"))
+    exchange(stored(target, versions[0]))
+    embedded_files._hashed.clear()
+    [small] = [s for s in reconcile(config).standings if s.target == "small"]
+    assert small.state == "degraded"
+    assert len(small.drift) == 2
+    assert "apply --heal" in small.hint
+    found = reconcile(changed(config, "small", drift="heal"))
+    assert found.ok
+    assert {s.state for s in found.standings} == {"in sync"}
+    with target.session("look", create=False) as session:
+        assert [entry.generation for entry in session.ledger()] == [1]
+    assert text_vector(target).shape == (16,)
+
+
+def test_a_kept_generation_with_other_bytes_stays_away(
+    versions: tuple[PipelinePair, ...], target: EmbeddedTarget
+) -> None:
+    promote("models:/clip/1", target)
+    promote("models:/clip/2", target)
+    exchange(stored(target, versions[0]))
+    with pytest.raises(TargetError, match=r"CLIP can't go back to generation 1 \(clip 1\): ") as e:
+        rollback(target, "clip")
+    assert "CLIP_TXT_S1 was altered" in e.value.message
+    assert "The live pair is as it was." in e.value.message
+    with target.session("look") as session:
+        assert session.live_state("CLIP").generation == 2
+    assert drift(target) == ()
+    # repaired, and live again without being loaded anew
+    assert promote("models:/clip/1", target).changed
+    assert rollback(target, "clip").entry.version == "2"
+
+
+def test_another_version_replaces_a_damaged_one(
+    versions: tuple[PipelinePair, ...], target: EmbeddedTarget
+) -> None:
+    promote("models:/clip/1", target)
+    exchange(stored(target, versions[0]))
+    assert promote("models:/clip/2", target).entry.generation == 2
+    with pytest.raises(TargetError, match="can't go back"):
+        rollback(target, "clip")
+
+
+def test_a_file_is_hashed_once(
+    versions: tuple[PipelinePair, ...], target: EmbeddedTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote("models:/clip/1", target)
+    hashed: list[str] = []
+    hash_open = embedded_files.fingerprint_open
+
+    def spy(file: object) -> str:
+        hashed.append(hash_open(file))  # type: ignore[arg-type]
+        return hashed[-1]
+
+    monkeypatch.setattr(embedded_files, "fingerprint_open", spy)
+    for path in (target.folder / "models").iterdir():
+        os.utime(path, (1, 1))
+    # what promoting noted is of before that: hashed by the first survey, noted by the next session
+    for _ in range(3):
+        assert drift(again(target)) == ()
+    assert len(hashed) == 6
+    with target.session("a promotion"):
+        pass
+    hashed.clear()
+    assert drift(again(target)) == ()
+    assert hashed == []
+    # a process that runs a model hashes its file itself, once
+    user = again(target)
+    for _ in range(3):
+        text_vector(user)
+    assert hashed == [versions[0].fingerprints["txt"]]
+
+
+def test_a_file_that_changes_while_it_is_loaded(
+    versions: tuple[PipelinePair, ...], target: EmbeddedTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote("models:/clip/1", target)
+    path, opened = stored(target, versions[0]), PairEmbedder.open
+
+    def exchange_then_open(self: PairEmbedder, side: str) -> None:
+        exchange(path)
+        opened(self, side)
+
+    monkeypatch.setattr(PairEmbedder, "open", exchange_then_open)
+    with pytest.raises(TargetError, match="another than before it was loaded"):
+        again(target).sql(ASKED)
+
+
+def test_what_an_oracle_target_sees(
+    tmp_path: Path, oracle: Oracle, versions: tuple[PipelinePair, ...]
+) -> None:
+    """Oracle gives no bytes back: what keeps size and comment is seen by vectors only."""
+    config = two_targets(tmp_path, oracle)
+    move(1)
+    reconcile(config)
+    target = OracleTarget.from_uri(oracle.uri)
+    with target.session("look", create=False) as session:
+        [txt] = [model for model in session.list_models() if model.name == "CLIP_TXT"]
+    other = tmp_path / "other.onnx"
+    shutil.copy(versions[0].txt, other)
+    exchange(other)
+    hand = OracleHand(oracle, target)
+    hand.replace("CLIP_TXT", other)
+    [found] = target.survey().names["CLIP"].drift()
+    assert found.startswith("CLIP_TXT was replaced by a model of others")
+    with hand.cursor() as cursor:
+        cursor.execute(comment_of(txt))
+    assert target.survey().names["CLIP"].drift() == ()
+    assert all(trace.ok for trace in trace_bytes("models:/clip/1", target))
+    assert not verify("models:/clip/1", target).ok
+    assert live_versions(config)["big"] == "1"
+
+
+def comment_of(model: object) -> str:
+    from oml_mlflow.targets import oracle_statements as sql
+    from oml_mlflow.targets.oracle_load import comment_text
+
+    return sql.comment("CLIP_TXT", comment_text(model))  # type: ignore[arg-type]
