@@ -9,10 +9,11 @@ import json
 import random
 import struct
 import sys
-import zipfile
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import clip_folders
@@ -20,36 +21,16 @@ import pandas as pd
 from PIL import Image
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
-RECORDS, SPLIT, INPUTS, INSTANCES = FORMS = (
-    "dataframe_records",
-    "dataframe_split",
-    "inputs",
-    "instances",
-)
-PIECES = (
-    *(
-        "a",
-        "photo",
-        "of",
-        "cat",
-        "don't",
-        "I'LL",
-        "2019",
-        "caf\u00e9",
-        "cafe\u0301",
-        "\u5317\u4eac",
-    ),
-    *("<|startoftext|>", "<|endoftext|>", "<|STARTOFTEXT|>", "<|EndOfText|>", " <|endoftext|>"),
-    *("\U0001f642", "\U0001f469\u200d\U0001f680", "\u05e9\u05dc\u05d5\u05dd", "\u0645\u0631\u062d"),
-    *("\u0338", "\u200b", "\ufeff", "\u202e", "\u00b2\u00b3", "\u00bd", "\ufb01", "<|", "|>", "_"),
-    *(" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", "'s", "!?", "...", "\\", '"'),
-)
-STRINGS = (
-    *("", " ", "None", "nan", "null", "5", "true", "NaN", "undefined", "\\x00", "../../etc/passwd"),
-    *("' OR 1=1 --", "${jndi:ldap://x}", "<script>alert(1)</script>", "%s%n%d", "{{7*7}}", "0x5"),
+RECORDS, SPLIT, INPUTS, INSTANCES = "dataframe_records", "dataframe_split", "inputs", "instances"
+FORMS = (RECORDS, SPLIT, INPUTS, INSTANCES)
+ODD_TEXTS = json.loads((Path(__file__).parent / "data/odd_texts.json").read_text("utf-8"))
+SPECIALS = ("<|startoftext|>", "<|endoftext|>", " <|endoftext|>", "<|ENDOFTEXT|>", "<|EndOfText|>")
+PIECES = (*' \n\t\u00a0\u3000\u2028\u0338\u200b\ufeff\u202e\\"_²½ﬁ🙂', "\r\n", "'s", *SPECIALS)
+PIECES += tuple("a photo of cat don't 2019 café 北京 שלום مرح 👩\u200d🚀 <| |> !? ...".split())
+LONG_TEXTS = (
     *("a" * 160_000, "a " * 80_000, "cat" * 300, " " * 10_000, "\n" * 10_000, "<|" * 5_000),
-    *("<|endoftext|>" * 1_000, " <|endoftext|>" * 1_000, "e" + "\u0301" * 5_000, "'s " * 5_000),
-    *("\U0001f469\u200d" * 5_000, "\u0645" * 10_000, "!" * 20_000, "9" * 20_000, "\u00b2" * 20_000),
+    *("e" + "\u0301" * 5_000, "'s " * 5_000, "👩\u200d" * 5_000, "²" * 20_000, "!" * 20_000),
+    *(special * 1_000 for special in SPECIALS),
 )
 
 
@@ -61,11 +42,10 @@ class Attack:
         name: What it is, in words.
         body: Its bytes.
         rows: Pictures and texts whose vectors a 200 must hold, in order. Without any it is to be
-            refused; so it is where one of them is no picture of a listed kind, or no text.
+            refused; so it is where one of them is no picture that is taken.
         either: It may be refused all the same.
-        kind: Content type; none by default of HTTP where it is empty.
-        encoding: Content encoding.
-        dropped: Send half, or all of it, and close the connection without reading the answer.
+        kind: Content type; none if it is empty.
+        dropped: Share of the body after which the connection is closed, no answer read.
     """
 
     name: str
@@ -73,7 +53,6 @@ class Attack:
     rows: tuple[bytes | str, ...] | None = None
     either: bool = False
     kind: str = JSON
-    encoding: str = ""
     dropped: float = 0.0
 
 
@@ -81,18 +60,18 @@ def cell(value: Any) -> Any:
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
 
 
-def body(form: str, column: str, *cells: Any) -> bytes:
-    """Return a request with one row per cell."""
-    rows: Any = [{column: cell(value)} for value in cells]
+def body(form: str, column: str, *values: Any) -> bytes:
+    """Return a request with one row per value."""
+    rows: Any = [{column: cell(value)} for value in values]
     if form == SPLIT:
-        rows = {"columns": [column], "data": [[cell(value)] for value in cells]}
+        rows = {"columns": [column], "data": [[cell(value)] for value in values]}
     return json.dumps({form: rows}).encode()
 
 
 def ask(name: str, *rows: bytes | str, form: str = RECORDS, **options: Any) -> Attack:
-    """Return a sound request for pictures, or for texts."""
+    """Return a well-formed request for pictures, or for texts."""
     column = "image" if isinstance(rows[0], bytes) else "text"
-    return Attack(name, body(form, column, *rows), rows, **options)
+    return Attack(f"{name} ({form})", body(form, column, *rows), rows, **options)
 
 
 def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
@@ -103,8 +82,8 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 def black_png(width: int, height: int) -> bytes:
     """Return a black and white PNG of any size, which takes few bytes and is whole."""
-    rows = zlib.compress(bytes(((width + 7) // 8 + 1) * height), 9)
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(((width + 7) // 8 + 1) * height), 9)
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
@@ -122,9 +101,8 @@ def sound_pictures() -> list[bytes]:
     picture = clip_folders.photographs()[0][1].resize((88, 60))
     layer = picture.convert("RGBA")
     layer.putalpha(Image.linear_gradient("L").resize(layer.size))
-    kinds = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
     return [
-        *(encoded(picture, kind) for kind in kinds),
+        *(encoded(picture, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")),
         encoded(picture, "JPEG", progressive=True),
         encoded(picture.convert("CMYK"), "JPEG"),
         encoded(layer, "PNG"),
@@ -138,59 +116,50 @@ def sound_pictures() -> list[bytes]:
 
 
 SOUND = sound_pictures()
+JPEG, PNG, _, GIF, BMP, *_ = SOUND
 
 
 def no_pictures() -> dict[str, bytes]:
-    """Return what is no picture of a listed kind, or one that is too large."""
+    """Return what is no picture of a kind that is taken, or too large a one."""
     jpeg, picture = grey_jpeg(8000, 8000), clip_folders.photographs()[0][1].resize((88, 60))
-    blp = b"BLP1" + struct.pack("<2I2I2I", 0, 0, 8000, 8000, 0, 0)
-    blp += struct.pack("<16I", 160, *[0] * 15) + struct.pack("<16I", len(jpeg), *[0] * 15)
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
-        opened.writestr("picture.png", bytes(10**7))
-    kinds = ("EPS", "PDF", "PPM", "TGA", "ICO", "PCX", "SGI", "IM", "MSP", "DDS", "JPEG2000")
-    return {kind: encoded(picture.convert("1"), kind) for kind in kinds if kind == "MSP"} | {
-        **{kind: encoded(picture, kind) for kind in kinds if kind != "MSP"},
-        "BLP of 64 MP": blp + struct.pack("<I", 0) + jpeg,
+    blp = b"BLP1" + struct.pack("<6I16I", 0, 0, 8000, 8000, 0, 0, 160, *[0] * 15)
+    kinds = ("EPS", "PDF", "PPM", "TGA", "ICO", "PCX", "SGI", "IM", "DDS", "JPEG2000")
+    return {kind: encoded(picture, kind) for kind in kinds} | {
+        "BLP of 64 MP": blp + struct.pack("<17I", len(jpeg), *[0] * 16) + jpeg,
         "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n{1 pop} loop\n",
         "PSD": b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 9000, 9000, 8, 3) + bytes(12),
-        "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/hostname'/></svg>",
+        "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/hostname'/>",
         "HTML": b"<!doctype html><img src=x>",
-        "zip": archive.getvalue(),
-        "gzip": gzip.compress(SOUND[1]),
-        "base64 twice": base64.b64encode(SOUND[1]),
+        "zip": b"PK\3\4" + bytes(100),
+        "gzip": gzip.compress(PNG),
+        "base64 twice": base64.b64encode(PNG),
         "nothing": b"",
         "1 byte": b"\xff",
-        "text": b"a photo of a cat",
         "PNG of 88 MP": black_png(9400, 9400),
-        "PNG of 2^31 - 1 squared": SOUND[1][:16] + b"\x7f\xff\xff\xff" * 2 + SOUND[1][24:],
-        "PNG of 1 x 2,000,000": black_png(2_000_000, 1),
+        "PNG of 2^31 - 1 squared": PNG[:16] + b"\x7f\xff\xff\xff" * 2 + PNG[24:],
+        "PNG of 2,000,000 x 1": black_png(2_000_000, 1),
         "JPEG of 65,500 squared": grey_jpeg(65_500, 65_500),
         "JPEG of 81 MP": grey_jpeg(9000, 9000),
-        "GIF of 65,535 squared": b"GIF89a" + b"\xff\xff\xff\xff" + SOUND[3][10:],
-        "BMP of 30,000 squared": SOUND[4][:18] + struct.pack("<ii", 30_000, 30_000) + SOUND[4][26:],
+        "GIF of 65,535 squared": b"GIF89a\xff\xff\xff\xff" + GIF[10:],
+        "BMP of 30,000 squared": BMP[:18] + struct.pack("<ii", 30_000, 30_000) + BMP[26:],
     }
 
 
 def mutated(dice: random.Random) -> bytes:
     """Return a sound picture with some damage."""
     data = bytearray(dice.choice(SOUND))
-    way = dice.choice(("flip", "flip", "flip", "cut", "head", "join", "hole", "grow"))
-    at = dice.randrange(len(data))
-    if way == "flip":
+    at, way = dice.randrange(len(data)), dice.randrange(8)
+    if way < 3:
         for _ in range(dice.choice((1, 1, 3, 20))):
             data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
-    elif way == "cut":
+    elif way == 3:
         del data[at:]
-    elif way == "head":  # sizes, offsets and counts stand there
+    elif way == 4:  # sizes, offsets and counts stand at the head
         at = dice.randrange(60)
-        data[at : at + 4] = dice.choice(
-            (b"\xff\xff\xff\xff", bytes(4), b"\x7f\xff", dice.randbytes(4))
-        )
-    elif way == "join":
-        other = dice.choice(SOUND)
-        data[at:] = other[dice.randrange(len(other)) :]
-    elif way == "hole":
+        data[at : at + 4] = dice.choice((b"\xff" * 4, bytes(4), b"\x7f\xff", dice.randbytes(4)))
+    elif way == 5:
+        data[at:] = dice.choice(SOUND)[at:]
+    elif way == 6:
         data[at : at + 50] = bytes(50)
     else:
         data[at:at] = dice.randbytes(dice.choice((1, 100, 5_000)))
@@ -198,10 +167,10 @@ def mutated(dice: random.Random) -> bytes:
 
 
 def text(dice: random.Random) -> str:
-    """Return an odd text that can be embedded."""
+    """Return an odd text that can be embedded; control characters differ, as documented."""
     if dice.random() < 0.3:
-        code = (dice.randrange(0x20, sys.maxunicode) for _ in range(dice.randint(1, 20)))
-        return "".join(chr(c) for c in code if not 0xD800 <= c < 0xE000 and not 0x7F <= c < 0xA0)
+        some = (chr(dice.randrange(0x20, sys.maxunicode)) for _ in range(40))
+        return "".join(c for c in some if unicodedata.category(c) not in ("Cn", "Cs", "Co", "Cc"))
     return "".join(dice.choice(PIECES) for _ in range(dice.randint(1, 20)))
 
 
@@ -210,100 +179,97 @@ def junk_cells() -> Iterator[Attack]:
     values = (None, float("nan"), float("inf"), 5, 2.5, True, {}, {"a": 1}, [], ["a"], 10**30)
     for form in FORMS:
         for column in ("text", "image"):
-            for value in values:
-                yield Attack(f"{form}: {value} as {column}", body(form, column, value))
-            yield Attack(f"{form}: 5 behind others, as {column}", body(form, column, "YWJj", 5))
-            yield Attack(f"{form}: lone surrogate as {column}", body(form, column, "a\ud800"))
-        yield Attack(f"{form}: NUL in a text", body(form, "text", "a\0b"))
-        yield Attack(f"{form}: no base64", body(form, "image", "\u00e9#!"))
-        yield Attack(f"{form}: another column", body(form, "caption", "cat"))
+            for value in (*values, "a\ud800"):
+                yield Attack(f"{value!r} as {column} ({form})", body(form, column, value))
+        # beside strings MLflow itself makes strings of numbers there, as `PyfuncPair` says
+        rows = ("cat", "5") if form == INSTANCES else None
+        yield Attack(f"5 beside a text ({form})", body(form, "text", "cat", 5), rows)
+        yield Attack(f"5 beside a picture ({form})", body(form, "image", PNG, 5))
+        yield Attack(f"NUL in a text ({form})", body(form, "text", "a\0b"))
+        yield Attack(f"no base64 ({form})", body(form, "image", "é#!"))
+        yield Attack(f"another column ({form})", body(form, "caption", "cat"))
 
 
 def data_urls() -> Iterator[Attack]:
-    """Give pictures as data: URLs, which MLflow decodes wrongly in the dataframe forms."""
-    picture = SOUND[1]
+    """Give pictures as data: URLs, whole and cut."""
     for start in ("data:image/png;base64,", "data:;base64,", "DATA:IMAGE/PNG;BASE64,"):
-        url, rows = start + cell(picture), (picture,)
         for form in FORMS:
-            broken = form.startswith("dataframe") or start.isupper()
-            yield Attack(f"{form}: {start}", body(form, "image", url), rows, either=broken)
-        csv = f'image\n"{url}"\n'.encode()
-        yield Attack(f"CSV: {start}", csv, rows, either=start.isupper(), kind=CSV)
+            yield Attack(f"{start} ({form})", body(form, "image", start + cell(PNG)), (PNG,))
+        csv = f'image\n"{start}{cell(PNG)}"\n'.encode()
+        yield Attack(f"{start} (CSV)", csv, (PNG,), kind=CSV)
     for form in FORMS:
-        yield Attack(f"{form}: cut data: URL", body(form, "image", "data:image/png;base64"))
-        spaced = "\r\n".join(cell(picture)[at : at + 76] for at in range(0, 9_000, 76))
-        yield Attack(f"{form}: lines", body(form, "image", spaced), (picture,), either=True)
+        yield Attack(f"cut data: URL ({form})", body(form, "image", "data:image/png;base64"))
+        lines = base64.encodebytes(PNG).decode()
+        yield Attack(f"base64 in lines ({form})", body(form, "image", lines), (PNG,), either=True)
 
 
 def payload_forms() -> Iterator[Attack]:
     """Give requests that are put together wrongly, or oddly."""
-    cat, pngs = ("cat",), (SOUND[1],)
-    plain = body(RECORDS, "text", *cat)
+    plain = body(RECORDS, "text", "cat")
     yield Attack("no content type", plain, kind="")
     yield Attack("JSON nested 100,000 deep", b'{"inputs":' + b"[" * 100_000)
-    yield Attack("JSON nested 900 deep", b'{"inputs":' + b"[" * 900 + b"]" * 900 + b"}")
     yield Attack("number of 5,000 digits", b'{"inputs":[{"text":' + b"9" * 5_000 + b"}]}")
-    for kind in ("image/png", "application/json; charset=latin-1", "application/json; x=1", "a/b"):
-        yield Attack(f"content type {kind}", plain, kind=kind)
-    yield Attack("CSV as JSON", b"text\ncat\n")
-    yield Attack("JSON as parquet", plain, kind=PARQUET)
-    yield Attack("gzip", gzip.compress(plain), encoding="gzip")
-    yield Attack("gzip, unsaid", gzip.compress(plain))
+    for kind in (
+        "image/png",
+        "application/json; charset=latin-1",
+        "application/json; x=1",
+        PARQUET,
+    ):
+        yield Attack(f"JSON as {kind}", plain, kind=kind)
+    wholes = (
+        "",
+        "null",
+        "5",
+        "[]",
+        '"a"',
+        "{}",
+        "{",
+        "nan",
+        "\0",
+        '{"messages":["cat"]}',
+        "text\na",
+    )
+    for whole in (*wholes, '{"inputs":[{"text":"a"}],"instances":[{"text":"b"}]}'):
+        yield Attack(f"JSON {whole!r}", whole.encode())
+    yield Attack("JSON nested 900 deep", b'{"inputs":' + b"[" * 900 + b"]" * 900 + b"}")
+    yield Attack("gzip", gzip.compress(plain))
     yield Attack("no UTF-8", b'{"inputs":[{"text":"\xff\xfe"}]}')
-    yield Attack("UTF-16", plain.decode().encode("utf-16"), cat, either=True)
-    for whole in ("", "null", "5", "[]", '"a"', "{}", "{", "nan", plain.decode() * 2, "\0"):
-        yield Attack(f"whole body {whole[:9]!r}", whole.encode())
+    yield Attack("UTF-16", plain.decode().encode("utf-16"), ("cat",), either=True)
     for form in FORMS:
-        contents: list[Any] = [None, 5, True, "a", [None], [1, 2], ["a"], [["a"]], {"a": "b"}]
-        for content in [*contents, {"columns": ["text"]}, {"columns": 5, "data": 5}]:
-            yield Attack(f"{form}: {content}", json.dumps({form: content}).encode())
-    for form in (RECORDS, INPUTS, INSTANCES):
-        both = [{"text": "a", "image": cell(SOUND[0])}]
-        yield Attack(f"{form}: both", json.dumps({form: both}).encode())
-    mixed = {INPUTS: [{"text": "a"}, {"image": cell(SOUND[0])}]}
-    yield Attack("inputs: mixed rows", json.dumps(mixed).encode(), ("a", SOUND[0]))
-    extra = {INPUTS: [{"text": "cat", "x": 1}], "params": {"text": "dog"}, "z": 5}
-    yield Attack("extra keys", json.dumps(extra).encode(), cat)
-    yield Attack("two forms", b'{"inputs":[{"text":"a"}],"instances":[{"text":"b"}]}')
-    yield Attack("key twice", b'{"inputs":[{"text":"dog","text":"cat"}]}', cat)
-    yield Attack("no form", b'{"messages":[{"role":"user","content":"cat"}]}')
-    yield Attack("no rows", b'{"dataframe_split":{"columns":["text"],"data":[]}}', (), either=True)
+        contents: list[Any] = [None, 5, True, "a", [None], [1], ["a"], [["a"]], {"a": "b"}]
+        both = [{"text": "a", "image": cell(JPEG)}]
+        for content in [*contents, {"columns": ["text"]}, {"columns": 5, "data": 5}, both]:
+            yield Attack(f"{form}: {content}"[:60], json.dumps({form: content}).encode())
+    mixed = {INPUTS: [{"text": "a"}, {"image": cell(JPEG)}], "params": {"text": "dog"}, "z": 5}
+    yield Attack("mixed rows, extra keys", json.dumps(mixed).encode(), ("a", JPEG))
+    yield Attack("key twice", b'{"inputs":[{"text":"dog","text":"cat"}]}', ("cat",))
     index = {"columns": ["text"], "data": [["a"], ["b"]], "index": ["x", "x"]}
     yield Attack("index twice", json.dumps({SPLIT: index}).encode(), ("a", "b"))
-    numbers = tuple(f"cat {n}" for n in range(2_000))
-    yield ask("2,000 rows", *numbers, either=True)
-    yield ask("100,000 rows", *numbers * 50, form=INPUTS, either=True)
+    none = {"columns": ["text"], "data": []}
+    yield Attack("no rows", json.dumps({SPLIT: none}).encode(), (), either=True)
+    yield ask("2,000 rows", *(f"cat {n % 50}" for n in range(2_000)), either=True)
+    yield ask("100,000 rows", *(["cat"] * 100_000), form=INPUTS, either=True)
     yield Attack("CSV", b"text\n5\ntrue\n0012\n", ("5", "true", "0012"), kind=CSV)
-    yield Attack("CSV, no rows", b"text\n", (), either=True, kind=CSV)
-    yield Attack("CSV, NA", b"text\nNA\n", kind=CSV)
-    yield Attack("CSV, quote", b'text\n"a\n', kind=CSV)
-    frames = {
-        "text": (pd.DataFrame({"text": ["cat"]}), cat),
-        "picture": (pd.DataFrame({"image": list(pngs)}), pngs),
-        "base64": (pd.DataFrame({"image": [cell(SOUND[1])]}), pngs),
-        **{
-            f"{v} as {c}": (pd.DataFrame({c: [v]}), None)
-            for c in ("text", "image")
-            for v in (5, True)
-        },
-        "list": (pd.DataFrame({"text": [["a", "b"]]}), None),
-        "bytes": (pd.DataFrame({"text": [b"abc"]}), None),
-    }
-    for name, (frame, rows) in frames.items():
-        yield Attack(f"parquet: {name}", frame.to_parquet(), rows, kind=PARQUET)
+    for whole in ("text\nNA\n", 'text\n"a\n', "", "a,b\n1,2\n", "image\n5\n", "text\na\0b\n"):
+        yield Attack(f"CSV {whole!r}", whole.encode(), kind=CSV)
+    for column, value in (("text", "cat"), ("image", PNG), ("image", cell(PNG))):
+        file = pd.DataFrame({column: [value]}).to_parquet()
+        row = PNG if column == "image" else "cat"
+        yield Attack(f"parquet {type(value)} as {column}", file, (row,), kind=PARQUET)
+        for junk in (5, True, ["a", "b"], {"a": 1}, None, b"abc"):
+            file = pd.DataFrame({column: [junk]}).to_parquet()
+            yield Attack(f"parquet {junk!r} as {column}", file, kind=PARQUET)
 
 
 def named() -> Iterator[Attack]:
     """Give every attack that is one of its kind."""
-    for name, data in no_pictures().items():
-        yield ask(name, data)
-        yield ask(f"{name}, in inputs", data, form=INPUTS)
-    for number, data in enumerate(SOUND):
-        yield ask(f"sound picture {number}", data, form=FORMS[number % 4])
-    yield ask("sound picture beside a bad one", SOUND[0], b"BM")
+    for number, (name, data) in enumerate(no_pictures().items()):
+        yield ask(name, data, form=FORMS[number % 4])
+    for number, row in enumerate((*SOUND, *ODD_TEXTS, *LONG_TEXTS)):
+        if "\a" not in row if isinstance(row, str) else row:  # control characters differ
+            yield ask(f"{row[:20]!r} of {len(row)}", row, form=FORMS[number % 4])
+    yield ask("a bad picture beside a sound one", JPEG, b"BM")
     yield ask("10 PNG of 88 MP", *[black_png(9400, 9400)] * 10)
-    for number, line in enumerate(STRINGS):
-        yield ask(f"text {line[:20]!r} of {len(line)}", line, form=FORMS[number % 4])
     yield from junk_cells()
     yield from data_urls()
     yield from payload_forms()
@@ -312,8 +278,8 @@ def named() -> Iterator[Attack]:
 def heavy() -> Iterator[Attack]:
     """Give pictures that are within the limits, and nearly all that a process should hold."""
     yield ask("photograph of 48 MP", encoded(Image.effect_noise((8000, 6000), 50), "JPEG"))
-    for number in range(8):
-        yield ask(f"331 bytes of 62 MP, {number}", grey_jpeg(7900, 7900), either=True)
+    for _ in range(8):
+        yield ask("331 bytes of 62 MP", grey_jpeg(7900, 7900), either=True)
     yield ask("10 PNG of 62 MP", *[black_png(7900, 7900)] * 10, either=True)
 
 
