@@ -26,7 +26,7 @@ FORMS = (RECORDS, SPLIT, INPUTS, INSTANCES)
 ODD_TEXTS = json.loads((Path(__file__).parent / "data/odd_texts.json").read_text("utf-8"))
 SPECIALS = ("<|startoftext|>", "<|endoftext|>", " <|endoftext|>", "<|ENDOFTEXT|>", "<|EndOfText|>")
 PIECES = (*' \n\t\u00a0\u3000\u2028\u0338\u200b\ufeff\u202e\\"_²½ﬁ🙂', "\r\n", "'s", *SPECIALS)
-PIECES += tuple("a photo of cat don't 2019 café 北京 שלום مرح 👩\u200d🚀 <| |> !? ...".split())
+PIECES += ("photo", "cat", "don't", "2019", "café", "北京", "שלום", "مرح", "👩\u200d🚀", "<|", "|>")
 LONG_TEXTS = (
     *("a" * 160_000, "a " * 80_000, "cat" * 300, " " * 10_000, "\n" * 10_000, "<|" * 5_000),
     *("e" + "\u0301" * 5_000, "'s " * 5_000, "👩\u200d" * 5_000, "²" * 20_000, "!" * 20_000),
@@ -209,14 +209,9 @@ def payload_forms() -> Iterator[Attack]:
     yield Attack("no content type", plain, kind="")
     yield Attack("JSON nested 100,000 deep", b'{"inputs":' + b"[" * 100_000)
     yield Attack("number of 5,000 digits", b'{"inputs":[{"text":' + b"9" * 5_000 + b"}]}")
-    for kind in (
-        "image/png",
-        "application/json; charset=latin-1",
-        "application/json; x=1",
-        PARQUET,
-    ):
+    for kind in ("image/png", f"{JSON}; charset=latin-1", f"{JSON}; x=1", PARQUET):
         yield Attack(f"JSON as {kind}", plain, kind=kind)
-    wholes = (
+    for whole in (
         "",
         "null",
         "5",
@@ -226,11 +221,11 @@ def payload_forms() -> Iterator[Attack]:
         "{",
         "nan",
         "\0",
-        '{"messages":["cat"]}',
+        '{"prompt":"cat"}',
         "text\na",
-    )
-    for whole in (*wholes, '{"inputs":[{"text":"a"}],"instances":[{"text":"b"}]}'):
+    ):
         yield Attack(f"JSON {whole!r}", whole.encode())
+    yield Attack("two forms", b'{"inputs":[{"text":"a"}],"instances":[{"text":"b"}]}')
     yield Attack("JSON nested 900 deep", b'{"inputs":' + b"[" * 900 + b"]" * 900 + b"}")
     yield Attack("gzip", gzip.compress(plain))
     yield Attack("no UTF-8", b'{"inputs":[{"text":"\xff\xfe"}]}')
@@ -283,18 +278,21 @@ def heavy() -> Iterator[Attack]:
     yield ask("10 PNG of 62 MP", *[black_png(7900, 7900)] * 10, either=True)
 
 
-def drawn(dice: random.Random) -> Iterator[Attack]:
-    """Give attacks by chance, without end."""
-    while True:
+def drawn(count: int, seed: int) -> Iterator[Attack]:
+    """Give attacks by chance, until they hold `count` items: pictures, texts and broken bodies."""
+    dice = random.Random(seed)  # noqa: S311
+    while count > 0:
         form, way = dice.choice(FORMS), dice.random()
         if way < 0.6:
-            yield ask("mutated picture", mutated(dice), form=form)
+            attack = ask("mutated picture", mutated(dice), form=form)
         elif way < 0.65:
-            yield ask("pictures", *dice.sample(SOUND, 3), form=form)
+            attack = ask("pictures", *dice.sample(SOUND, 3), form=form)
         elif way < 0.9:
-            yield ask("texts", *(text(dice) for _ in range(dice.randint(1, 8))), form=form)
+            attack = ask("texts", *(text(dice) for _ in range(dice.randint(1, 12))), form=form)
         elif way < 0.95:
-            yield ask("dropped", dice.choice(SOUND), form=form, dropped=dice.choice((0.5, 1.0)))
+            attack = ask("dropped", dice.choice(SOUND), form=form, dropped=dice.choice((0.5, 1.0)))
         else:
             whole = body(form, "text", text(dice))
-            yield Attack("cut body", whole[: dice.randrange(len(whole))])
+            attack = Attack("cut body", whole[: dice.randrange(len(whole))])
+        count -= len(attack.rows or [1])
+        yield attack
