@@ -153,7 +153,8 @@ def _frame(model_input: Any) -> pd.DataFrame:
     names = list(frame.columns)
     # of a column that is there twice, MLflow passes on the name
     told = (
-        names.count("text") == 1
+        _is_serving()
+        and names.count("text") == 1
         and len(frame) > 1
         and all(isinstance(value, str) and value == "text" for value in frame["text"])
     )
