@@ -167,7 +167,7 @@ def mutated(dice: random.Random) -> bytes:
 
 
 def text(dice: random.Random) -> str:
-    """Return an odd text that can be embedded, without what is documented to differ.
+    """Return an odd text that can be embedded, without what is known to differ.
 
     That are control characters, and characters younger than a tokenizer's own tables.
     """
