@@ -178,7 +178,7 @@ def _with_row(error: InputError, rows: Sequence[int]) -> InputError:
 
 
 def _is_list_of_texts(cell: Any) -> bool:
-    return isinstance(cell, list) and all(isinstance(item, str) for item in cell)
+    return isinstance(cell, list) and bool(cell) and all(isinstance(item, str) for item in cell)
 
 
 def _size_bytes(value: Any) -> int:

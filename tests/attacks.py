@@ -182,11 +182,13 @@ def text(dice: random.Random) -> str:
 
 def junk_cells() -> Iterator[Attack]:
     """Give cells that are neither a text nor a picture."""
-    values = (None, float("nan"), float("inf"), 5, 2.5, True, {}, {"a": 1}, [], ["a"], 10**30)
+    values = (None, float("nan"), float("inf"), 5, 2.5, True, {}, {"a": 1}, [], [5], 10**30)
     for form in FORMS:
         for column in ("text", "image"):
             for value in (*values, "a\ud800"):
                 yield Attack(f"{value!r} as {column} ({form})", body(form, column, value))
+        # MLflow makes the same of {"inputs": {"text": ["a", "b"]}}
+        yield Attack(f"a list of texts ({form})", body(form, "text", ["a", "b"]), ("a", "b"))
         # beside strings MLflow itself makes strings of numbers there, as `PyfuncPair` says
         rows = ("cat", "5") if form == INSTANCES else None
         yield Attack(f"5 beside a text ({form})", body(form, "text", "cat", 5), rows)
@@ -202,7 +204,7 @@ def data_urls() -> Iterator[Attack]:
         for form in FORMS:
             yield Attack(f"{start} ({form})", body(form, "image", start + cell(PNG)), (PNG,))
         csv = f'image\n"{start}{cell(PNG)}"\n'.encode()
-        yield Attack(f"{start} (CSV)", csv, (PNG,), kind=CSV)
+        yield Attack(f"{start} (CSV)", csv, kind=CSV)
     for form in FORMS:
         yield Attack(f"cut data: URL ({form})", body(form, "image", "data:image/png;base64"))
         lines = base64.encodebytes(PNG).decode()
@@ -250,7 +252,7 @@ def payload_forms() -> Iterator[Attack]:
     yield Attack("no rows", json.dumps({SPLIT: none}).encode(), (), either=True)
     yield ask("2,000 rows", *(f"cat {n % 50}" for n in range(2_000)), either=True)
     yield ask("100,000 rows", *(["cat"] * 100_000), form=INPUTS, either=True)
-    yield Attack("CSV", b"text\n5\ntrue\n0012\n", ("5", "true", "0012"), kind=CSV)
+    yield Attack("CSV", b"text\n5\ntrue\n0012\n", kind=CSV)
     for whole in ("text\nNA\n", 'text\n"a\n', "", "a,b\n1,2\n", "image\n5\n", "text\na\0b\n"):
         yield Attack(f"CSV {whole!r}", whole.encode(), kind=CSV)
     for column, value in (("text", "cat"), ("image", PNG), ("image", cell(PNG))):
