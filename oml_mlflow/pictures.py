@@ -208,21 +208,6 @@ def prepare_picture(data: bytes, label: str = "picture") -> bytes:
         return png.tobytes()
 
 
-def picture_pixels(data: bytes, label: str = "picture") -> np.ndarray:
-    """Return a picture's pixels, uint8 ``(height, width, 3)``, RGB, as Pillow decodes it.
-
-    Args:
-        data: One encoded picture, in one of `FORMATS`.
-        label: How to name it in an error.
-
-    Raises:
-        InputError: See `in_work`.
-        ConfigError: See `max_pixels`.
-    """
-    with in_work(data, label, as_pixels) as pixels:
-        return pixels
-
-
 def _plugin(data: bytes, label: str) -> type[ImageFile.ImageFile]:
     """Return Pillow's plugin for a picture, by its first bytes."""
     for start, plugin in _PLUGINS.items():
