@@ -99,7 +99,7 @@ def settle(
     for binding in sorted(set(bindings), key=lambda b: (b, b.source)):
         if binding.target not in accepted:
             known = ", ".join(sorted(accepted)) or "none"
-            reason = f"there is no target {showable(binding.target)}; there are {known}"
+            reason = f"there is no target {showable(binding.target)!r}; there are {known}"
             refusals.append(Refusal(binding, reason, "add it to oml_mlflow.toml."))
         elif binding.source == TAG and binding.target not in allowed:
             reason = f"target {binding.target} takes no bindings from tags"

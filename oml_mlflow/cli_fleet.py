@@ -67,7 +67,7 @@ def fleet_configuration(target: str | None = None, timeout: float | None = None)
         from oml_mlflow.config_values import did_you_mean
 
         raise ConfigError(
-            f"there is no target {showable(target)} in {config.path}. Nothing was changed.",
+            f"there is no target {showable(target)!r} in {config.path}. Nothing was changed.",
             hint=f"{did_you_mean(target, config.targets)}Configured are: "
             f"{', '.join(sorted(config.targets))}.",
         )

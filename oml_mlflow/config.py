@@ -156,7 +156,7 @@ class Config:
             return next(same, TargetConfig(wanted, wanted))
         known = ", ".join(sorted(self.targets)) or "none"
         raise ConfigError(
-            f"there is no target {showable(wanted)} in {self.path or DEFAULT_FILE}. "
+            f"there is no target {showable(wanted)!r} in {self.path or DEFAULT_FILE}. "
             "Nothing was changed.",
             hint=f"{did_you_mean(wanted, self.targets)}Configured are: {known}. "
             "Or give a URI such as embedded:///folder.",
@@ -196,7 +196,7 @@ def load_config(
     if ":" in target:
         check_uri(target, "target", values)
     elif target not in targets:
-        text = f"names a target {showable(target)}, which is not configured"
+        text = f"names {showable(target)!r}, which is no configured target"
         hint = f"{_nearest(target, targets)} Or give a URI such as embedded:///folder."
         raise values.wrong("target", text, hint=hint)
     bindings = []
@@ -236,9 +236,9 @@ def _targets(tables: Any, values: Values) -> dict[str, TargetConfig]:
     for name in tables:
         if not _TARGET_NAME.fullmatch(name):
             raise values.wrong(
-                "targets",
-                "holds what is no name of a target: letters, digits, '-', '.' and '_', a letter or "
-                "digit first",
+                f"targets.{showable(name)}",
+                "is no name of a target: letters, digits, '-', '.' and '_', a letter or digit "
+                "first",
             )
     _check_variables(tables, values)
     found = {name: _target(name, table, values) for name, table in tables.items()}
@@ -254,7 +254,7 @@ def _targets(tables: Any, values: Values) -> dict[str, TargetConfig]:
             if before not in found:
                 raise values.wrong(
                     f"targets.{name}.after",
-                    f"names a target {showable(before)}, which is not configured",
+                    f"names {showable(before)!r}, which is no configured target",
                     hint=_nearest(before, found),
                 )
     _refuse_cycles(found, values)
@@ -371,7 +371,7 @@ def _bindings(
         if name not in targets:
             raise values.wrong(
                 f"{key}.{leaf}",
-                f"names a target {showable(name)}, which is not configured",
+                f"names {showable(name)!r}, which is no configured target",
                 hint=_nearest(name, targets),
             )
     export_name = values.pick_file(f"{key}.name", entry, TEXT, model)

@@ -18,7 +18,6 @@ _SLOT_DIGITS = 6
 _MODEL_NAME_LIMIT = 123
 EXPORT_NAME_LIMIT = _MODEL_NAME_LIMIT - len("_img") - len("_S") - _SLOT_DIGITS
 _LEGAL = re.compile(r"[A-Za-z][A-Za-z0-9_$#]*")
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _COLUMN = re.compile(r"[A-Za-z_][\w$#]*(\.[A-Za-z_][\w$#]*){1,2}", re.ASCII)
 
 
@@ -65,11 +64,8 @@ def slot_name(export_name: str, side: str, generation: int) -> str:
 
 
 def showable(target: str) -> str:
-    """Return a target's name as an error may repeat it.
-
-    A text such as ``user/password@host`` may hold a password, and is not repeated, in no part.
-    """
-    return repr(target) if _PLAIN.fullmatch(target) else "of the name that was given"
+    """Return a target's name as an error may repeat it: ``***`` for what may hold a password."""
+    return "***" if set(target) & set("/:@") else target
 
 
 def check_column(name: str) -> tuple[str, str]:

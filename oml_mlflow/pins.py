@@ -330,7 +330,7 @@ def _target(config: Config, target: str) -> TargetConfig:
     if target not in config.targets:
         known = ", ".join(sorted(config.targets)) or "none"
         raise ConfigError(
-            f"there is no target {showable(target)} in the configuration; there are {known}.",
+            f"there is no target {showable(target)!r} in the configuration; there are {known}.",
             hint="run `oml-mlflow config show`.",
         )
     return config.targets[target]
