@@ -10,6 +10,7 @@ import click
 
 from oml_mlflow import console
 from oml_mlflow.console import config_option, json_option
+from oml_mlflow.limits import LIMITS
 
 if TYPE_CHECKING:
     from oml_mlflow.bindings import Refusal
@@ -72,8 +73,6 @@ def _refusal_row(refusal: Refusal) -> tuple[object, ...]:
 
 def _values(found: Config) -> list[tuple[str, str, str]]:
     """Return key, value and origin of everything that is configured, bindings aside."""
-    from oml_mlflow.pictures import MAX_PIXELS_ENV, max_pixels
-
     values: dict[str, Any] = {
         "target": found.target,
         "concurrency": found.concurrency,
@@ -84,8 +83,9 @@ def _values(found: Config) -> list[tuple[str, str, str]]:
         values |= {f"targets.{name}.{key}": value for key, value in facts.items()}
     values |= {f"webhook.{key}": value for key, value in vars(found.webhook).items()}
     rows = [(key, _shown(value), found.origins.get(key, "")) for key, value in values.items()]
-    origin = f"environment {MAX_PIXELS_ENV}" if os.environ.get(MAX_PIXELS_ENV) else "default"
-    rows.append(("max_pixels", str(max_pixels()), origin))
+    for limit in LIMITS:
+        origin = "environment" if os.environ.get(limit.variable) else "default"
+        rows.append((limit.variable, str(limit.read()), origin))
     for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         if uri := os.environ.get(variable):
             masked = re.sub(r"//[^@/]*@", f"//{_MASK}@", uri)

@@ -46,9 +46,7 @@ def _is(kind: type) -> Callable[[Any], Any]:
     return take
 
 
-def between(kind: type, least: float, most: float) -> Callable[[Any], Any]:
-    """Return what takes numbers of a range only."""
-
+def _between(kind: type, least: float, most: float) -> Callable[[Any], Any]:
     def take(value: Any) -> Any:
         if type(value) not in (int, kind) or not least <= value <= most:
             raise ValueError
@@ -66,10 +64,10 @@ def _read_switch(text: str) -> bool:
 TEXT = Kind("text that is not empty", _is(str))
 FILE = Kind("the path of a file", lambda value: Path(_is(str)(value)).expanduser())
 SWITCH = Kind("true or false", _is(bool), _read_switch)
-COUNT = Kind("a whole number from 1 to 1,000", between(int, 1, 1000), int)
-SIZE = Kind("a whole number of bytes from 1 to 2^31", between(int, 1, 2**31), int)
-PORT = Kind("a port from 0 to 65535", between(int, 0, 65535), int)
-SECONDS = Kind("seconds, from 0.1 to 86,400", between(float, 0.1, 86400.0), float)
+COUNT = Kind("a whole number from 1 to 1,000", _between(int, 1, 1000), int)
+SIZE = Kind("a whole number of bytes from 1 to 2^31", _between(int, 1, 2**31), int)
+PORT = Kind("a port from 0 to 65535", _between(int, 0, 65535), int)
+SECONDS = Kind("seconds, from 0.1 to 86,400", _between(float, 0.1, 86400.0), float)
 
 
 def one_of(*words: str) -> Kind:

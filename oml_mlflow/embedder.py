@@ -13,8 +13,9 @@ import numpy as np
 
 from oml_mlflow.errors import InputError
 from oml_mlflow.graph.reach import reach_bytes, read_merges
+from oml_mlflow.limits import MAX_PIXELS
 from oml_mlflow.names import IMG, PROPERTY, TXT
-from oml_mlflow.pictures import as_pixels, as_png, in_work, max_pixels
+from oml_mlflow.pictures import as_pixels, as_png, in_work
 from oml_mlflow.runtime import Ends, open_session, run
 from oml_mlflow.texts import prepare_text
 
@@ -44,7 +45,7 @@ class PairEmbedder:
     def __init__(
         self, img: Path, txt: Path, dims: int, ends: Mapping[str, Ends] | None = None
     ) -> None:
-        max_pixels()  # a setting that is wrong is told before a picture comes
+        MAX_PIXELS.read()  # a setting that is wrong is told before a picture comes
         self.dims = dims
         self._ends = dict(ends or {})
         self._paths = {IMG: Path(img), TXT: Path(txt)}

@@ -8,8 +8,8 @@ does. Source: microsoft/onnxruntime-extensions issues 1094 and 1096; measured wi
 by projects/fidelity.
 
 A picture is judged by its header, and takes its pixels out of one allowance of the process,
-`max_pixels`, until its vector is there. What pictures add to a process is at most 25 bytes times
-that, whatever is sent (measured: 7 to 25 by format; see tests/test_picture_limits.py).
+`limits.MAX_PIXELS`, until its vector is there. What pictures add to a process is at most 25 bytes
+times that, whatever is sent (measured: 7 to 25 by format; see tests/test_picture_limits.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-import os
 import re
 import threading
 from collections import deque
@@ -32,12 +31,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from oml_mlflow.errors import ConfigError, InputError
+from oml_mlflow.errors import InputError
+from oml_mlflow.limits import MAX_PIXELS
 
-MAX_PIXELS_ENV = "OML_MLFLOW_MAX_PIXELS"
-# the largest pictures that phones take have 9,248 x 6,944
-DEFAULT_MAX_PIXELS = 65_000_000
-_SMALLER = f"scale it down first, or set {MAX_PIXELS_ENV} where the model runs."
+_SMALLER = f"scale it down first, or set {MAX_PIXELS.variable} where the model runs."
 # CLIP resizes the short edge before it crops, so that the work grows with the aspect ratio: at
 # 1,000 the graph takes seconds and 300 MB for one picture, transformers twice that (measured)
 ASPECT_LIMIT = 1000
@@ -70,26 +67,6 @@ _JPEG_ARITHMETIC = b"\xc9\xca\xcb\xcd\xce\xcf"
 _TRIMMED_PIXELS = 1_000_000
 # a TIFF with planes of their own has one part per channel
 _MOST_LAYERS = 8
-
-
-def max_pixels() -> int:
-    """Return how many pixels one picture, and all that are in work in this process, may have.
-
-    Raises:
-        ConfigError: If the environment variable `MAX_PIXELS_ENV` holds no such number.
-    """
-    text = os.environ.get(MAX_PIXELS_ENV, "")
-    try:
-        limit = int(text) if text else DEFAULT_MAX_PIXELS
-    except ValueError:
-        limit = 0
-    if not 1 <= limit <= 2**31:
-        raise ConfigError(
-            f"{MAX_PIXELS_ENV} must be a whole number of pixels from 1 to 2^31; it is "
-            f"{text[:40]!r}.",
-            hint=f"correct it, or unset it for {DEFAULT_MAX_PIXELS:,}.",
-        )
-    return limit
 
 
 class _Allowance:
@@ -141,15 +118,15 @@ def in_work(
 
     Raises:
         InputError: If it is of another format, Pillow can't decode it in full, it has more than
-            `max_pixels`, or one edge is more than `ASPECT_LIMIT` times the other.
-        ConfigError: See `max_pixels`.
+            `limits.MAX_PIXELS`, or one edge is more than `ASPECT_LIMIT` times the other.
+        ConfigError: See `limits.MAX_PIXELS`.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise InputError(
             f"{label}: got {type(data).__name__}, wanted the bytes of an encoded picture.",
             hint="pass the contents of a JPEG or PNG file.",
         )
-    data, limit = bytes(data), max_pixels()
+    data, limit = bytes(data), MAX_PIXELS.read()
     plugin = _plugin(data, label)
     with _decoding(data, label):
         _check_jpeg(data)
@@ -202,7 +179,7 @@ def prepare_picture(data: bytes, label: str = "picture") -> bytes:
 
     Raises:
         InputError: See `in_work`.
-        ConfigError: See `max_pixels`.
+        ConfigError: See `limits.MAX_PIXELS`.
     """
     with in_work(data, label, as_png) as png:
         return png.tobytes()

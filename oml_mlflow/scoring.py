@@ -14,13 +14,11 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
-from oml_mlflow.config_values import SIZE, Kind, Values, between, variable_of
 from oml_mlflow.errors import InputError
+from oml_mlflow.limits import REQUEST_BYTES, REQUEST_ROWS, Limit
 
 # MLflow sets it in the process that answers HTTP requests
 _SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
-_ROWS, _BYTES = "request.rows", "request.bytes"
-_ROWS_KIND = Kind("a whole number from 1 to 1,000,000", between(int, 1, 10**6), int)
 _NUMBER = re.compile(r"(?<=^picture )\d+|(?<=^text )\d+")
 # what base64 decoding makes of "data", with which no picture begins
 _BROKEN_URL = base64.b64decode("data")
@@ -57,11 +55,8 @@ class PyfuncPair:
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
-        values = Values(None, {}, os.environ)
-        self._limits = {
-            _ROWS: int(values.pick(_ROWS, {}, _ROWS_KIND, 1024)),
-            _BYTES: int(values.pick(_BYTES, {}, SIZE, 64 * 2**20)),
-        }
+        # settings that are wrong are told before a request comes
+        self._limits = {limit: limit.read() for limit in (REQUEST_ROWS, REQUEST_BYTES)}
 
     def predict(
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -99,9 +94,9 @@ class PyfuncPair:
                 '"<base64 of a JPEG or PNG>"} as dataframe_records.',
             )
         if _is_serving():
-            self._check_limit(_ROWS, len(frame), "rows")
+            self._check_limit(REQUEST_ROWS, len(frame))
             sizes = (_size_bytes(value) for name in columns for value in frame[name])
-            self._check_limit(_BYTES, sum(sizes), "bytes")
+            self._check_limit(REQUEST_BYTES, sum(sizes))
         cells = {
             name: [_cell(value, name, i) for i, value in enumerate(frame[name])] for name in columns
         }
@@ -128,12 +123,13 @@ class PyfuncPair:
         result: pd.DataFrame = pd.DataFrame({"embedding": vectors.tolist()}, index=frame.index)
         return result
 
-    def _check_limit(self, key: str, sent: int, unit: str) -> None:
-        if sent > self._limits[key]:
+    def _check_limit(self, limit: Limit, sent: int) -> None:
+        most = self._limits[limit]
+        if sent > most:
             raise InputError(
-                f"the request has {sent:,} {unit}, more than the {self._limits[key]:,} that are "
-                "taken at once; nothing was embedded.",
-                hint=f"send several requests, or set {variable_of(key)} where the model is served.",
+                f"the request has {sent:,} {limit.unit}, more than the {most:,} that are taken at "
+                "once; nothing was embedded.",
+                hint=f"send several requests, or set {limit.variable} where the model is served.",
             )
 
 

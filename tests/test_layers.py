@@ -15,7 +15,7 @@ ORACLE = [
 ]
 # each module may import from its own line and those above
 LAYERS = [
-    {"errors", "events", "files", "spool"},
+    {"errors", "events", "files", "limits", "spool"},
     {"fingerprint", "graph.protobuf", "ledger", "names", "profiles"},
     {"precision"},
     {"graph.encoder", "graph.image", "graph.ops", "graph.retarget", "graph.text", "graph.wire"},
