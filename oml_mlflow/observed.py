@@ -66,15 +66,18 @@ class Observed:
                 found.append(model)
             elif live.action == ADOPT or (live.fingerprints and not live.fingerprints.get(side)):
                 continue
-            elif model.foreign or model.fingerprint != live.fingerprints.get(side):
+            elif model.foreign or model.damage or model.fingerprint != live.fingerprints.get(side):
                 found.append(model)
         return found
+
+    def of_others(self) -> list[LoadedModel]:
+        """Return strangers but for models of ours whose bytes were damaged."""
+        return [model for model in self.strangers() if model.foreign or not model.damage]
 
     def is_whole(self) -> bool:
         """Return whether both live models are there, and what the ledger says."""
         there = all(name in self.models for name in self.live_names.values())
-        is_intact = there and not any(self.models[n].damage for n in self.live_names.values())
-        return self.live is not None and is_intact and not self.strangers()
+        return self.live is not None and there and not self.strangers()
 
     def damaged(self, fingerprints: Collection[str]) -> dict[str, LoadedModel]:
         """Return by fingerprint models of these bytes whose stored ones are others, or gone."""

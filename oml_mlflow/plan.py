@@ -136,7 +136,7 @@ def plan_promotion(
     if live is not None and observed.is_whole() and _is_same(live, entry):
         return Plan(target, observed, title, None)
     adoption = None
-    if strangers := observed.strangers():
+    if strangers := observed.of_others():
         refuse_strangers(strangers, adopt)
         adoption = _adoption(observed, entry)
         observed = _after(observed, adoption)
@@ -169,7 +169,7 @@ def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str 
         ApplyError: If that generation is not kept.
         ForeignModel: If a live name is taken by a model of others.
     """
-    if strangers := observed.strangers():
+    if strangers := observed.of_others():
         refuse_strangers(strangers, adopt=False)
     live, kept = observed.live, observed.kept()
     if to is None:
@@ -179,7 +179,7 @@ def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str 
     chosen = observed.entry(to) if to is not None else None
     if to is None or to not in kept or chosen is None:
         shown = ", ".join(f"{g} ({e.origin})" for g in kept if (e := observed.entry(g))) or "none"
-        wanted = "no older generation" if to is None else f"no generation {to}"
+        wanted = "no older generation" if to is None else f"generation {to}, which"
         raise ApplyError(
             f"{observed.name} can't go back: {wanted} is kept in {target}; kept are: {shown}. "
             "The live pair is as it was.",
@@ -212,7 +212,7 @@ def plan_drop(observed: Observed, entry_by: str, *, target: str = "") -> Plan:
             f"there is no pair {observed.name} in {target}. Nothing was changed.",
             hint="run `oml-mlflow status`.",
         )
-    if strangers := observed.strangers():
+    if strangers := observed.of_others():
         refuse_strangers(strangers, adopt=False)
     names = list(observed.live_names.values()) if observed.live else []
     for generation, slots in observed.kept().items():

@@ -64,8 +64,6 @@ class Held:
                 found.append(f"{name} was dropped")
             elif (model := strangers.get(name)) is not None:
                 found.append(_altered(model, live.fingerprints.get(side, "")))
-            elif damage := observed.models[name].damage:
-                found.append(f"{name} was {damage}")
         return tuple(found)
 
 
@@ -124,6 +122,8 @@ def assemble(
 
 
 def _altered(model: LoadedModel, wanted: str) -> str:
+    if model.damage:
+        return f"{model.name} was {model.damage}"
     if model.foreign:
         return f"{model.name} was replaced by a model of others ({model.size_bytes:,} bytes)"
     return f"{model.name} was altered: sha256 {model.fingerprint[:12]}… instead of {wanted[:12]}…"

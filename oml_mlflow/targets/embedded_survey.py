@@ -58,7 +58,8 @@ def read_survey(target: EmbeddedTarget) -> Survey:
             live.append((found, ledger_entry(entry) if entry else None))
     noted = dict(row[4] for row in rows if row[4] is not None)
     listed = [loaded_model(row[2]) for row in rows if row[2] is not None]
-    models = as_found(listed, target.model_path, noted)
+    there = [model for model in listed if target.model_path(model.fingerprint).exists()]
+    models = as_found(there, target.model_path, noted)
     notes = [note_from(row[3]) for row in rows if row[3] is not None]
     return assemble(target.uri, duckdb.__version__, live, models, notes)
 
