@@ -5,25 +5,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from oml_mlflow._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from oml_mlflow.connection import connect, disconnect, isconnected
+    from oml_mlflow.environment import get_default_conda_env, get_default_pip_requirements
     from oml_mlflow.errors import OmlMlflowError
-    from oml_mlflow.flavor import (
-        _load_pyfunc,
-        get_default_conda_env,
-        get_default_pip_requirements,
-        load_model,
-        log_model,
-        save_model,
-    )
+    from oml_mlflow.flavor import _load_pyfunc, load_model, log_model, save_model
     from oml_mlflow.pair import PipelinePair
     from oml_mlflow.pipeline import EmbeddingModel, MiningFunction, ONNXPipeline
     from oml_mlflow.relogging import relog
     from oml_mlflow.targets import open_target
     from oml_mlflow.template import EmbeddingModelConfig, ONNXPipelineConfig
     from oml_mlflow.ways_in import promote, reconcile, rollback
-
-__version__ = "0.2.0"
 
 __all__ = [
     "EmbeddingModel",
@@ -51,15 +45,9 @@ __all__ = [
 
 _HOMES = {
     "connection": ("connect", "disconnect", "isconnected"),
+    "environment": ("get_default_conda_env", "get_default_pip_requirements"),
     "errors": ("OmlMlflowError",),
-    "flavor": (
-        "_load_pyfunc",
-        "get_default_conda_env",
-        "get_default_pip_requirements",
-        "load_model",
-        "log_model",
-        "save_model",
-    ),
+    "flavor": ("_load_pyfunc", "load_model", "log_model", "save_model"),
     "pair": ("PipelinePair",),
     "pipeline": ("EmbeddingModel", "MiningFunction", "ONNXPipeline"),
     "relogging": ("relog",),

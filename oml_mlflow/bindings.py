@@ -9,8 +9,6 @@ from fnmatch import fnmatchcase
 from oml_mlflow.names import showable
 
 FILE, TAG, DEPLOYMENT = "file", "tag", "deployment"
-# tags of a registered model
-BIND_TAG, PAUSE_TAG = "oml.bind", "oml.paused"
 
 
 @dataclass(frozen=True, order=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import click
 
 from oml_mlflow import (
-    __version__,
     cli_config,
     cli_database,
     cli_fleet,
@@ -19,6 +18,7 @@ from oml_mlflow import (
     cli_webhook,
     console,
 )
+from oml_mlflow._version import __version__
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

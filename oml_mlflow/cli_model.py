@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oml_mlflow import __version__, console
+from oml_mlflow import console
+from oml_mlflow._version import __version__
 from oml_mlflow.profiles import DEFAULT_PROFILE, get_profile
 
 if TYPE_CHECKING:

@@ -60,7 +60,8 @@ def _oracle(user: str, password: str | None, dsn: str) -> Target:
             hint="give user, password and dsn each on its own.",
         )
     # imported here: the driver takes a while to import
-    from oml_mlflow.settings import OracleSettings, Secret
+    from oml_mlflow.secrets import Secret
+    from oml_mlflow.settings import OracleSettings
     from oml_mlflow.targets.oracle import OracleTarget
 
     return OracleTarget(OracleSettings(user, dsn, Secret(password) if password else None))

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from oml_mlflow import registry
-from oml_mlflow.bindings import BIND_TAG, TAG, Binding
-from oml_mlflow.registry import Registered
+from oml_mlflow.bindings import TAG, Binding
+from oml_mlflow.registry import BIND_TAG, Registered
 
 _TAG_BINDING = re.compile(
     r"\s*(?P<alias>[\w-]+)\s*(?:->|→)\s*(?P<target>[\w.-]+)(?:\s+as\s+(?P<name>[\w$#]+))?\s*"

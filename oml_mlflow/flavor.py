@@ -40,7 +40,7 @@ from oml_mlflow.environment import (
 )
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.manifest import CODE_TAG, MANIFEST_TAG, check_manifest, to_manifest
+from oml_mlflow.manifest import check_manifest, to_manifest
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.package import (
     FLAVOR_NAME,
@@ -51,6 +51,7 @@ from oml_mlflow.package import (
     PackagedPair,
     read_package,
 )
+from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG
 from oml_mlflow.scoring import PyfuncPair
 
 if TYPE_CHECKING:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from oml_mlflow.bindings import PAUSE_TAG, Binding, Refusal
+from oml_mlflow.bindings import Binding, Refusal
 from oml_mlflow.config import HEAL as HEAL_POLICY
 from oml_mlflow.config import TargetConfig
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.ledger import VERIFIED, WHOLE, LedgerEntry, is_other_registry
 from oml_mlflow.names import SIDES, model_name
+from oml_mlflow.registry import PAUSE_TAG, Registered
 from oml_mlflow.standing import (
     DEGRADED,
     FINISH,
@@ -29,9 +30,6 @@ from oml_mlflow.standing import (
 )
 from oml_mlflow.survey import FAILURE, PIN, Held, Note, Survey
 from oml_mlflow.terms import USUAL, Terms
-
-if TYPE_CHECKING:
-    from oml_mlflow.registry import Registered
 
 # (target, model, version): that it was live and verified there once
 Proven = Collection[tuple[str, str, str]]

@@ -20,14 +20,13 @@ from oml_mlflow.names import SIDES
 from oml_mlflow.observed import Observed
 from oml_mlflow.plan import Plan
 from oml_mlflow.policy import MUST
-from oml_mlflow.probes import unsafe_reason
+from oml_mlflow.probes import Probe, unsafe_reason
 from oml_mlflow.profiles import get_profile
 
 if TYPE_CHECKING:
     import numpy as np
 
     from oml_mlflow.candidate import Candidate
-    from oml_mlflow.probes import Probe
     from oml_mlflow.targets.base import Session, Target
 
 _GEOMETRY = "g-"

@@ -15,16 +15,13 @@ from pathlib import Path
 import yaml
 
 from oml_mlflow.errors import PackageError
-from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.files import fingerprint_file
 from oml_mlflow.package import GOLDEN_FOLDER, PROFILES_FOLDER, SOURCE_FOLDER, read_package
+from oml_mlflow.registry import EVIDENCE_FOLDER, MANIFEST_TAG
 
-MANIFEST_TAG, CODE_TAG = "oml.manifest", "oml.code"
 UNANCHORED = "unanchored: the registry does not say what its files are"
-# evidence of promotions, which comes later
-EVIDENCE_FOLDER = "oml_mlflow"
 # that, and what MLflow writes beside files that it downloads as a version's
 LATER = {EVIDENCE_FOLDER, "registered_model_meta"}
-CODE_FOLDER = "code"
 _MLMODEL = "MLmodel"
 # of other folders, which can hold any number of files, the manifest says one digest
 _LISTED = {PROFILES_FOLDER, GOLDEN_FOLDER, SOURCE_FOLDER}

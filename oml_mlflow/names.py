@@ -81,3 +81,8 @@ def check_column(name: str) -> tuple[str, str]:
         )
     table, _, column = name.rpartition(".")
     return table, column
+
+
+def live_names(export_name: str) -> dict[str, str]:
+    """Return the in-database names of a live pair, by side."""
+    return {side: model_name(export_name, side) for side in SIDES}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Event, Listener, silent
-from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph.interface import read_interface
 from oml_mlflow.graph.retarget import retarget_pipeline, shared_metadata
 from oml_mlflow.names import IMG, SIDES, TXT

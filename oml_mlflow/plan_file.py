@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from oml_mlflow import __version__
+from oml_mlflow._version import __version__
 from oml_mlflow.bindings import Binding
 from oml_mlflow.errors import ConfigError, PlanStale
 from oml_mlflow.files import keep_private

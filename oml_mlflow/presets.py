@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oml_mlflow.errors import SourceError
-from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.files import fingerprint_file
 
 if TYPE_CHECKING:
     from oml_mlflow.source import Source

@@ -17,17 +17,16 @@ from oml_mlflow.events import Listener, silent
 from oml_mlflow.geometry_guard import demand_geometry, keep_vectors
 from oml_mlflow.hooks import HookContext, Hooks, load_hooks
 from oml_mlflow.ledger import UNVERIFIED, is_other_registry
-from oml_mlflow.names import check_export_name
+from oml_mlflow.names import check_export_name, live_names
 from oml_mlflow.observed import Observed
 from oml_mlflow.package import read_package
+from oml_mlflow.parity import ParityReport
 from oml_mlflow.preflight import Preflight, preflight
-from oml_mlflow.probes import ParityReport
 from oml_mlflow.profiles import get_profile
 from oml_mlflow.proposal import (
     checked_files,
     choose_candidate,
     demand_vectors,
-    live_names,
     plan_candidate,
     refuse_unverifiable,
 )

@@ -14,11 +14,11 @@ from oml_mlflow.events import Listener
 from oml_mlflow.geometry_guard import with_geometry
 from oml_mlflow.ledger import UNVERIFIED, VERIFIED, LedgerEntry, this_process
 from oml_mlflow.manifest import check_files
-from oml_mlflow.names import SIDES, model_name
+from oml_mlflow.names import SIDES
 from oml_mlflow.observed import Observed
 from oml_mlflow.package import read_package
+from oml_mlflow.parity import ParityReport
 from oml_mlflow.plan import Plan, plan_promotion
-from oml_mlflow.probes import ParityReport
 from oml_mlflow.profiles import get_profile
 from oml_mlflow.registry import UNUSED, ModelVersion, local_files, logged_tags
 from oml_mlflow.runtime import not_run_reason
@@ -27,11 +27,6 @@ from oml_mlflow.verification import demand_parity, verify_pair
 
 if TYPE_CHECKING:
     from oml_mlflow.targets.base import Session
-
-
-def live_names(export_name: str) -> dict[str, str]:
-    """Return the in-database names of a live pair, by side."""
-    return {side: model_name(export_name, side) for side in SIDES}
 
 
 @contextlib.contextmanager

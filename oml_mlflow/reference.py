@@ -16,16 +16,10 @@ from oml_mlflow.events import Listener, silent
 from oml_mlflow.graph.head import read_head
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair import PipelinePair
+from oml_mlflow.parity import ParityReport
 from oml_mlflow.pictures import prepare_picture
 from oml_mlflow.precision import FLOAT32, encoder_limit
-from oml_mlflow.probes import (
-    ParityReport,
-    Probe,
-    References,
-    compare,
-    embed_probes,
-    limits_by_side,
-)
+from oml_mlflow.probes import Probe, References, compare, embed_probes, limits_by_side
 from oml_mlflow.runtime import open_session
 from oml_mlflow.source import Source
 from oml_mlflow.texts import prepare_text

@@ -17,17 +17,11 @@ from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
 import oml_mlflow
 from oml_mlflow.environment import index_requirements, read_requirements
 from oml_mlflow.errors import RegistryError
-from oml_mlflow.flavor import (
-    EXACTNESS_TAG,
-    facts_of,
-    identity_tags,
-    log_anchored,
-    write_model,
-)
-from oml_mlflow.manifest import CODE_FOLDER, LATER, check_files
+from oml_mlflow.flavor import EXACTNESS_TAG, facts_of, identity_tags, log_anchored, write_model
+from oml_mlflow.manifest import LATER, check_files
 from oml_mlflow.names import IMG
 from oml_mlflow.package import FLAVOR_NAME, read_package
-from oml_mlflow.registry import ModelVersion, get_version, logged_tags
+from oml_mlflow.registry import CODE_FOLDER, ModelVersion, get_version, logged_tags
 from oml_mlflow.state_block import without_block
 
 _OWN_CODE = f"{CODE_FOLDER}/{FLAVOR_NAME}"

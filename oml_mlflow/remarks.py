@@ -9,8 +9,8 @@ from packaging.version import InvalidVersion, Version
 
 from oml_mlflow.fleet import View
 from oml_mlflow.ledger import LedgerEntry, is_other_registry
-from oml_mlflow.manifest import CODE_TAG, MANIFEST_TAG, UNANCHORED
-from oml_mlflow.registry import find_version, logged_tags
+from oml_mlflow.manifest import UNANCHORED
+from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG, find_version, logged_tags
 from oml_mlflow.standing import FleetPlan, Standing
 
 # Code of ours that versions carry: the release that mends it, and what is wrong with it before.

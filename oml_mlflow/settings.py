@@ -5,22 +5,20 @@ from __future__ import annotations
 import getpass
 import os
 import re
-import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.policy import ParityPolicy
+from oml_mlflow.secrets import Secret, read_secret
 
 PASSWORD_ENV = "OML_MLFLOW_PASSWORD"  # noqa: S105
 WALLET_PASSWORD_ENV = "OML_MLFLOW_WALLET_PASSWORD"  # noqa: S105
 PREFIX = "oracle://"
 
-_HIDDEN = "***"
 _KEYS = (
     "config_dir",
     "wallet_location",
@@ -40,45 +38,6 @@ _WAYS = (
     f"set {PASSWORD_ENV}, or name another variable with password_env=, or a file that only you "
     "can read with password_file="
 )
-
-
-class Secret(str):
-    """A value that is ``***`` wherever it would be written: in a text, in JSON, pickled.
-
-    Args:
-        value: What to hide.
-    """
-
-    __slots__ = ("_value",)
-    _value: str
-
-    def __new__(cls, value: str) -> Secret:  # noqa: D102
-        made = super().__new__(cls, _HIDDEN)
-        made._value = value
-        return made
-
-    def reveal(self) -> str:
-        """Return the value itself. Hand it to the driver, and to nothing else."""
-        return self._value
-
-    def redact(self, text: str) -> str:
-        """Return a text with the value taken out."""
-        return text.replace(self._value, _HIDDEN) if self._value else text
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Secret, (_HIDDEN,)
-
-    def __copy__(self) -> Secret:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Secret:
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(_HIDDEN)
 
 
 @dataclass(frozen=True)
@@ -181,7 +140,7 @@ class OracleSettings:
         if self.password is not None:
             return self.password
         if self.password_file is not None:
-            return read_secret(self.password_file)
+            return read_secret(self.password_file, "password", _WAYS)
         if value := os.environ.get(self.password_env):
             return Secret(value)
         if sys.stdin is not None and sys.stdin.isatty():
@@ -198,37 +157,6 @@ class OracleSettings:
             return self.wallet_password
         value = os.environ.get(WALLET_PASSWORD_ENV)
         return Secret(value) if value else None
-
-
-def read_secret(path: Path, what: str = "password", ways: str = "") -> Secret:
-    """Return what a file holds that only its owner can read.
-
-    Args:
-        path: The file.
-        what: What it holds, for people.
-        ways: What to do where it can't be had.
-
-    Raises:
-        ConfigError: If it can't be read, others can read it, or it is empty.
-    """
-    hint = f"{ways or _WAYS}."
-    try:
-        mode = path.stat().st_mode
-        if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-            raise ConfigError(
-                f"{what} file {path} can be read by others (mode {stat.S_IMODE(mode):04o}); it "
-                "was not read. Nothing was connected to.",
-                hint=f"chmod 600 {path}",
-            )
-        value = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
-        raise ConfigError(
-            f"{what} file {path} can't be read ({reason}). Nothing was connected to.", hint=hint
-        ) from None
-    if not value:
-        raise ConfigError(f"{what} file {path} is empty.", hint=hint)
-    return Secret(value)
 
 
 def _check_keys(options: Mapping[str, str]) -> None:

@@ -27,7 +27,7 @@ from starlette.requests import ClientDisconnect
 
 from oml_mlflow.config import Config, WebhookConfig
 from oml_mlflow.errors import ConfigError, WebhookRejected
-from oml_mlflow.settings import Secret
+from oml_mlflow.secrets import Secret
 from oml_mlflow.webhook_metrics import Metrics
 from oml_mlflow.webhook_protocol import BACKLOG, Protocol
 from oml_mlflow.webhook_queue import Delivery, QueueFull, WebhookQueue

@@ -18,7 +18,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from oml_mlflow.errors import ConfigError, RegistryError, RegistryUnreachable
-from oml_mlflow.settings import Secret
+from oml_mlflow.secrets import Secret
 from oml_mlflow.webhook_receiver import EVENTS, PATH, TESTED
 
 NAME = "oml_mlflow"

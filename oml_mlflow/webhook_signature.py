@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from oml_mlflow.errors import ConfigError, WebhookRejected
-from oml_mlflow.settings import Secret, read_secret
+from oml_mlflow.secrets import Secret, read_secret
 
 SECRET_ENV = "OML_MLFLOW_WEBHOOK_SECRET"  # noqa: S105
 OLD_SECRET_ENV = "OML_MLFLOW_WEBHOOK_SECRET_OLD"  # noqa: S105

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import oracledb
 from oracle_fixtures import PASSWORD, Oracle
 
-from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.files import fingerprint_file
 from oml_mlflow.ledger import LedgerEntry, LoadedModel, Work, now
 from oml_mlflow.names import SIDES, model_name, slot_name
 from oml_mlflow.pair import PipelinePair

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from oml_mlflow.settings import Secret
+from oml_mlflow.secrets import Secret
 from oml_mlflow.webhook_signature import SECRET_ENV, sign
 
 SECRET = Secret("a secret of the tests, long enough")

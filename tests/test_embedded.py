@@ -10,7 +10,7 @@ import pytest
 
 from oml_mlflow import PipelinePair, open_target
 from oml_mlflow.errors import ConfigError, PlanStale, TargetError, TargetLocked
-from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.files import fingerprint_file
 from oml_mlflow.ledger import LedgerEntry, LoadedModel, Work
 from oml_mlflow.probes import golden_probes
 from oml_mlflow.targets.embedded import EmbeddedTarget

@@ -27,7 +27,7 @@ import oml_mlflow
 from oml_mlflow import PipelinePair, promote, runtime
 from oml_mlflow.errors import PackageError
 from oml_mlflow.examination import plan
-from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph.external import external_tensors
 from oml_mlflow.graph.wire import read_model
 from oml_mlflow.profiles import get_profile

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oml_mlflow.bindings import BIND_TAG, FILE, TAG, Acceptance, Binding, settle
+from oml_mlflow.bindings import FILE, TAG, Acceptance, Binding, settle
 from oml_mlflow.config import TargetConfig
 from oml_mlflow.desired import read_tag
 from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
 from oml_mlflow.fleet_plan import plan_fleet, tried
 from oml_mlflow.ledger import UNVERIFIED, VERIFIED, LedgerEntry, LiveState, LoadedModel, now
 from oml_mlflow.observed import Observed
-from oml_mlflow.registry import Registered
+from oml_mlflow.registry import BIND_TAG, Registered
 from oml_mlflow.standing import (
     DEGRADED,
     HEAL,

@@ -25,7 +25,7 @@ from oml_mlflow import PipelinePair, promote
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import ApplyError, PackageError, TargetError
 from oml_mlflow.examination import verify
-from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph.retarget import retarget_pipeline
 from oml_mlflow.package import read_package
 from oml_mlflow.pictures import picture_pixels

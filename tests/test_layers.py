@@ -99,17 +99,6 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def test_every_module_has_a_layer() -> None:
-    assert set(modules()) == set().union(*LAYERS)
-
-
-@pytest.mark.parametrize("name", sorted(modules()))
-def test_data_flows_one_way(name: str) -> None:
-    level = next(i for i, layer in enumerate(LAYERS) if name in layer)
-    allowed = set().union(*LAYERS[: level + 1])
-    assert imported(modules()[name]) <= allowed
-
-
 def test_public_names_are_sorted_and_there() -> None:
     assert oml_mlflow.__all__ == sorted(oml_mlflow.__all__)
     for name in oml_mlflow.__all__:

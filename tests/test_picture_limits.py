@@ -27,11 +27,7 @@ from oml_mlflow import PipelinePair, pictures
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import ConfigError, InputError
 from oml_mlflow.limits import MAX_PIXELS
-from oml_mlflow.pictures import (
-    as_pixels,
-    in_work,
-    prepare_picture,
-)
+from oml_mlflow.pictures import as_pixels, in_work, prepare_picture
 
 TAKEN = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # no picture here may take longer than this to be refused, on a busy machine

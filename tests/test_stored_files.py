@@ -19,7 +19,7 @@ from oml_mlflow.custody import trace_bytes
 from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import TargetError
 from oml_mlflow.examination import plan, verify
-from oml_mlflow.fingerprint import fingerprint_file
+from oml_mlflow.files import fingerprint_file
 from oml_mlflow.promotion import promote
 from oml_mlflow.restore import rollback
 from oml_mlflow.targets import embedded_files

@@ -32,7 +32,7 @@ from oml_mlflow.errors import (
 )
 from oml_mlflow.fleet import Outcome
 from oml_mlflow.reconciler import Pass
-from oml_mlflow.settings import Secret
+from oml_mlflow.secrets import Secret
 from oml_mlflow.standing import IN_SYNC, UNREACHABLE, Change, Standing
 from oml_mlflow.webhook_metrics import Metrics
 from oml_mlflow.webhook_queue import WebhookQueue

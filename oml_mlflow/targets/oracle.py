@@ -17,8 +17,9 @@ from oml_mlflow.errors import ConfigError
 from oml_mlflow.ledger import UNVERIFIED, Dependant, now, this_process
 from oml_mlflow.names import TXT
 from oml_mlflow.policy import ParityPolicy
-from oml_mlflow.profiles import RAW
-from oml_mlflow.settings import PREFIX, OracleSettings, Secret
+from oml_mlflow.profiles import RAW, Profile
+from oml_mlflow.secrets import Secret
+from oml_mlflow.settings import PREFIX, OracleSettings
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.base import KEPT_GENERATIONS
 from oml_mlflow.targets.oracle_database import Database
@@ -33,7 +34,6 @@ from oml_mlflow.texts import oracle_text_expression
 if TYPE_CHECKING:
     from oml_mlflow.plan import Plan
     from oml_mlflow.probes import Probe
-    from oml_mlflow.profiles import Profile
     from oml_mlflow.survey import Survey
 
 MODULE = "oml_mlflow"

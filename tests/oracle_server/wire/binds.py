@@ -10,12 +10,7 @@ from typing import Any
 from oracle_server import statement as types
 from oracle_server.statement import Bind, OraError
 from oracle_server.wire.answers import TIMESTAMP_LTZ, TIMESTAMP_TZ
-from oracle_server.wire.encoding import (
-    ProtocolError,
-    decode_float,
-    decode_number,
-    decode_timestamp,
-)
+from oracle_server.wire.encoding import ProtocolError, decode_float, decode_number, decode_timestamp
 from oracle_server.wire.json_image import decode_json
 from oracle_server.wire.lobs import LobStore
 from oracle_server.wire.packets import PacketStream

@@ -14,13 +14,7 @@ from oracle_server.wire.encoding import ProtocolError
 from oracle_server.wire.engine_thread import EngineThread
 from oracle_server.wire.lob_calls import LobCalls
 from oracle_server.wire.lobs import LobStore
-from oracle_server.wire.packets import (
-    BREAK_MARKER,
-    MARKER,
-    RESET_MARKER,
-    Break,
-    PacketStream,
-)
+from oracle_server.wire.packets import BREAK_MARKER, MARKER, RESET_MARKER, Break, PacketStream
 from oracle_server.wire.statements import EngineSession, Statements
 
 MESSAGE_FUNCTION, MESSAGE_PIGGYBACK = 3, 17

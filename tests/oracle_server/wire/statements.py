@@ -14,13 +14,7 @@ from oracle_server.wire.answers import (
     encode_value,
     no_parameters,
 )
-from oracle_server.wire.binds import (
-    MESSAGE_ROW,
-    BindType,
-    placeholders,
-    read_bind_type,
-    read_row,
-)
+from oracle_server.wire.binds import MESSAGE_ROW, BindType, placeholders, read_bind_type, read_row
 from oracle_server.wire.encoding import ProtocolError, signed, unsigned
 from oracle_server.wire.engine_thread import EngineThread
 from oracle_server.wire.lobs import LobStore

@@ -1,0 +1,5 @@
+"""The version of this package; imports nothing, so that all may import it."""
+
+from __future__ import annotations
+
+__version__ = "0.2.0"
