@@ -73,7 +73,7 @@ def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) 
         return replace(evidence, not_run=evidence.not_run or "the pair's model is not known")
     # imported here: a pair can be logged without torch, and then says so
     from oml_mlflow.reference import ReferenceModel, exactness
-    from oml_mlflow.source import open_source
+    from oml_mlflow.source.model import open_source
 
     if model is None:
         try:

@@ -30,7 +30,7 @@ from oml_mlflow.probes import Probe, References, compare, embed_probes, golden_p
 from oml_mlflow.profiles import DEFAULT_PROFILE, PROFILES, Profile
 from oml_mlflow.reference import PreparedByPair, ReferenceModel, exactness
 from oml_mlflow.runtime import runtime_versions
-from oml_mlflow.source import Source
+from oml_mlflow.source.model import Source
 from oml_mlflow.template import ONNXPipelineConfig
 
 

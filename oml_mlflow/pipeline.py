@@ -15,9 +15,9 @@ from oml_mlflow.export import check_destination, export_pair
 from oml_mlflow.files import spool
 from oml_mlflow.names import check_export_name
 from oml_mlflow.pair import PipelinePair
-from oml_mlflow.presets import PRESETS, check_download, check_expectations
 from oml_mlflow.profiles import DEFAULT_PROFILE, Profile, get_profile
-from oml_mlflow.source import Source, open_source
+from oml_mlflow.source.model import Source, open_source
+from oml_mlflow.source.presets import PRESETS, check_download, check_expectations
 from oml_mlflow.template import MULTIMODAL_CLIP, ONNXPipelineConfig, warn_deprecated
 
 if TYPE_CHECKING:

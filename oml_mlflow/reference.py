@@ -21,7 +21,7 @@ from oml_mlflow.pictures import prepare_picture
 from oml_mlflow.precision import FLOAT32, encoder_limit
 from oml_mlflow.probes import Probe, References, compare, embed_probes, limits_by_side
 from oml_mlflow.runtime import open_session
-from oml_mlflow.source import Source
+from oml_mlflow.source.model import Source
 from oml_mlflow.texts import prepare_text
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from oml_mlflow.errors import ConfigError, UnsupportedSource
 from oml_mlflow.precision import choose_precisions
-from oml_mlflow.presets import PRESETS
+from oml_mlflow.source.presets import PRESETS
 
 MULTIMODAL_CLIP = "multimodal_clip"
 DISTANCE_METRICS = (

@@ -22,7 +22,7 @@ from old_runtimes import environment, oldest_driver  # noqa: F401 -- for pytest
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.reference import ReferenceModel
-from oml_mlflow.source import open_source
+from oml_mlflow.source.model import open_source
 
 if TYPE_CHECKING:
     from registry_copies import Registry

@@ -23,7 +23,7 @@ from oml_mlflow.graph.finding import Finding
 from oml_mlflow.graph.rules import check_file
 from oml_mlflow.graph.wire import Initializer, _tag
 from oml_mlflow.profiles import PROFILES, Profile, get_profile
-from oml_mlflow.source import open_source
+from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 
 ORACLE = PROFILES["oracle-23.7"]

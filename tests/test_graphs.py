@@ -23,7 +23,7 @@ from oml_mlflow.pair import PipelinePair
 from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.reference import ReferenceModel
 from oml_mlflow.runtime import open_session, run
-from oml_mlflow.source import open_source
+from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 
 ENCODER_LIMIT = 1e-5

@@ -34,8 +34,8 @@ from oml_mlflow import (
 )
 from oml_mlflow.errors import ConfigError, InvalidName, ParityError, SourceError
 from oml_mlflow.errors import UnsupportedSource as Unsupported
-from oml_mlflow.presets import PRESETS
-from oml_mlflow.source import open_source
+from oml_mlflow.source.model import open_source
+from oml_mlflow.source.presets import PRESETS
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 HERE = Path(__file__).parent

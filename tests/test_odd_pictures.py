@@ -22,7 +22,7 @@ import oml_mlflow
 from oml_mlflow import PipelinePair
 from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.reference import ReferenceModel
-from oml_mlflow.source import open_source
+from oml_mlflow.source.model import open_source
 
 FIDELITY = Path(__file__).resolve().parents[1] / "projects" / "fidelity"
 DEMO = FIDELITY.parent / "demo_model" / "demo"

@@ -17,7 +17,7 @@ from oml_mlflow.package import read_package
 from oml_mlflow.probes import golden_probes
 from oml_mlflow.profiles import PROFILES, get_profile
 from oml_mlflow.runtime import open_session, run
-from oml_mlflow.source import open_source
+from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 
 PICTURES = [p.value for p in golden_probes() if isinstance(p.value, bytes)]

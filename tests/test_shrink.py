@@ -33,7 +33,7 @@ from oml_mlflow.precision import (
 from oml_mlflow.probes import golden_probes
 from oml_mlflow.profiles import PROFILES
 from oml_mlflow.runtime import open_session, run
-from oml_mlflow.source import open_source
+from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 
 CUTS = {

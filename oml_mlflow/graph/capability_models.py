@@ -19,13 +19,19 @@ import onnx.numpy_helper
 from onnx import TensorProto
 
 from oml_mlflow.capability import ANTIALIAS, BYTES, INPUT, INTEGER, OPERATOR, STRING, Capability
-from oml_mlflow.graph.image import BICUBIC, RESIZE_ATTRIBUTES
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.rules import model_inputs
-from oml_mlflow.graph.text import END_TOKEN, START_TOKEN, Vocabulary, text_head
+from oml_mlflow.graph.text import text_head
 from oml_mlflow.graph.walk import Operator, custom_operators, places
 from oml_mlflow.graph.wire import read_model
 from oml_mlflow.profiles import CLIP_TOKENIZER, JSON_TOKENIZER, STANDARD_DOMAINS, TOKENIZER_DOMAIN
+from oml_mlflow.source.description import (
+    BICUBIC,
+    END_TOKEN,
+    RESIZE_ATTRIBUTES,
+    START_TOKEN,
+    Vocabulary,
+)
 
 _REGEX_REPLACE = "StringRegexReplace"
 _KNOWN = frozenset(

@@ -9,51 +9,10 @@ Source: transformers, ``models/clip/modeling_clip.py`` (4.57 and 5.23 compute th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
-
 import numpy as np
 
 from oml_mlflow.graph.ops import GraphBuilder
-
-ACTIVATIONS = ("quick_gelu", "gelu", "relu")
-
-
-class Weights(Protocol):
-    """Named float32 tensors."""
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return a tensor's shape."""
-        ...
-
-    def load(self, name: str) -> np.ndarray:
-        """Return a tensor as float32."""
-        ...
-
-
-@dataclass(frozen=True)
-class Tower:
-    """The numbers that shape one encoder.
-
-    Attributes:
-        prefix: First part of its weights' names, ``vision_model`` or ``text_model``.
-        hidden: Width.
-        layers: Number of layers.
-        heads: Attention heads; they divide `hidden`.
-        activation: One of `ACTIVATIONS`.
-        epsilon: Added to the variance by layer normalisation.
-        projection: Name of the projection's weight.
-        dims: Length of the embedding.
-    """
-
-    prefix: str
-    hidden: int
-    layers: int
-    heads: int
-    activation: str
-    epsilon: float
-    projection: str
-    dims: int
+from oml_mlflow.source.description import Tower, Weights
 
 
 def vision_encoder(

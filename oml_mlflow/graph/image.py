@@ -2,70 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import numpy as np
 import onnx
 
-from oml_mlflow.graph.encoder import Tower, Weights, vision_encoder
+from oml_mlflow.graph.encoder import vision_encoder
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.wire import Initializer
+from oml_mlflow.source.description import RESIZE_ATTRIBUTES, ImagePreparation, Tower, Weights
 
 # Resize knows `antialias` from opset 18 on; without it vectors differ from Pillow's.
 OPSET = 18
 PIXEL_VALUES = "pixel_values"
-
-# Pillow's resampling filters by number; ONNX's Resize has no Lanczos, box or Hamming.
-NEAREST, BILINEAR, BICUBIC = 0, 2, 3
-RESIZE_ATTRIBUTES: dict[int, dict[str, Any]] = {
-    NEAREST: {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
-    BILINEAR: {"mode": "linear", "antialias": 1, "exclude_outside": 1},
-    BICUBIC: {"mode": "cubic", "antialias": 1, "exclude_outside": 1, "cubic_coeff_a": -0.5},
-}
-RESAMPLING = tuple(RESIZE_ATTRIBUTES)
-
-
-@dataclass(frozen=True)
-class ImagePreparation:
-    """What a model's image processor does to a decoded picture.
-
-    Attributes:
-        shortest_edge_px: Length to which the short edge is resized, keeping the aspect ratio.
-        resize_px: (height, width) to which the picture is resized, whatever its aspect ratio.
-            At most one of the two is set; with neither, nothing is resized.
-        resample: Pillow's number of the filter, one of `RESAMPLING`.
-        crop_px: (height, width) of the centre crop, or None for no crop.
-        rescale_factor: Factor to pixel values, or None for no rescaling.
-        mean: Subtracted per channel, RGB; None for no normalisation.
-        std: Divisor per channel, RGB; None for no normalisation.
-    """
-
-    shortest_edge_px: int | None = 224
-    resize_px: tuple[int, int] | None = None
-    resample: int = BICUBIC
-    crop_px: tuple[int, int] | None = (224, 224)
-    rescale_factor: float | None = 1 / 255
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    @classmethod
-    def from_metadata(cls, entry: Mapping[str, Any]) -> ImagePreparation:
-        """Return the preparation that `to_metadata` wrote."""
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()
-        }
-        return cls(**values)
-
-    def to_metadata(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-    @property
-    def output_px(self) -> tuple[int, int] | None:
-        """(height, width) of every prepared picture, or None if it varies."""
-        return self.crop_px or self.resize_px
 
 
 def image_head(

@@ -15,12 +15,13 @@ from typing import Any
 import onnx
 
 from oml_mlflow.errors import GraphError
-from oml_mlflow.graph.image import PIXEL_VALUES, ImagePreparation, image_head
+from oml_mlflow.graph.image import PIXEL_VALUES, image_head
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model
 from oml_mlflow.graph.text import INPUT_IDS, read_vocabulary, text_head
 from oml_mlflow.graph.wire import read_model, write_model
 from oml_mlflow.names import PROPERTY
 from oml_mlflow.profiles import STANDARD_DOMAINS, Profile, decoder_name
+from oml_mlflow.source.description import ImagePreparation
 
 
 def retarget_pipeline(

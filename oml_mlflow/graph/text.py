@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 
 from oml_mlflow.errors import GraphError
-from oml_mlflow.graph.encoder import Tower, Weights, text_encoder
+from oml_mlflow.graph.encoder import text_encoder
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.wire import Initializer
 from oml_mlflow.profiles import CLIP_TOKENIZER, JSON_TOKENIZER, TOKENIZER_DOMAIN
+from oml_mlflow.source.description import END_TOKEN, START_TOKEN, Tower, Vocabulary, Weights
 
 # The opset that OML4Py writes. Source: ONNX Pipeline Models : Text Embedding, Oracle.
 OPSET = 17
 INPUT_IDS = "input_ids"
-START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 # Unicode White_Space; RE2's own \s is ASCII only
 _WHITE_SPACE = (
     r"[\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
@@ -35,21 +34,6 @@ _TOKENIZER_CONFIG = {
     "pad_token": END_TOKEN,
     "unk_token": END_TOKEN,
 }
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """CLIP's byte-level BPE.
-
-    Attributes:
-        ids: Id of every token.
-        merges: Pairs to merge, best first.
-        max_length: Ids a text may have, start and end included.
-    """
-
-    ids: dict[str, int]
-    merges: tuple[tuple[str, str], ...]
-    max_length: int
 
 
 def text_head(vocabulary: Vocabulary, tokenizer: str) -> tuple[GraphBuilder, onnx.ValueInfoProto]:

@@ -32,7 +32,7 @@ from oml_mlflow.export import export_pair
 from oml_mlflow.names import IMG
 from oml_mlflow.pictures import prepare_picture
 from oml_mlflow.reference import ReferenceModel
-from oml_mlflow.source import open_source
+from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 
 BARE, OURS = "bare graph", "prepare_picture"

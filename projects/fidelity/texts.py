@@ -32,7 +32,7 @@ from oml_mlflow.export import export_pair
 from oml_mlflow.graph.text import INPUT_IDS
 from oml_mlflow.names import TXT
 from oml_mlflow.profiles import get_profile
-from oml_mlflow.source import open_source
+from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 from oml_mlflow.texts import SQL_TEXT_STEPS, prepare_text
 

@@ -19,7 +19,7 @@ from oml_mlflow.errors import SourceError
 from oml_mlflow.files import fingerprint_file
 
 if TYPE_CHECKING:
-    from oml_mlflow.source import Source
+    from oml_mlflow.source.model import Source
 
 _log = logging.getLogger(__name__)
 _RECORD = "oml_mlflow.json"

@@ -10,11 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from oml_mlflow.errors import SourceError, UnsupportedSource
-from oml_mlflow.graph.encoder import ACTIVATIONS, Tower
-from oml_mlflow.graph.image import BICUBIC, RESAMPLING, ImagePreparation
-from oml_mlflow.graph.text import END_TOKEN, START_TOKEN, Vocabulary
-from oml_mlflow.links import refuse_links
-from oml_mlflow.weights import INDEX, PICKLE, SAFETENSORS, Checkpoint, open_weights, weight_files
+from oml_mlflow.source.description import (
+    ACTIVATIONS,
+    BICUBIC,
+    END_TOKEN,
+    RESAMPLING,
+    START_TOKEN,
+    ImagePreparation,
+    Tower,
+    Vocabulary,
+)
+from oml_mlflow.source.links import refuse_links
+from oml_mlflow.source.weights import (
+    INDEX,
+    PICKLE,
+    SAFETENSORS,
+    Checkpoint,
+    open_weights,
+    weight_files,
+)
 
 TOKENIZER_FILES = (
     "tokenizer.json",

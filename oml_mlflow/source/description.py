@@ -1,0 +1,113 @@
+"""What a graph is built from: towers, picture preparation, vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+ACTIVATIONS = ("quick_gelu", "gelu", "relu")
+# Pillow's resampling filters by number; ONNX's Resize has no Lanczos, box or Hamming.
+NEAREST, BILINEAR, BICUBIC = 0, 2, 3
+RESIZE_ATTRIBUTES: dict[int, dict[str, Any]] = {
+    NEAREST: {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
+    BILINEAR: {"mode": "linear", "antialias": 1, "exclude_outside": 1},
+    BICUBIC: {"mode": "cubic", "antialias": 1, "exclude_outside": 1, "cubic_coeff_a": -0.5},
+}
+RESAMPLING = tuple(RESIZE_ATTRIBUTES)
+START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
+
+
+class Weights(Protocol):
+    """Named float32 tensors."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape."""
+        ...
+
+    def load(self, name: str) -> np.ndarray:
+        """Return a tensor as float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The numbers that shape one encoder.
+
+    Attributes:
+        prefix: First part of its weights' names, ``vision_model`` or ``text_model``.
+        hidden: Width.
+        layers: Number of layers.
+        heads: Attention heads; they divide `hidden`.
+        activation: One of `ACTIVATIONS`.
+        epsilon: Added to the variance by layer normalisation.
+        projection: Name of the projection's weight.
+        dims: Length of the embedding.
+    """
+
+    prefix: str
+    hidden: int
+    layers: int
+    heads: int
+    activation: str
+    epsilon: float
+    projection: str
+    dims: int
+
+
+@dataclass(frozen=True)
+class ImagePreparation:
+    """What a model's image processor does to a decoded picture.
+
+    Attributes:
+        shortest_edge_px: Length to which the short edge is resized, keeping the aspect ratio.
+        resize_px: (height, width) to which the picture is resized, whatever its aspect ratio.
+            At most one of the two is set; with neither, nothing is resized.
+        resample: Pillow's number of the filter, one of `RESAMPLING`.
+        crop_px: (height, width) of the centre crop, or None for no crop.
+        rescale_factor: Factor to pixel values, or None for no rescaling.
+        mean: Subtracted per channel, RGB; None for no normalisation.
+        std: Divisor per channel, RGB; None for no normalisation.
+    """
+
+    shortest_edge_px: int | None = 224
+    resize_px: tuple[int, int] | None = None
+    resample: int = BICUBIC
+    crop_px: tuple[int, int] | None = (224, 224)
+    rescale_factor: float | None = 1 / 255
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @classmethod
+    def from_metadata(cls, entry: Mapping[str, Any]) -> ImagePreparation:
+        """Return the preparation that `to_metadata` wrote."""
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()
+        }
+        return cls(**values)
+
+    def to_metadata(self) -> dict[str, Any]:
+        """Return what JSON can hold."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @property
+    def output_px(self) -> tuple[int, int] | None:
+        """(height, width) of every prepared picture, or None if it varies."""
+        return self.crop_px or self.resize_px
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """CLIP's byte-level BPE.
+
+    Attributes:
+        ids: Id of every token.
+        merges: Pairs to merge, best first.
+        max_length: Ids a text may have, start and end included.
+    """
+
+    ids: dict[str, int]
+    merges: tuple[tuple[str, str], ...]
+    max_length: int
