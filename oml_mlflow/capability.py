@@ -26,6 +26,7 @@ from oml_mlflow.errors import (
     TargetUnsupported,
 )
 from oml_mlflow.events import Event, Listener, silent
+from oml_mlflow.graph.needs import ANTIALIAS, BYTES, INPUT, INTEGER, OPERATOR, STRING, Capability
 from oml_mlflow.ledger import LoadedModel, now
 from oml_mlflow.names import IMG, TXT
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = "1.0"
 SCRATCH_PREFIX = "OML_MLFLOW_PROBE_"
-OPERATOR, ANTIALIAS, INTEGER, INPUT = "operator", "antialias", "integer", "input"
-STRING, BYTES = "string", "uint8"
 _SCRATCH = re.compile(rf"{SCRATCH_PREFIX}\d+")
 _CODE = re.compile(r"\bORA-\d{5}\b")
 # errors of a database, or on the way to it, that say nothing about what it can run
@@ -50,40 +49,6 @@ _NO_ANSWER = (
 )
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, order=True)
-class Capability:
-    """One thing that a pipeline needs of a database.
-
-    Attributes:
-        kind: ``operator``: a custom operator; ``antialias``: Resize with antialias on uint8;
-            ``integer``: matrix products of integers, as int8-dynamic has them; ``input``: an
-            input type, and the version of the standard operators.
-        input: ``string`` for texts (VARCHAR2), ``uint8`` for bytes (BLOB).
-        opset: Version of the standard operators.
-        ir: IR version.
-        operator: ``domain:Name`` of a custom operator.
-        has_probe: Whether a probe model can be made for it: not for an operator of unknown
-            attributes or inputs.
-    """
-
-    kind: str
-    input: str
-    opset: int
-    ir: int
-    operator: str = ""
-    has_probe: bool = True
-
-    def __str__(self) -> str:
-        """Return it for people, such as ``ai.onnx.contrib:CLIPTokenizer (string, opset 17)``."""
-        what = {
-            OPERATOR: self.operator,
-            ANTIALIAS: "Resize with antialias on uint8",
-            INTEGER: "MatMulInteger",
-            INPUT: "texts (VARCHAR2)" if self.input == STRING else "bytes (BLOB)",
-        }[self.kind]
-        return f"{what}, opset {self.opset}, IR {self.ir}"
 
 
 @dataclass(frozen=True)
@@ -171,19 +136,6 @@ class CapabilityTable:
         )
         probed_at = datetime.fromisoformat(stored["probed_at"])
         return cls(rows, probed_at, stored["database_version"])
-
-
-def needs(path: Path) -> tuple[Capability, ...]:
-    """Return what a pipeline needs of the database that is to run it. Read-only.
-
-    Weights are passed over: memory stays small.
-
-    Raises:
-        PackageError: If the file is no ONNX model.
-    """
-    from oml_mlflow.graph.capability_models import read_needs
-
-    return read_needs(path)
 
 
 def probe_capabilities(
@@ -300,7 +252,7 @@ def next_command(refused: Sequence[Answer]) -> str:
 
 def _ask(session: Session, capability: Capability, name: str) -> Answer:
     """Return the answer to one question; raises what is no answer."""
-    from oml_mlflow.graph.capability_models import probe_model
+    from oml_mlflow.graph.probe_models import probe_model
 
     probe = probe_model(capability)
     if probe is None:

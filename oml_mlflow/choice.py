@@ -6,15 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oml_mlflow.capability import (
-    Capability,
-    CapabilityTable,
-    choose_profile,
-    needs,
-    probe_capabilities,
-)
+from oml_mlflow.capability import CapabilityTable, choose_profile, probe_capabilities
 from oml_mlflow.errors import CapabilityMissing
 from oml_mlflow.events import Listener, silent
+from oml_mlflow.graph.needs import Capability, needs
 from oml_mlflow.names import SIDES
 from oml_mlflow.package import PackagedPair, read_package
 

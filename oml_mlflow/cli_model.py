@@ -9,7 +9,7 @@ import click
 
 from oml_mlflow import console
 from oml_mlflow._version import __version__
-from oml_mlflow.profiles import DEFAULT_PROFILE, get_profile
+from oml_mlflow.graph.profiles import DEFAULT_PROFILE, get_profile
 
 if TYPE_CHECKING:
     from oml_mlflow.graph.finding import Finding
@@ -42,8 +42,8 @@ def export(
 
     MODEL is a hub id such as openai/clip-vit-base-patch32, or a folder in the Hugging Face layout.
     """
+    from oml_mlflow.graph.precision import loss_sentence, read_precisions
     from oml_mlflow.pipeline import ONNXPipeline
-    from oml_mlflow.precision import loss_sentence, read_precisions
     from oml_mlflow.template import ONNXPipelineConfig
 
     config = ONNXPipelineConfig(quantize_model=quantize_model, use_float16=use_float16)
@@ -86,10 +86,10 @@ def log(
     import mlflow
 
     from oml_mlflow.flavor import log_model
+    from oml_mlflow.graph.runtime import not_run_reason
     from oml_mlflow.model_card import exported_name
     from oml_mlflow.pair import PipelinePair
     from oml_mlflow.registry import get_version, register_alias
-    from oml_mlflow.runtime import not_run_reason
 
     pair = PipelinePair.from_files(img, txt, source=source)
     if reason := not_run_reason(pair.unknown_operators):

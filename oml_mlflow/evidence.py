@@ -9,12 +9,12 @@ from pathlib import Path
 
 from oml_mlflow.errors import SourceError
 from oml_mlflow.events import Listener, silent
+from oml_mlflow.graph.precision import read_precisions
+from oml_mlflow.graph.runtime import not_run_reason, runtime_versions
 from oml_mlflow.package import MODEL_REFERENCES, pair_references
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.parity import ParityReport
-from oml_mlflow.precision import read_precisions
 from oml_mlflow.probes import Probe, References, embed_probes, golden_probes, save_probes
-from oml_mlflow.runtime import not_run_reason, runtime_versions
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,19 @@ import onnx
 from oml_mlflow.errors import ConfigError, ExportError, GraphError, NameTaken, ParityError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.graph.image import PIXEL_VALUES, image_pipeline
+from oml_mlflow.graph.precision import FLOAT32, choose_precisions, read_precisions
+from oml_mlflow.graph.profiles import DEFAULT_PROFILE, PROFILES, Profile
 from oml_mlflow.graph.retarget import side_metadata
 from oml_mlflow.graph.rules import check_file
+from oml_mlflow.graph.runtime import runtime_versions
 from oml_mlflow.graph.shrink import estimated_size_bytes, shrink
 from oml_mlflow.graph.text import INPUT_IDS, text_pipeline
 from oml_mlflow.graph.wire import Initializer, write_model
 from oml_mlflow.names import IMG, PROPERTY, SIDES, TXT, check_export_name, model_name, pipeline_file
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.parity import ParityReport
-from oml_mlflow.precision import FLOAT32, choose_precisions, read_precisions
 from oml_mlflow.probes import Probe, References, compare, embed_probes, golden_probes
-from oml_mlflow.profiles import DEFAULT_PROFILE, PROFILES, Profile
 from oml_mlflow.reference import PreparedByPair, ReferenceModel, exactness
-from oml_mlflow.runtime import runtime_versions
 from oml_mlflow.source.model import Source
 from oml_mlflow.template import ONNXPipelineConfig
 

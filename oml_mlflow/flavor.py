@@ -56,8 +56,8 @@ from oml_mlflow.scoring import PyfuncPair
 
 if TYPE_CHECKING:
     from oml_mlflow.evidence import Evidence
+    from oml_mlflow.graph.profiles import Profile
     from oml_mlflow.pair import PipelinePair
-    from oml_mlflow.profiles import Profile
 
 __all__ = [
     "_load_pyfunc",
@@ -330,7 +330,7 @@ def for_profiles(
     on_event: Listener = silent,
 ) -> list[PipelinePair]:
     """Return a pair for every profile; those it was not made for are written into `folder`."""
-    from oml_mlflow.profiles import get_profile
+    from oml_mlflow.graph.profiles import get_profile
 
     made = []
     for wanted in profiles or [pair.profile]:

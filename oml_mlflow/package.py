@@ -13,9 +13,9 @@ import yaml
 from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import IncompatiblePackage, PackageError
 from oml_mlflow.files import fingerprint_file
+from oml_mlflow.graph.runtime import Ends, not_run_reason, refuse_external
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.probes import Probe, References, read_probes
-from oml_mlflow.runtime import Ends, not_run_reason, refuse_external
 
 FLAVOR_NAME = "oml_mlflow"
 FORMAT_VERSION = 1

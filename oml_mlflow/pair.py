@@ -12,10 +12,10 @@ from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph.interface import read_interface
+from oml_mlflow.graph.profiles import DEFAULT_PROFILE, PROFILES, Profile
 from oml_mlflow.graph.retarget import retarget_pipeline, shared_metadata
+from oml_mlflow.graph.runtime import Ends
 from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.profiles import DEFAULT_PROFILE, PROFILES, Profile
-from oml_mlflow.runtime import Ends
 
 if TYPE_CHECKING:
     from oml_mlflow.probes import References
@@ -40,7 +40,7 @@ class PipelinePair:
         unknown_operators: Operators, as ``domain:Name``, that this process can't run, by side;
             a side without any is not listed. Such a pair can be logged, but not compared.
         loss: How far the golden probes' vectors are from the model's own, by side, where that was
-            measured (see `oml_mlflow.precision.measure_loss`).
+            measured (see `oml_mlflow.graph.precision.measure_loss`).
     """
 
     img: Path

@@ -6,9 +6,9 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from oml_mlflow.graph.precision import loss_sentence
 from oml_mlflow.names import SIDES
 from oml_mlflow.policy import FAILED, MUST, OK, SKIPPED, WARN, WARNED, Limits
-from oml_mlflow.precision import loss_sentence
 
 if TYPE_CHECKING:
     from oml_mlflow.probes import Probe

@@ -13,9 +13,9 @@ from oml_mlflow.errors import ConfigError, UnsupportedSource
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.export import check_destination, export_pair
 from oml_mlflow.files import spool
+from oml_mlflow.graph.profiles import DEFAULT_PROFILE, Profile, get_profile
 from oml_mlflow.names import check_export_name
 from oml_mlflow.pair import PipelinePair
-from oml_mlflow.profiles import DEFAULT_PROFILE, Profile, get_profile
 from oml_mlflow.source.model import Source, open_source
 from oml_mlflow.source.presets import PRESETS, check_download, check_expectations
 from oml_mlflow.template import MULTIMODAL_CLIP, ONNXPipelineConfig, warn_deprecated
@@ -104,7 +104,7 @@ class ONNXPipeline:
         Args:
             export_name: Base of both names; it must do as the name of an in-database model too.
             output_dir: Folder; the current one by default.
-            profile: What the target takes; a name of `oml_mlflow.profiles`, or a profile.
+            profile: What the target takes; a name of `oml_mlflow.graph.profiles`, or a profile.
             decode_op: The target's own decode operator, ``domain:Name``, or ``raw`` for a pair
                 that takes undecoded RGB pixels.
             validate: Compare the pair with the model's own Python code first.

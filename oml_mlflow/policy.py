@@ -9,8 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from oml_mlflow.errors import ConfigError
+from oml_mlflow.graph.precision import (
+    FLOAT16,
+    FLOAT32,
+    INT8,
+    INT8_DYNAMIC,
+    PRECISIONS,
+    runtime_limit,
+)
 from oml_mlflow.names import IMG, TXT
-from oml_mlflow.precision import FLOAT16, FLOAT32, INT8, INT8_DYNAMIC, PRECISIONS, runtime_limit
 
 CLASSES: dict[str, tuple[str, ...]] = {
     TXT: ("ascii", "digits", "accents", "cjk", "emoji", "long"),

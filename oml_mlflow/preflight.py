@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oml_mlflow.capability import Capability, CapabilityTable, needs, next_command
+from oml_mlflow.capability import CapabilityTable, next_command
 from oml_mlflow.errors import ERRORS_BY_CODE, InvalidName, PreflightError
+from oml_mlflow.graph.needs import Capability, needs
 from oml_mlflow.ledger import ADOPT, LOADING, WHOLE, LoadedModel
 from oml_mlflow.names import SIDES, check_export_name, model_name, slot_name
 
 if TYPE_CHECKING:
     from oml_mlflow.graph.finding import Finding
-    from oml_mlflow.profiles import Profile
+    from oml_mlflow.graph.profiles import Profile
     from oml_mlflow.targets.base import Session, Target
 
 OK, FAILED, SKIPPED, NOT_RUN = "ok", "failed", "skipped", "not run"

@@ -15,10 +15,10 @@ import numpy as np
 
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Event, Listener, silent
+from oml_mlflow.graph.precision import measure_loss
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.parity import ClassSummary, Difference, ParityReport
 from oml_mlflow.policy import MUST, Limits, ParityPolicy
-from oml_mlflow.precision import measure_loss
 
 __all__ = [
     "DEFAULT_LIMIT",

@@ -13,14 +13,14 @@ from PIL import Image
 
 from oml_mlflow.errors import SourceError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.graph.head import read_head
+from oml_mlflow.graph.precision import FLOAT32, encoder_limit
+from oml_mlflow.graph.retarget import read_head
+from oml_mlflow.graph.runtime import open_session
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.parity import ParityReport
 from oml_mlflow.pictures import prepare_picture
-from oml_mlflow.precision import FLOAT32, encoder_limit
 from oml_mlflow.probes import Probe, References, compare, embed_probes, limits_by_side
-from oml_mlflow.runtime import open_session
 from oml_mlflow.source.model import Source
 from oml_mlflow.texts import prepare_text
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from oml_mlflow.errors import ConfigError, UnsupportedSource
-from oml_mlflow.precision import choose_precisions
+from oml_mlflow.graph.precision import choose_precisions
 from oml_mlflow.source.presets import PRESETS
 
 MULTIMODAL_CLIP = "multimodal_clip"

@@ -15,9 +15,9 @@ from oml_mlflow.capability import CapabilityTable
 from oml_mlflow.errors import ModelRefused, TargetError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.files import fingerprint_file
+from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.ledger import LedgerEntry, LiveState, LoadedModel, now
 from oml_mlflow.preflight import Check
-from oml_mlflow.runtime import open_session, run
 from oml_mlflow.targets.base import Session
 
 

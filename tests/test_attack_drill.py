@@ -30,9 +30,9 @@ from serving import served
 from transformers.image_transforms import convert_to_rgb
 
 import oml_mlflow
+from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.reference import ReferenceModel
-from oml_mlflow.runtime import open_session, run
 
 FIDELITY = Path(__file__).resolve().parents[1] / "projects" / "fidelity"
 THREADS, CHUNK, TIMEOUT_S = 8, 200, 120

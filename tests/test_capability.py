@@ -20,22 +20,21 @@ from small_database import SmallDatabase, as_session
 from oml_mlflow.capability import (
     SCRATCH_PREFIX,
     Answer,
-    Capability,
     CapabilityTable,
     choose_profile,
-    needs,
     probe_capabilities,
 )
 from oml_mlflow.errors import CapabilityMissing, PackageError, PrivilegeError, TargetUnreachable
 from oml_mlflow.events import Event
-from oml_mlflow.graph.capability_models import probe_model
+from oml_mlflow.graph.needs import Capability, needs
+from oml_mlflow.graph.probe_models import probe_model
+from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.rules import check_file
 from oml_mlflow.graph.wire import Initializer, write_model
 from oml_mlflow.ledger import LoadedModel, now
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.probes import Probe, unsafe_reason
-from oml_mlflow.profiles import get_profile
 from oml_mlflow.template import ONNXPipelineConfig
 
 DECODE = "com.microsoft.extensions:DecodeImage"

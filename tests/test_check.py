@@ -20,9 +20,9 @@ from oml_mlflow import PipelinePair
 from oml_mlflow.errors import GraphError
 from oml_mlflow.export import export_pair
 from oml_mlflow.graph.finding import Finding
+from oml_mlflow.graph.profiles import PROFILES, Profile, get_profile
 from oml_mlflow.graph.rules import check_file
 from oml_mlflow.graph.wire import Initializer, _tag
-from oml_mlflow.profiles import PROFILES, Profile, get_profile
 from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 
@@ -195,7 +195,7 @@ def test_a_file_of_a_gigabyte_in_little_memory(tmp_path: Path) -> None:
     script = (
         "import resource, sys\n"
         "from oml_mlflow.graph.rules import check_file\n"
-        "from oml_mlflow.profiles import PROFILES\n"
+        "from oml_mlflow.graph.profiles import PROFILES\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         "for name in ('oracle-23.7', 'oracle-26ai'):\n"

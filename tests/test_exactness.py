@@ -16,11 +16,11 @@ from onnx.utils import Extractor
 from PIL import Image
 
 from oml_mlflow.errors import PackageError
+from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.policy import MUST, ParityPolicy
 from oml_mlflow.probes import Probe, by_side, golden_probes
 from oml_mlflow.reference import ReferenceModel
-from oml_mlflow.runtime import open_session, run
 
 LIMIT = 1e-4
 TEXT_LIMIT = 1e-5

@@ -24,14 +24,15 @@ from old_runtimes import _install
 from oracle_fixtures import Oracle
 
 import oml_mlflow
-from oml_mlflow import PipelinePair, promote, runtime
+from oml_mlflow import PipelinePair, promote
 from oml_mlflow.errors import PackageError
 from oml_mlflow.examination import plan
 from oml_mlflow.files import fingerprint_file
+from oml_mlflow.graph import runtime
 from oml_mlflow.graph.external import external_tensors
+from oml_mlflow.graph.profiles import get_profile
+from oml_mlflow.graph.runtime import open_session
 from oml_mlflow.graph.wire import read_model
-from oml_mlflow.profiles import get_profile
-from oml_mlflow.runtime import open_session
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 FLAG = DATA_LOCATION << 3 | VARINT
@@ -272,7 +273,7 @@ def test_a_runtime_that_reads_any_file_is_named_once(
         monkeypatch.setattr(runtime, "version", lambda _, found=found: found)
         open_session(tiny_pair.txt)
         open_session(tiny_pair.img)
-        [*records] = [r for r in caplog.records if r.name == "oml_mlflow.runtime"]
+        [*records] = [r for r in caplog.records if r.name == "oml_mlflow.graph.runtime"]
         assert [r.levelno for r in records] == [logging.WARNING] * told
         assert all("Install onnxruntime 1.24.4" in r.getMessage() for r in records)
     runtime._warn_unguarded.cache_clear()

@@ -18,7 +18,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnxruntime_extensions import __version__ as release
 
-from oml_mlflow.runtime import open_session
+from oml_mlflow.graph.runtime import open_session
 from oml_mlflow.texts import oracle_text_expression, prepare_text
 
 FIDELITY = Path(__file__).resolve().parents[1] / "projects" / "fidelity"

@@ -26,13 +26,13 @@ from oml_mlflow.cli import cli
 from oml_mlflow.errors import ApplyError, PackageError, TargetError
 from oml_mlflow.examination import verify
 from oml_mlflow.files import fingerprint_file
+from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.retarget import retarget_pipeline
+from oml_mlflow.graph.runtime import Ends
 from oml_mlflow.package import read_package
 from oml_mlflow.pictures import picture_pixels
 from oml_mlflow.probes import golden_probes
-from oml_mlflow.profiles import get_profile
 from oml_mlflow.registry import fetch_version, get_version
-from oml_mlflow.runtime import Ends
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 PICTURES = [probe.value for probe in golden_probes() if probe.side == "img"]

@@ -18,11 +18,11 @@ from onnx.utils import Extractor
 
 from oml_mlflow.errors import ConfigError, PackageError
 from oml_mlflow.graph import wire
+from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.graph.wire import Initializer, read_header, write_model
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.reference import ReferenceModel
-from oml_mlflow.runtime import open_session, run
 from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 

@@ -16,9 +16,9 @@ from transformers import CLIPTokenizerFast
 
 from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import InputError
+from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.reach import reach_bytes, read_merges
 from oml_mlflow.pair import PipelinePair
-from oml_mlflow.profiles import get_profile
 from oml_mlflow.reference import ReferenceModel
 from oml_mlflow.texts import prepare_text
 

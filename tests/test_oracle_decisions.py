@@ -18,8 +18,8 @@ from oracle_server.engine.database import EXTENSIONS
 from oml_mlflow import PipelinePair
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import CapabilityMissing, OmlMlflowError, ParityError
+from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.probes import golden_probes
-from oml_mlflow.profiles import get_profile
 
 DECODE = "com.microsoft.extensions:DecodeImage"
 OWN = "com.example.own.decoders:DecodeJpegs"

@@ -191,7 +191,7 @@ def test_of_two_promoters_one_wins_and_the_other_says_who(
 def test_a_refused_decode_operator_leads_to_the_stored_profile_that_fits(
     mlflow_store: Path, tiny_pair: PipelinePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from oml_mlflow.profiles import get_profile
+    from oml_mlflow.graph.profiles import get_profile
 
     own = get_profile("oracle-23.7", decode_op="ai.onnx.contrib:DecodeImage")
     both = ["oracle-23.7", own]

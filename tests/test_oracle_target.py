@@ -38,6 +38,7 @@ from oml_mlflow.errors import (
 from oml_mlflow.events import Event
 from oml_mlflow.files import spool
 from oml_mlflow.graph.metadata import metadata_findings
+from oml_mlflow.graph.profiles import PROFILES
 from oml_mlflow.ledger import (
     CLEANING,
     LOADING,
@@ -53,7 +54,6 @@ from oml_mlflow.ledger import (
 from oml_mlflow.names import IMG, SIDES, TXT, model_name, slot_name
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.probes import golden_probes
-from oml_mlflow.profiles import PROFILES
 from oml_mlflow.secrets import Secret
 from oml_mlflow.settings import OracleSettings
 from oml_mlflow.targets import open_target

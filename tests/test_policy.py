@@ -20,13 +20,13 @@ from PIL import Image
 from test_old_runtimes import RUN_GRAPH
 
 from oml_mlflow.errors import ConfigError
+from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.parity import ParityReport
 from oml_mlflow.parity_page import next_steps, to_html
 from oml_mlflow.policy import FAILED, OK, SKIPPED, WARNED, ParityPolicy
 from oml_mlflow.probes import Probe, by_side, compare, embed_probes, golden_probes, unsafe_reason
 from oml_mlflow.reference import ReferenceModel
-from oml_mlflow.runtime import open_session, run
 
 DEFAULT = ParityPolicy()
 PROBES = golden_probes()

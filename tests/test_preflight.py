@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_database import SmallDatabase, as_session
 
-from oml_mlflow.capability import CapabilityTable, needs, probe_capabilities
+from oml_mlflow.capability import CapabilityTable, probe_capabilities
 from oml_mlflow.errors import (
     CapabilityMissing,
     ForeignModel,
@@ -18,6 +18,8 @@ from oml_mlflow.errors import (
     PreflightError,
     PrivilegeError,
 )
+from oml_mlflow.graph.needs import needs
+from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.ledger import (
     ADOPT,
     CLEANING,
@@ -32,7 +34,6 @@ from oml_mlflow.ledger import (
 from oml_mlflow.names import SIDES
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.preflight import FAILED, NOT_RUN, OK, SKIPPED, Check, Preflight, preflight
-from oml_mlflow.profiles import get_profile
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 PROFILE = get_profile("oracle-23.7")

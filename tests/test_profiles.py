@@ -11,12 +11,12 @@ import oml_mlflow
 from oml_mlflow import ONNXPipeline, PipelinePair
 from oml_mlflow.errors import ConfigError, GraphError
 from oml_mlflow.export import export_pair
+from oml_mlflow.graph.profiles import PROFILES, get_profile
 from oml_mlflow.graph.retarget import retarget_pipeline
+from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.graph.wire import read_header
 from oml_mlflow.package import read_package
 from oml_mlflow.probes import golden_probes
-from oml_mlflow.profiles import PROFILES, get_profile
-from oml_mlflow.runtime import open_session, run
 from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 

@@ -16,13 +16,7 @@ from onnx.utils import Extractor
 
 from oml_mlflow import cli, export
 from oml_mlflow.errors import ConfigError, GraphError, ParityError
-from oml_mlflow.graph.head import read_head
-from oml_mlflow.graph.retarget import retarget_pipeline
-from oml_mlflow.graph.shrink import estimated_size_bytes, shrink
-from oml_mlflow.graph.wire import Initializer, read_model
-from oml_mlflow.pair import PipelinePair
-from oml_mlflow.pipeline import ONNXPipeline
-from oml_mlflow.precision import (
+from oml_mlflow.graph.precision import (
     PRECISIONS,
     choose_precisions,
     encoder_limit,
@@ -30,9 +24,14 @@ from oml_mlflow.precision import (
     read_precisions,
     runtime_limit,
 )
+from oml_mlflow.graph.profiles import PROFILES
+from oml_mlflow.graph.retarget import read_head, retarget_pipeline
+from oml_mlflow.graph.runtime import open_session, run
+from oml_mlflow.graph.shrink import estimated_size_bytes, shrink
+from oml_mlflow.graph.wire import Initializer, read_model
+from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.probes import golden_probes
-from oml_mlflow.profiles import PROFILES
-from oml_mlflow.runtime import open_session, run
 from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 

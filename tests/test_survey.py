@@ -14,8 +14,9 @@ import pytest
 from drifted import EmbeddedHand, Hand, OracleHand, live_names, load, promote, work_to
 from oracle_fixtures import Oracle, running
 
-from oml_mlflow.capability import Answer, Capability, CapabilityTable
+from oml_mlflow.capability import Answer, CapabilityTable
 from oml_mlflow.errors import InvalidName, TargetLocked
+from oml_mlflow.graph.needs import Capability
 from oml_mlflow.ledger import LOADING, LiveState, now, this_process
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.survey import BINDING, FAILURE, PIN, Note, Survey

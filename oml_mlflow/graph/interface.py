@@ -13,10 +13,10 @@ from onnx import TensorProto
 
 from oml_mlflow.errors import PackageError
 from oml_mlflow.graph.rules import EMBEDDING, dims, model_inputs, shown_shape, type_name
+from oml_mlflow.graph.runtime import Ends, refuse_external, unknown_operators
 from oml_mlflow.graph.walk import custom_operators
 from oml_mlflow.graph.wire import read_model
 from oml_mlflow.names import IMG, PROPERTY
-from oml_mlflow.runtime import Ends, refuse_external, unknown_operators
 
 _EXPORT = "export the pair with ONNXPipeline(...).export2file."
 

@@ -18,9 +18,9 @@ from oml_mlflow.errors import PackageError
 from oml_mlflow.graph.external import external_tensors
 from oml_mlflow.graph.finding import ERROR, WARNING, Finding
 from oml_mlflow.graph.metadata import DEFAULT_METADATA, metadata_findings, name_findings
+from oml_mlflow.graph.profiles import STANDARD_DOMAINS, Profile
 from oml_mlflow.graph.walk import custom_operators, held_tensors
 from oml_mlflow.graph.wire import Initializer, read_model
-from oml_mlflow.profiles import STANDARD_DOMAINS, Profile
 
 EMBEDDING = "embedding"
 _SHOWN_PLACES = 5

@@ -22,8 +22,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from oml_mlflow.errors import GraphError
+from oml_mlflow.graph.precision import FLOAT16, FLOAT32, INT8, INT8_DYNAMIC
 from oml_mlflow.graph.wire import Initializer
-from oml_mlflow.precision import FLOAT16, FLOAT32, INT8, INT8_DYNAMIC
 
 # which input is the weight, and over which of its axes one scale is shared
 _WEIGHTS = {"MatMul": (1, (0,)), "Gather": (0, (1,)), "Conv": (1, (1, 2, 3))}

@@ -12,8 +12,8 @@ import onnx
 from oml_mlflow.errors import GraphError
 from oml_mlflow.graph.encoder import text_encoder
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
+from oml_mlflow.graph.profiles import CLIP_TOKENIZER, JSON_TOKENIZER, TOKENIZER_DOMAIN
 from oml_mlflow.graph.wire import Initializer
-from oml_mlflow.profiles import CLIP_TOKENIZER, JSON_TOKENIZER, TOKENIZER_DOMAIN
 from oml_mlflow.source.description import END_TOKEN, START_TOKEN, Tower, Vocabulary, Weights
 
 # The opset that OML4Py writes. Source: ONNX Pipeline Models : Text Embedding, Oracle.

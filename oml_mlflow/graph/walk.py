@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from oml_mlflow.profiles import STANDARD_DOMAINS
+from oml_mlflow.graph.profiles import STANDARD_DOMAINS
 
 
 @dataclass(frozen=True, order=True)

@@ -14,10 +14,10 @@ from urllib.parse import quote
 import oracledb
 
 from oml_mlflow.errors import ConfigError
+from oml_mlflow.graph.profiles import RAW, Profile
 from oml_mlflow.ledger import UNVERIFIED, Dependant, now, this_process
 from oml_mlflow.names import TXT
 from oml_mlflow.policy import ParityPolicy
-from oml_mlflow.profiles import RAW, Profile
 from oml_mlflow.secrets import Secret
 from oml_mlflow.settings import PREFIX, OracleSettings
 from oml_mlflow.targets import oracle_statements as sql

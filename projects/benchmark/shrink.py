@@ -31,11 +31,11 @@ import onnx
 from onnx.utils import Extractor
 from test_exactness import captions
 
-from oml_mlflow.graph.head import read_head
+from oml_mlflow.graph.precision import FLOAT32, PRECISIONS, measure_loss
+from oml_mlflow.graph.retarget import read_head
+from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.pair import PipelinePair
 from oml_mlflow.pipeline import ONNXPipeline
-from oml_mlflow.precision import FLOAT32, PRECISIONS, measure_loss
-from oml_mlflow.runtime import open_session, run
 from oml_mlflow.template import ONNXPipelineConfig
 
 PROPERTIES: dict[str, dict[str, Any]] = {

@@ -29,9 +29,9 @@ from environments import environment, run_each
 
 from oml_mlflow.errors import InputError
 from oml_mlflow.export import export_pair
+from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.text import INPUT_IDS
 from oml_mlflow.names import TXT
-from oml_mlflow.profiles import get_profile
 from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 from oml_mlflow.texts import SQL_TEXT_STEPS, prepare_text

@@ -15,10 +15,10 @@ from oml_mlflow.candidate import Candidate
 from oml_mlflow.errors import ForeignModel, GeometryChanged, OmlMlflowError, TargetLocked
 from oml_mlflow.events import Event
 from oml_mlflow.examination import verify
+from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.ledger import WHOLE
 from oml_mlflow.parity import ParityReport
 from oml_mlflow.policy import CLASSES
-from oml_mlflow.profiles import get_profile
 from oml_mlflow.promotion import make_live
 from oml_mlflow.restore import drop_pair, rollback
 from oml_mlflow.survey import PIN, Note

@@ -9,22 +9,16 @@ JPEG: nothing that is known to crash any release of onnxruntime-extensions.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.numpy_helper
-from onnx import TensorProto
 
-from oml_mlflow.capability import ANTIALIAS, BYTES, INPUT, INTEGER, OPERATOR, STRING, Capability
+from oml_mlflow.graph.needs import ANTIALIAS, INPUT, INTEGER, REGEX_REPLACE, STRING, Capability
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
-from oml_mlflow.graph.rules import model_inputs
+from oml_mlflow.graph.profiles import CLIP_TOKENIZER, JSON_TOKENIZER, TOKENIZER_DOMAIN
 from oml_mlflow.graph.text import text_head
-from oml_mlflow.graph.walk import Operator, custom_operators, places
-from oml_mlflow.graph.wire import read_model
-from oml_mlflow.profiles import CLIP_TOKENIZER, JSON_TOKENIZER, STANDARD_DOMAINS, TOKENIZER_DOMAIN
 from oml_mlflow.source.description import (
     BICUBIC,
     END_TOKEN,
@@ -32,15 +26,6 @@ from oml_mlflow.source.description import (
     START_TOKEN,
     Vocabulary,
 )
-
-_REGEX_REPLACE = "StringRegexReplace"
-_KNOWN = frozenset(
-    f"{TOKENIZER_DOMAIN}:{name}" for name in (CLIP_TOKENIZER, JSON_TOKENIZER, _REGEX_REPLACE)
-)
-_INTEGER_OPERATORS = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"})
-# from here on Slice, Squeeze and the like take their axes as inputs, as they are written here
-_LOWEST_OPSET = 13
-_INPUT_KINDS = {TensorProto.STRING: STRING, TensorProto.UINT8: BYTES}
 
 _WORD, _WORD_IDS = "ab", (260.0, 258.0, 259.0, 0.0)
 _NUMBERS = (0.0, 85.0, 170.0, 255.0)
@@ -92,36 +77,6 @@ class ProbeModel:
         return f"it runs, but gave {got} instead of {wanted}"
 
 
-def read_needs(path: Path) -> tuple[Capability, ...]:
-    """Return what a pipeline needs of the database that is to run it.
-
-    Read from nodes and types alone: weights are passed over, memory stays small.
-
-    Raises:
-        PackageError: If the file is no ONNX model.
-    """
-    model, stored = read_model(path)
-    opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    opset = max(opsets, default=0)
-    inputs = model_inputs(model, stored)
-    element = inputs[0].type.tensor_type.elem_type if inputs else TensorProto.UNDEFINED
-    kind = _INPUT_KINDS.get(element, TensorProto.DataType.Name(element).lower())
-    is_plain = opset >= _LOWEST_OPSET and kind in (STRING, BYTES)
-
-    def need(what: str, operator: str = "", has_probe: bool = True) -> Capability:
-        return Capability(what, kind, opset, model.ir_version, operator, is_plain and has_probe)
-
-    found = [need(INPUT)]
-    names = {tensor.name for tensor in inputs}
-    for operator in sorted(custom_operators(model)):
-        found.append(need(OPERATOR, str(operator), _has_probe(model, operator, names)))
-    if any(_is_antialiased(place.node) for place in places(model)):
-        found.append(need(ANTIALIAS, has_probe=kind == BYTES and _resizes_bytes(model)))
-    if any(_is_standard(p.node) and p.node.op_type in _INTEGER_OPERATORS for p in places(model)):
-        found.append(need(INTEGER))
-    return tuple(found)
-
-
 def probe_model(capability: Capability) -> ProbeModel | None:
     """Return the model that asks for a capability, or None if none can be made."""
     if not capability.has_probe:
@@ -141,7 +96,7 @@ def probe_model(capability: Capability) -> ProbeModel | None:
         g.nodes += head.nodes
         g.initializers += head.initializers
         return _finished(g, capability, _first_ids(g, "input_ids"), _WORD_IDS)
-    if domain == TOKENIZER_DOMAIN and name == _REGEX_REPLACE:
+    if domain == TOKENIZER_DOMAIN and name == REGEX_REPLACE:
         pattern, other = g.strings(["b"]), g.strings(["a"])
         changed = g.op(name, "input", pattern, other, domain=domain)
         return _finished(g, capability, _times_size(g, changed), _NUMBERS)
@@ -263,53 +218,3 @@ def _integer_product(g: GraphBuilder, kind: str) -> str:
 
 def _product() -> tuple[float, ...]:
     return tuple(float(x) for x in np.array(_NUMBERS) @ _WEIGHTS)
-
-
-def _has_probe(model: onnx.ModelProto, operator: Operator, inputs: set[str]) -> bool:
-    """Return whether a bare node of the graph's input says all there is to say of an operator."""
-    if str(operator) in _KNOWN:
-        return True
-    return all(
-        set(place.node.input) <= inputs
-        and len(place.node.input) == len(place.node.output) == 1
-        and not place.node.attribute
-        for place in places(model)
-        if place.operator == operator
-    )
-
-
-def _is_standard(node: onnx.NodeProto) -> bool:
-    return node.domain in STANDARD_DOMAINS
-
-
-def _is_antialiased(node: onnx.NodeProto) -> bool:
-    return (
-        _is_standard(node)
-        and node.op_type == "Resize"
-        and any(a.name == "antialias" and a.i for a in node.attribute)
-    )
-
-
-def _resizes_bytes(model: onnx.ModelProto) -> bool:
-    """Return whether nothing before an antialiased Resize turned its pixels into other numbers."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-    casts = [
-        attribute.i
-        for resize in model.graph.node
-        if _is_antialiased(resize)
-        for node in _before(resize, makers)
-        for attribute in node.attribute
-        if node.op_type == "Cast" and attribute.name == "to"
-    ]
-    return all(to == TensorProto.UINT8 for to in casts)
-
-
-def _before(node: onnx.NodeProto, makers: dict[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes that a node's first input comes through, up to the first Cast."""
-    seen: set[str] = set()
-    while node.input and node.input[0] in makers and node.input[0] not in seen:
-        seen.add(node.input[0])
-        node = makers[node.input[0]]
-        yield node
-        if node.op_type == "Cast":
-            return
