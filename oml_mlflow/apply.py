@@ -23,7 +23,7 @@ from oml_mlflow.ledger import (
     this_process,
 )
 from oml_mlflow.observed import Observed, unusable
-from oml_mlflow.parity import ParityReport
+from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.plan import Plan
 from oml_mlflow.targets.base import Session, Target
 

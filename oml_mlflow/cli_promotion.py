@@ -18,11 +18,11 @@ from oml_mlflow.cli_fleet import (
 from oml_mlflow.console import html_option, json_option, name_option, target_option
 from oml_mlflow.errors import ParityError
 from oml_mlflow.manifest import UNANCHORED
-from oml_mlflow.policy import WARNED
+from oml_mlflow.parity.policy import WARNED
 
 if TYPE_CHECKING:
     from oml_mlflow.apply import Promotion
-    from oml_mlflow.parity import ClassSummary
+    from oml_mlflow.parity.difference import ClassSummary
     from oml_mlflow.plan import Plan
     from oml_mlflow.targets import Target
 

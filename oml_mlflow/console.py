@@ -37,7 +37,7 @@ from oml_mlflow.ledger import now
 
 if TYPE_CHECKING:
     from oml_mlflow.config import Config, TargetConfig
-    from oml_mlflow.parity import ParityReport
+    from oml_mlflow.parity.report import ParityReport
     from oml_mlflow.targets import Target
 
 _USAGE, _INTERRUPTED = 64, 130
@@ -166,7 +166,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 
 def show_report(report: ParityReport) -> None:
     """Write a comparison to stdout: its classes, then its probes, then what it comes to."""
-    from oml_mlflow.parity import COLUMNS
+    from oml_mlflow.parity.report import COLUMNS
 
     show_table(
         report.title,
@@ -189,7 +189,7 @@ def show_report(report: ParityReport) -> None:
 
 def write_page(report: ParityReport, path: str, version: str, target: str) -> None:
     """Write a comparison into an HTML file."""
-    from oml_mlflow.parity_page import to_html
+    from oml_mlflow.parity.page import to_html
 
     facts = {"version": version, "target": target, "when": f"{now():%Y-%m-%d %H:%M} UTC"}
     Path(path).write_text(to_html(report, facts), encoding="utf-8")

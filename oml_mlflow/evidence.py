@@ -13,8 +13,8 @@ from oml_mlflow.graph.precision import read_precisions
 from oml_mlflow.graph.runtime import not_run_reason, runtime_versions
 from oml_mlflow.package import MODEL_REFERENCES, pair_references
 from oml_mlflow.pair import PipelinePair
-from oml_mlflow.parity import ParityReport
-from oml_mlflow.probes import Probe, References, embed_probes, golden_probes, save_probes
+from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes, save_probes
+from oml_mlflow.parity.report import ParityReport
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.names import check_export_name, live_names
 from oml_mlflow.observed import healed
 from oml_mlflow.package import read_package
-from oml_mlflow.parity import ParityReport
+from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.plan import Plan
 from oml_mlflow.preflight import Preflight, preflight
 from oml_mlflow.proposal import checked_files, choose_candidate, plan_candidate, verify_candidate

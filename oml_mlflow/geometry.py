@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from oml_mlflow.names import SIDES
-from oml_mlflow.probes import Probe
+from oml_mlflow.parity.probes import Probe
 
 Vectors = Mapping[str, np.ndarray]
 

@@ -19,9 +19,9 @@ from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.ledger import LedgerEntry
 from oml_mlflow.names import SIDES
 from oml_mlflow.observed import Observed
+from oml_mlflow.parity.policy import MUST
+from oml_mlflow.parity.probes import Probe, unsafe_reason
 from oml_mlflow.plan import Plan
-from oml_mlflow.policy import MUST
-from oml_mlflow.probes import Probe, unsafe_reason
 
 if TYPE_CHECKING:
     import numpy as np

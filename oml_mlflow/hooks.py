@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from oml_mlflow.errors import ConfigError, OmlMlflowError, Vetoed
 
 if TYPE_CHECKING:
-    from oml_mlflow.parity import ParityReport
+    from oml_mlflow.parity.report import ParityReport
 
 GROUP = "oml_mlflow.hooks"
 BEFORE_LOAD, AFTER_VERIFY = "before_load", "after_verify"

@@ -15,7 +15,7 @@ from oml_mlflow.errors import IncompatiblePackage, PackageError
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph.runtime import Ends, not_run_reason, refuse_external
 from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.probes import Probe, References, read_probes
+from oml_mlflow.parity.probes import Probe, References, read_probes
 
 FLAVOR_NAME = "oml_mlflow"
 FORMAT_VERSION = 1

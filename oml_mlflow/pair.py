@@ -18,7 +18,7 @@ from oml_mlflow.graph.runtime import Ends
 from oml_mlflow.names import IMG, SIDES, TXT
 
 if TYPE_CHECKING:
-    from oml_mlflow.probes import References
+    from oml_mlflow.parity.probes import References
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import mlflow
 from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
-from oml_mlflow.parity_page import to_html
-from oml_mlflow.parity_plot import write_plot
+from oml_mlflow.parity.page import to_html
+from oml_mlflow.parity.plot import write_plot
 
 if TYPE_CHECKING:
-    from oml_mlflow.parity import ParityReport
+    from oml_mlflow.parity.report import ParityReport
 
 _LOGGED_MODEL = re.compile(r"models:/(m-\w+)")
 _VERSION = re.compile(r"models:/([^/@:]+)/(\d+)")

@@ -21,7 +21,7 @@ from oml_mlflow.ledger import UNVERIFIED, is_other_registry
 from oml_mlflow.names import check_export_name, live_names
 from oml_mlflow.observed import Observed
 from oml_mlflow.package import read_package
-from oml_mlflow.parity import ParityReport
+from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.preflight import Preflight, preflight
 from oml_mlflow.proposal import (
     checked_files,

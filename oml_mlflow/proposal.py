@@ -19,7 +19,7 @@ from oml_mlflow.manifest import check_files
 from oml_mlflow.names import SIDES
 from oml_mlflow.observed import Observed
 from oml_mlflow.package import read_package
-from oml_mlflow.parity import ParityReport
+from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.plan import Plan, plan_promotion
 from oml_mlflow.registry import UNUSED, ModelVersion, local_files, logged_tags
 from oml_mlflow.targets import Target

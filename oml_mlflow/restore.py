@@ -16,9 +16,9 @@ from oml_mlflow.hooks import HookContext, load_hooks
 from oml_mlflow.ledger import DROP, ROLLBACK, UNVERIFIED, VERIFIED, LedgerEntry, Work, this_process
 from oml_mlflow.names import IMG, check_export_name
 from oml_mlflow.observed import Observed
-from oml_mlflow.parity import ParityReport
+from oml_mlflow.parity.probes import golden_probes
+from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.plan import Plan, plan_drop, plan_rollback
-from oml_mlflow.probes import golden_probes
 from oml_mlflow.promotion import demand_unpinned
 from oml_mlflow.targets import Target, open_target
 from oml_mlflow.verification import demand_parity, verify_pair

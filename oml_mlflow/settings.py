@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from oml_mlflow.errors import ConfigError
-from oml_mlflow.policy import ParityPolicy
+from oml_mlflow.parity.policy import ParityPolicy
 from oml_mlflow.secrets import Secret, read_secret
 
 PASSWORD_ENV = "OML_MLFLOW_PASSWORD"  # noqa: S105

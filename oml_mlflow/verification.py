@@ -12,10 +12,11 @@ from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.graph.precision import read_precisions
 from oml_mlflow.graph.profiles import Profile
 from oml_mlflow.names import SIDES
-from oml_mlflow.parity import ParityReport
-from oml_mlflow.parity_page import next_steps
-from oml_mlflow.policy import FAILED, OK
-from oml_mlflow.probes import Probe, by_side, compare, unsafe_reason
+from oml_mlflow.parity.advice import next_steps
+from oml_mlflow.parity.compare import compare
+from oml_mlflow.parity.policy import FAILED, OK
+from oml_mlflow.parity.probes import Probe, by_side, unsafe_reason
+from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.targets.base import Session, Target
 
 _WHERE_IT_IS = "The whole table is in the error's details; promote with --html FILE writes it."

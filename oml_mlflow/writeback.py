@@ -23,7 +23,7 @@ from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, merge, parse, 
 
 if TYPE_CHECKING:
     from oml_mlflow.fleet import Outcome
-    from oml_mlflow.parity import ParityReport
+    from oml_mlflow.parity.report import ParityReport
 
 TAG_PREFIX = "oml.target."
 ARTIFACTS = "oml_mlflow"

@@ -19,7 +19,7 @@ import oml_mlflow
 from oml_mlflow import PipelinePair
 from oml_mlflow.errors import ConfigError, IncompatiblePackage, PackageError
 from oml_mlflow.files import fingerprint_file
-from oml_mlflow.probes import golden_probes
+from oml_mlflow.parity.probes import golden_probes
 
 PICTURES = [probe.value for probe in golden_probes() if probe.side == "img"]
 

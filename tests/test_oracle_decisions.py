@@ -19,7 +19,7 @@ from oml_mlflow import PipelinePair
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import CapabilityMissing, OmlMlflowError, ParityError
 from oml_mlflow.graph.profiles import get_profile
-from oml_mlflow.probes import golden_probes
+from oml_mlflow.parity.probes import golden_probes
 
 DECODE = "com.microsoft.extensions:DecodeImage"
 OWN = "com.example.own.decoders:DecodeJpegs"

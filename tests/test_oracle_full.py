@@ -12,7 +12,7 @@ from oracle_fixtures import PASSWORD, running
 
 import oml_mlflow
 from oml_mlflow import ONNXPipeline, PipelinePair
-from oml_mlflow.probes import golden_probes
+from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.targets.oracle import OracleTarget
 
 

@@ -25,7 +25,7 @@ from oracle_server.statement import ConnectionDropped
 
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.errors import TargetUnreachable
-from oml_mlflow.probes import golden_probes
+from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.targets.oracle import OracleTarget
 
 VALUES = {

@@ -22,8 +22,9 @@ from transformers.image_transforms import convert_to_rgb
 from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import InputError
 from oml_mlflow.pair import PipelinePair
+from oml_mlflow.parity.compare import DEFAULT_LIMIT
+from oml_mlflow.parity.probes import References, embed_probes, golden_probes
 from oml_mlflow.pictures import prepare_picture
-from oml_mlflow.probes import DEFAULT_LIMIT, References, embed_probes, golden_probes
 from oml_mlflow.reference import ReferenceModel, exactness
 from oml_mlflow.texts import prepare_text
 

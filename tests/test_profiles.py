@@ -16,7 +16,7 @@ from oml_mlflow.graph.retarget import retarget_pipeline
 from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.graph.wire import read_header
 from oml_mlflow.package import read_package
-from oml_mlflow.probes import golden_probes
+from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 

@@ -14,7 +14,7 @@ from serving import post, served
 
 import oml_mlflow
 from oml_mlflow import PipelinePair
-from oml_mlflow.probes import golden_probes
+from oml_mlflow.parity.probes import golden_probes
 
 PICTURES = [p.value for p in golden_probes() if isinstance(p.value, bytes)]
 TEXTS = [p.value for p in golden_probes() if isinstance(p.value, str)]

@@ -30,8 +30,8 @@ from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.graph.shrink import estimated_size_bytes, shrink
 from oml_mlflow.graph.wire import Initializer, read_model
 from oml_mlflow.pair import PipelinePair
+from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.pipeline import ONNXPipeline
-from oml_mlflow.probes import golden_probes
 from oml_mlflow.source.model import open_source
 from oml_mlflow.template import ONNXPipelineConfig
 

@@ -15,10 +15,10 @@ from oml_mlflow.ledger import Dependant, Grant, LedgerEntry, LiveState, LoadedMo
 if TYPE_CHECKING:
     from oml_mlflow.capability import CapabilityTable
     from oml_mlflow.graph.profiles import Profile
+    from oml_mlflow.parity.policy import ParityPolicy
+    from oml_mlflow.parity.probes import Probe
     from oml_mlflow.plan import Plan
-    from oml_mlflow.policy import ParityPolicy
     from oml_mlflow.preflight import Check
-    from oml_mlflow.probes import Probe
     from oml_mlflow.survey import Note, Survey
 
 KEPT_GENERATIONS = 2

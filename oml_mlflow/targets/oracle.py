@@ -17,7 +17,7 @@ from oml_mlflow.errors import ConfigError
 from oml_mlflow.graph.profiles import RAW, Profile
 from oml_mlflow.ledger import UNVERIFIED, Dependant, now, this_process
 from oml_mlflow.names import TXT
-from oml_mlflow.policy import ParityPolicy
+from oml_mlflow.parity.policy import ParityPolicy
 from oml_mlflow.secrets import Secret
 from oml_mlflow.settings import PREFIX, OracleSettings
 from oml_mlflow.targets import oracle_statements as sql
@@ -32,8 +32,8 @@ from oml_mlflow.targets.oracle_survey import read_survey
 from oml_mlflow.texts import oracle_text_expression
 
 if TYPE_CHECKING:
+    from oml_mlflow.parity.probes import Probe
     from oml_mlflow.plan import Plan
-    from oml_mlflow.probes import Probe
     from oml_mlflow.survey import Survey
 
 MODULE = "oml_mlflow"

@@ -15,7 +15,7 @@ import skimage.data
 import sklearn.datasets
 from PIL import Image
 
-from oml_mlflow.probes import Probe, save_probes
+from oml_mlflow.parity.probes import Probe, save_probes
 
 GOLDEN = Path(__file__).resolve().parents[2] / "oml_mlflow" / "golden"
 

@@ -3,119 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
 
 from oml_mlflow.graph.precision import loss_sentence
 from oml_mlflow.names import SIDES
-from oml_mlflow.policy import FAILED, MUST, OK, SKIPPED, WARN, WARNED, Limits
-
-if TYPE_CHECKING:
-    from oml_mlflow.probes import Probe
+from oml_mlflow.parity.difference import ClassSummary, Difference
+from oml_mlflow.parity.policy import FAILED, MUST, OK, SKIPPED, WARNED
+from oml_mlflow.parity.tables import SYMBOLS, class_table
 
 FORMAT_VERSION = "1.0"
 COLUMNS = ("probe", "category", "max abs", "cosine", "limit", "state")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far one probe's vector is from its reference.
-
-    Attributes:
-        probe: The probe.
-        max_abs: Largest difference of an element.
-        cosine: Cosine of the two.
-        limit: Largest `max_abs` that is right; None: only reported.
-        error: Why there are no figures.
-        cosine_limit: Smallest `cosine` that is right; None: only reported.
-        level: ``must`` or ``warn``: whether being over a limit is a failure.
-        skipped: Why it was not compared at all.
-    """
-
-    probe: Probe
-    max_abs: float
-    cosine: float
-    limit: float | None
-    error: str = ""
-    cosine_limit: float | None = None
-    level: str = MUST
-    skipped: str = ""
-
-    @property
-    def state(self) -> str:
-        """``ok``, ``failed``, ``warned`` or ``skipped``."""
-        if self.skipped:
-            return SKIPPED
-        limits = Limits(self.limit, self.cosine_limit)
-        if not self.error and limits.keeps(self.max_abs, self.cosine):
-            return OK
-        return WARNED if self.level == WARN else FAILED
-
-    @property
-    def ok(self) -> bool:
-        """Whether it is no failure."""
-        return self.state != FAILED
-
-    @property
-    def has_figures(self) -> bool:
-        """Whether two vectors were compared."""
-        return not (self.error or self.skipped)
-
-    @property
-    def reason(self) -> str:
-        """Why there are no figures, or nothing."""
-        return self.skipped or self.error
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the row as a flat dict; a figure that is not there is None."""
-        return {
-            "probe": self.probe.id,
-            "side": self.probe.side,
-            "category": self.probe.category,
-            "state": self.state,
-            "level": self.level,
-            "max_abs": self.max_abs if self.has_figures else None,
-            "cosine": self.cosine if self.has_figures else None,
-            "limit": self.limit,
-            "cosine_limit": self.cosine_limit,
-            "ok": self.ok,
-            "error": self.error,
-            "skipped": self.skipped,
-        }
-
-
-@dataclass(frozen=True)
-class ClassSummary:
-    """All probes of one class.
-
-    Attributes:
-        category: The class, such as ``accents``.
-        side: ``img`` or ``txt``.
-        level: ``must`` or ``warn``.
-        state: That of its worst row; ``skipped`` only if all were.
-        count: How many probes it has.
-        compared: For how many of them there are figures.
-        max_abs: Largest difference among these; not a number if there are none.
-        min_cosine: Smallest cosine among these; likewise.
-        limit: Largest `max_abs` that is right, or None.
-        cosine_limit: Smallest cosine that is right, or None.
-    """
-
-    category: str
-    side: str
-    level: str
-    state: str
-    count: int
-    compared: int
-    max_abs: float
-    min_cosine: float
-    limit: float | None = None
-    cosine_limit: float | None = None
-
-    def to_row(self) -> dict[str, Any]:
-        """Return it as a flat dict; a figure that is not there is None."""
-        figures = {} if self.compared else {"max_abs": None, "min_cosine": None}
-        return {**asdict(self), **figures}
 
 
 @dataclass(frozen=True)
@@ -244,8 +143,6 @@ class ParityReport:
         return "\n".join(lines) + "\n"
 
     def _repr_html_(self) -> str:
-        from oml_mlflow.parity_page import to_fragment
-
         return to_fragment(self)
 
 
@@ -253,3 +150,40 @@ def _emphasised(cell: str) -> str:
     """Return a cell of Markdown; an error's own text must not end the cell."""
     text = cell.replace("|", "\\|").replace("\n", " ")
     return f"**{FAILED}**{text.removeprefix(FAILED)}" if text.startswith(FAILED) else text
+
+
+def to_fragment(report: ParityReport) -> str:
+    """Return verdict and class table for a notebook, which brings its own colours."""
+    state = verdict_state(report)
+    return (
+        f"<div><p><b>{SYMBOLS[state]} {escape(headline(report))}</b> {escape(report.title)}. "
+        f"{escape(explanation(report))}</p>{class_table(report.by_class())}</div>"
+    )
+
+
+def verdict_state(report: ParityReport) -> str:
+    """Return the state of a whole report: that of what matters most in it."""
+    if not report.rows:
+        return SKIPPED
+    if not report.ok:
+        return FAILED
+    return WARNED if report.count(WARNED) else OK
+
+
+def headline(report: ParityReport) -> str:
+    """Return the verdict in two or three words."""
+    return {
+        OK: "Passed",
+        WARNED: "Passed, with warnings",
+        FAILED: "Failed",
+        SKIPPED: "Not compared",
+    }[verdict_state(report)]
+
+
+def explanation(report: ParityReport) -> str:
+    """Return how many probes are in which state, and which classes are not right."""
+    text = f"{len(report.rows)} probes: {report.summary}."
+    for state, what in ((FAILED, "Not right, but must be"), (WARNED, "Only warned about")):
+        names = [summary.category for summary in report.by_class() if summary.state == state]
+        text += f" {what}: {', '.join(names)}." if names else ""
+    return text

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oml_mlflow.parity import ClassSummary, ParityReport
-from oml_mlflow.policy import FAILED, OK, SKIPPED, WARNED
+from oml_mlflow.parity.difference import ClassSummary
+from oml_mlflow.parity.policy import FAILED, OK, SKIPPED, WARNED
+from oml_mlflow.parity.report import ParityReport
 
 # told apart by those who see no red and green, too; the state is written beside each bar
 _COLOURS = {OK: "#4c78a8", WARNED: "#e0a100", FAILED: "#b5182b", SKIPPED: "#9aa0a6"}

@@ -1,0 +1,1 @@
+"""Golden probes, their comparison, and the report about it."""
