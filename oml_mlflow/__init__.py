@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from oml_mlflow.environment import get_default_conda_env, get_default_pip_requirements
     from oml_mlflow.errors import OmlMlflowError
     from oml_mlflow.flavor import _load_pyfunc, load_model, log_model, save_model
-    from oml_mlflow.pair import PipelinePair
+    from oml_mlflow.pair.pipeline_pair import PipelinePair
+    from oml_mlflow.pair.template import EmbeddingModelConfig, ONNXPipelineConfig
     from oml_mlflow.pipeline import EmbeddingModel, MiningFunction, ONNXPipeline
     from oml_mlflow.relogging import relog
     from oml_mlflow.targets import open_target
-    from oml_mlflow.template import EmbeddingModelConfig, ONNXPipelineConfig
     from oml_mlflow.ways_in import promote, reconcile, rollback
 
 __all__ = [
@@ -48,11 +48,11 @@ _HOMES = {
     "environment": ("get_default_conda_env", "get_default_pip_requirements"),
     "errors": ("OmlMlflowError",),
     "flavor": ("_load_pyfunc", "load_model", "log_model", "save_model"),
-    "pair": ("PipelinePair",),
+    "pair.pipeline_pair": ("PipelinePair",),
+    "pair.template": ("EmbeddingModelConfig", "ONNXPipelineConfig"),
     "pipeline": ("EmbeddingModel", "MiningFunction", "ONNXPipeline"),
     "relogging": ("relog",),
     "targets": ("open_target",),
-    "template": ("EmbeddingModelConfig", "ONNXPipelineConfig"),
     "ways_in": ("promote", "reconcile", "rollback"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

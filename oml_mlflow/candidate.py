@@ -14,7 +14,7 @@ from oml_mlflow.graph.runtime import Ends, runtime_versions
 from oml_mlflow.ledger import LoadedModel, now
 from oml_mlflow.names import SIDES
 from oml_mlflow.package import PackagedPair, read_package
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import click
 
 from oml_mlflow import console
 from oml_mlflow.console import config_option, json_option
-from oml_mlflow.limits import LIMITS
+from oml_mlflow.pair.limits import LIMITS
 
 if TYPE_CHECKING:
     from oml_mlflow.bindings import Refusal

@@ -43,8 +43,8 @@ def export(
     MODEL is a hub id such as openai/clip-vit-base-patch32, or a folder in the Hugging Face layout.
     """
     from oml_mlflow.graph.precision import loss_sentence, read_precisions
+    from oml_mlflow.pair.template import ONNXPipelineConfig
     from oml_mlflow.pipeline import ONNXPipeline
-    from oml_mlflow.template import ONNXPipelineConfig
 
     config = ONNXPipelineConfig(quantize_model=quantize_model, use_float16=use_float16)
     with console.progress() as listener:
@@ -88,7 +88,7 @@ def log(
     from oml_mlflow.flavor import log_model
     from oml_mlflow.graph.runtime import not_run_reason
     from oml_mlflow.model_card import exported_name
-    from oml_mlflow.pair import PipelinePair
+    from oml_mlflow.pair.pipeline_pair import PipelinePair
     from oml_mlflow.registry import get_version, register_alias
 
     pair = PipelinePair.from_files(img, txt, source=source)

@@ -12,7 +12,7 @@ from oml_mlflow.events import Listener, silent
 from oml_mlflow.graph.precision import read_precisions
 from oml_mlflow.graph.runtime import not_run_reason, runtime_versions
 from oml_mlflow.package import MODEL_REFERENCES, pair_references
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes, save_probes
 from oml_mlflow.parity.report import ParityReport
 
@@ -72,7 +72,7 @@ def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) 
     if model is None and first.source is None:
         return replace(evidence, not_run=evidence.not_run or "the pair's model is not known")
     # imported here: a pair can be logged without torch, and then says so
-    from oml_mlflow.reference import ReferenceModel, exactness
+    from oml_mlflow.pair.reference import ReferenceModel, exactness
     from oml_mlflow.source.model import open_source
 
     if model is None:

@@ -31,7 +31,6 @@ from mlflow.utils.model_utils import (
 )
 
 import oml_mlflow
-from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.environment import (
     get_default_conda_env,
     get_default_pip_requirements,
@@ -51,13 +50,14 @@ from oml_mlflow.package import (
     PackagedPair,
     read_package,
 )
+from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG
 from oml_mlflow.scoring import PyfuncPair
 
 if TYPE_CHECKING:
     from oml_mlflow.evidence import Evidence
     from oml_mlflow.graph.profiles import Profile
-    from oml_mlflow.pair import PipelinePair
+    from oml_mlflow.pair.pipeline_pair import PipelinePair
 
 __all__ = [
     "_load_pyfunc",

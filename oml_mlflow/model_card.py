@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oml_mlflow.evidence import Evidence
 from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 
 _SIDE_NAMES = {IMG: "image", TXT: "text"}
 

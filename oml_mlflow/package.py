@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import IncompatiblePackage, PackageError
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph.runtime import Ends, not_run_reason, refuse_external
 from oml_mlflow.names import IMG, SIDES, TXT
+from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.parity.probes import Probe, References, read_probes
 
 FLAVOR_NAME = "oml_mlflow"

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from oml_mlflow.connection import connected_target
 from oml_mlflow.errors import ConfigError, UnsupportedSource
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.export import check_destination, export_pair
 from oml_mlflow.files import spool
 from oml_mlflow.graph.profiles import DEFAULT_PROFILE, Profile, get_profile
 from oml_mlflow.names import check_export_name
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.export import check_destination, export_pair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.template import MULTIMODAL_CLIP, ONNXPipelineConfig, warn_deprecated
 from oml_mlflow.source.model import Source, open_source
 from oml_mlflow.source.presets import PRESETS, check_download, check_expectations
-from oml_mlflow.template import MULTIMODAL_CLIP, ONNXPipelineConfig, warn_deprecated
 
 if TYPE_CHECKING:
     from oml_mlflow.apply import Promotion

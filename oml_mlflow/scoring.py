@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from oml_mlflow.errors import InputError
-from oml_mlflow.limits import REQUEST_BYTES, REQUEST_ROWS, Limit
+from oml_mlflow.pair.limits import REQUEST_BYTES, REQUEST_ROWS, Limit
 
 # MLflow sets it in the process that answers HTTP requests
 _SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"

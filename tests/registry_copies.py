@@ -13,7 +13,7 @@ import pytest
 from fleets import MODEL
 
 import oml_mlflow
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 
 VERSIONS, USED = 4, 3
 

@@ -32,10 +32,10 @@ from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.rules import check_file
 from oml_mlflow.graph.wire import Initializer, write_model
 from oml_mlflow.ledger import LoadedModel, now
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.template import ONNXPipelineConfig
 from oml_mlflow.parity.probes import Probe, unsafe_reason
 from oml_mlflow.pipeline import ONNXPipeline
-from oml_mlflow.template import ONNXPipelineConfig
 
 DECODE = "com.microsoft.extensions:DecodeImage"
 TOKENIZE = "ai.onnx.contrib:CLIPTokenizer"

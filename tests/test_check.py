@@ -18,13 +18,13 @@ from onnx import TensorProto, helper
 import oml_mlflow
 from oml_mlflow import PipelinePair
 from oml_mlflow.errors import GraphError
-from oml_mlflow.export import export_pair
 from oml_mlflow.graph.finding import Finding
 from oml_mlflow.graph.profiles import PROFILES, Profile, get_profile
 from oml_mlflow.graph.rules import check_file
 from oml_mlflow.graph.wire import Initializer, _tag
+from oml_mlflow.pair.export import export_pair
+from oml_mlflow.pair.template import ONNXPipelineConfig
 from oml_mlflow.source.model import open_source
-from oml_mlflow.template import ONNXPipelineConfig
 
 ORACLE = PROFILES["oracle-23.7"]
 ORACLE_PROFILES = [name for name in PROFILES if name.startswith("oracle-")]

@@ -26,7 +26,7 @@ from registry_browser import Clicked, click_alias, require_browser
 from servers import PROGRAM, fetch, free_port, mlflow_server, running
 
 import oml_mlflow
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.targets.embedded import CATALOG, EmbeddedTarget
 from oml_mlflow.webhook_setup import CACHE_TTL_S

@@ -21,7 +21,7 @@ from PIL import Image
 
 from oml_mlflow import deploy, load_model
 from oml_mlflow.errors import NotAccepted
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 
 Run = Callable[..., str]
 

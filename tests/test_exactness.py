@@ -17,10 +17,10 @@ from PIL import Image
 
 from oml_mlflow.errors import PackageError
 from oml_mlflow.graph.runtime import open_session, run
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.reference import ReferenceModel
 from oml_mlflow.parity.policy import MUST, ParityPolicy
 from oml_mlflow.parity.probes import Probe, by_side, golden_probes
-from oml_mlflow.reference import ReferenceModel
 
 LIMIT = 1e-4
 TEXT_LIMIT = 1e-5

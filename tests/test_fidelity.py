@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from onnxruntime_extensions import __version__ as release
 
 from oml_mlflow.graph.runtime import open_session
-from oml_mlflow.texts import oracle_text_expression, prepare_text
+from oml_mlflow.pair.texts import oracle_text_expression, prepare_text
 
 FIDELITY = Path(__file__).resolve().parents[1] / "projects" / "fidelity"
 DEMO = FIDELITY.parent / "demo_model" / "demo"

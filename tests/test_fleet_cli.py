@@ -14,7 +14,7 @@ from oracle_fixtures import PASSWORD, Oracle
 
 from oml_mlflow import console
 from oml_mlflow.cli import cli
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 Run = Callable[..., str]

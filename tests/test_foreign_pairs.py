@@ -30,8 +30,8 @@ from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.retarget import retarget_pipeline
 from oml_mlflow.graph.runtime import Ends
 from oml_mlflow.package import read_package
+from oml_mlflow.pair.pictures import picture_pixels
 from oml_mlflow.parity.probes import golden_probes
-from oml_mlflow.pictures import picture_pixels
 from oml_mlflow.registry import fetch_version, get_version
 from oml_mlflow.targets.embedded import EmbeddedTarget
 

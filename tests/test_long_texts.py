@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from transformers import CLIPTokenizerFast
 
-from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import InputError
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.reach import reach_bytes, read_merges
-from oml_mlflow.pair import PipelinePair
-from oml_mlflow.reference import ReferenceModel
-from oml_mlflow.texts import prepare_text
+from oml_mlflow.pair.embedder import PairEmbedder
+from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.reference import ReferenceModel
+from oml_mlflow.pair.texts import prepare_text
 
 LONG = 160_000
 # what 77 tokens and the longest chain of merges span in CLIP's vocabulary

@@ -18,8 +18,8 @@ import pytest
 from old_runtimes import ORT
 from PIL import Image
 
-from oml_mlflow.pair import PipelinePair
-from oml_mlflow.reference import ReferenceModel
+from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.reference import ReferenceModel
 
 RUN_GRAPH = Path(__file__).with_name("run_graph.py")
 # one value of 32 x 32 that is rounded to the next level moves a vector by up to 3e-4

@@ -29,7 +29,7 @@ from oracle_server.statement import (
     Rows,
 )
 
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 
 LOAD = (
     "BEGIN DBMS_VECTOR.LOAD_ONNX_MODEL(model_name => :model_name, model_data => :model_data, "

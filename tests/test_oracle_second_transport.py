@@ -25,7 +25,7 @@ from test_oracle_wire import PASSWORD, TEXT, TinyDatabase, TinySession, bound, s
 
 from oml_mlflow.candidate import unregistered
 from oml_mlflow.errors import GeometryChanged
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.promotion import make_live
 from oml_mlflow.restore import drop_pair, rollback
 from oml_mlflow.targets.oracle import OracleTarget

@@ -52,7 +52,7 @@ from oml_mlflow.ledger import (
     now,
 )
 from oml_mlflow.names import IMG, SIDES, TXT, model_name, slot_name
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.secrets import Secret
 from oml_mlflow.settings import OracleSettings

@@ -24,7 +24,7 @@ from serving import post, served
 
 import oml_mlflow
 from oml_mlflow.errors import ConfigError
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 
 IMAGE = clip_folders.photographs()[0][1].crop((140, 30, 230, 100))
 PICTURES = {"png": clip_folders.as_png(IMAGE), "jpeg": clip_folders.as_jpeg_444(IMAGE)}

@@ -23,11 +23,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import EpsImagePlugin, Image, ImageFile
 
-from oml_mlflow import PipelinePair, pictures
+from oml_mlflow import PipelinePair
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import ConfigError, InputError
-from oml_mlflow.limits import MAX_PIXELS
-from oml_mlflow.pictures import as_pixels, in_work, prepare_picture
+from oml_mlflow.pair import pictures
+from oml_mlflow.pair.limits import MAX_PIXELS
+from oml_mlflow.pair.pictures import as_pixels, in_work, prepare_picture
 
 TAKEN = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # no picture here may take longer than this to be refused, on a busy machine

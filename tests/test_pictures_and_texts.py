@@ -19,14 +19,14 @@ from PIL import Image
 from transformers import CLIPTokenizerFast
 from transformers.image_transforms import convert_to_rgb
 
-from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import InputError
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.embedder import PairEmbedder
+from oml_mlflow.pair.pictures import prepare_picture
+from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.reference import ReferenceModel, exactness
+from oml_mlflow.pair.texts import prepare_text
 from oml_mlflow.parity.compare import DEFAULT_LIMIT
 from oml_mlflow.parity.probes import References, embed_probes, golden_probes
-from oml_mlflow.pictures import prepare_picture
-from oml_mlflow.reference import ReferenceModel, exactness
-from oml_mlflow.texts import prepare_text
 
 # one value of 32 x 32 that is rounded to the next level moves a vector by up to 3e-4
 TINY_LIMIT = 1e-3

@@ -21,14 +21,14 @@ from test_old_runtimes import RUN_GRAPH
 
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.graph.runtime import open_session, run
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.reference import ReferenceModel
 from oml_mlflow.parity.advice import next_steps
 from oml_mlflow.parity.compare import compare
 from oml_mlflow.parity.page import to_html
 from oml_mlflow.parity.policy import FAILED, OK, SKIPPED, WARNED, ParityPolicy
 from oml_mlflow.parity.probes import Probe, by_side, embed_probes, golden_probes, unsafe_reason
 from oml_mlflow.parity.report import ParityReport
-from oml_mlflow.reference import ReferenceModel
 
 DEFAULT = ParityPolicy()
 PROBES = golden_probes()

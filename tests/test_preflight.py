@@ -32,7 +32,7 @@ from oml_mlflow.ledger import (
     now,
 )
 from oml_mlflow.names import SIDES
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.preflight import FAILED, NOT_RUN, OK, SKIPPED, Check, Preflight, preflight
 from oml_mlflow.targets.embedded import EmbeddedTarget
 

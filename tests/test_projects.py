@@ -11,7 +11,7 @@ import pytest
 from mlflow.entities import Run
 
 import oml_mlflow
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 
 PROJECTS = Path(__file__).resolve().parents[1] / "projects"
 CONFIG = """\

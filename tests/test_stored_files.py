@@ -16,10 +16,10 @@ from oracle_fixtures import Oracle
 
 from oml_mlflow import PipelinePair
 from oml_mlflow.custody import trace_bytes
-from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import TargetError
 from oml_mlflow.examination import plan, verify
 from oml_mlflow.files import fingerprint_file
+from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.promotion import promote
 from oml_mlflow.restore import rollback
 from oml_mlflow.targets import embedded_files

@@ -18,7 +18,7 @@ from oml_mlflow.capability import Answer, CapabilityTable
 from oml_mlflow.errors import InvalidName, TargetLocked
 from oml_mlflow.graph.needs import Capability
 from oml_mlflow.ledger import LOADING, LiveState, now, this_process
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.survey import BINDING, FAILURE, PIN, Note, Survey
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.embedded import CATALOG, EmbeddedTarget

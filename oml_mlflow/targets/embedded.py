@@ -18,12 +18,12 @@ from urllib.parse import unquote
 import duckdb
 import numpy as np
 
-from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import ConfigError, TargetError
 from oml_mlflow.graph.runtime import Ends
 from oml_mlflow.ledger import Dependant, LoadedModel
 from oml_mlflow.names import IMG
 from oml_mlflow.package import PREFERRED_PROFILE
+from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.parity.policy import ParityPolicy
 from oml_mlflow.targets.base import KEPT_GENERATIONS
 from oml_mlflow.targets.embedded_catalog import alone, make_file, open_file, private_log

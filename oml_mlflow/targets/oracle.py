@@ -17,6 +17,7 @@ from oml_mlflow.errors import ConfigError
 from oml_mlflow.graph.profiles import RAW, Profile
 from oml_mlflow.ledger import UNVERIFIED, Dependant, now, this_process
 from oml_mlflow.names import TXT
+from oml_mlflow.pair.texts import oracle_text_expression
 from oml_mlflow.parity.policy import ParityPolicy
 from oml_mlflow.secrets import Secret
 from oml_mlflow.settings import PREFIX, OracleSettings
@@ -29,7 +30,6 @@ from oml_mlflow.targets.oracle_preflight import NEWER, demand_release, release
 from oml_mlflow.targets.oracle_script import promotion_script
 from oml_mlflow.targets.oracle_session import OracleSession
 from oml_mlflow.targets.oracle_survey import read_survey
-from oml_mlflow.texts import oracle_text_expression
 
 if TYPE_CHECKING:
     from oml_mlflow.parity.probes import Probe

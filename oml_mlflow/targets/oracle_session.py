@@ -21,13 +21,13 @@ from oml_mlflow.ledger import (
     refuse_unplanned,
 )
 from oml_mlflow.names import IMG
+from oml_mlflow.pair.texts import prepare_text
 from oml_mlflow.targets import oracle_catalog as catalog
 from oml_mlflow.targets import oracle_notes, oracle_preflight, oracle_swap
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_database import Database
 from oml_mlflow.targets.oracle_load import drop, load
 from oml_mlflow.targets.oracle_lock import lock
-from oml_mlflow.texts import prepare_text
 
 if TYPE_CHECKING:
     from oml_mlflow.capability import CapabilityTable

@@ -3,7 +3,8 @@
     python projects/fidelity/pictures.py --cache FOLDER
 
 Every picture runs through the pair's image file in an environment of its own, bare and after
-`oml_mlflow.pictures.prepare_picture`; a process that dies or hangs is counted and started again.
+`oml_mlflow.pair.pictures.prepare_picture`; a process that dies or hangs is counted and
+started again.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from environments import environment, run_each
 from PIL import Image, ImageCms
 
 from oml_mlflow.errors import InputError
-from oml_mlflow.export import export_pair
 from oml_mlflow.names import IMG
-from oml_mlflow.pictures import prepare_picture
-from oml_mlflow.reference import ReferenceModel
+from oml_mlflow.pair.export import export_pair
+from oml_mlflow.pair.pictures import prepare_picture
+from oml_mlflow.pair.reference import ReferenceModel
+from oml_mlflow.pair.template import ONNXPipelineConfig
 from oml_mlflow.source.model import open_source
-from oml_mlflow.template import ONNXPipelineConfig
 
 BARE, OURS = "bare graph", "prepare_picture"
 EXACT = 1e-4

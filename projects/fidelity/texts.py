@@ -3,8 +3,8 @@
     python projects/fidelity/texts.py --cache FOLDER
 
 Every text runs through the pair's own graph, cut at ``input_ids``, in three ways: bare; after
-`oml_mlflow.texts.prepare_text`, which every path of the package applies; and, for the Oracle
-profile, after the steps of `oml_mlflow.texts.oracle_text_expression`, run as SQL in DuckDB.
+`oml_mlflow.pair.texts.prepare_text`, which every path of the package applies; and, for the Oracle
+profile, after the steps of `oml_mlflow.pair.texts.oracle_text_expression`, run as SQL in DuckDB.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ import onnx
 from environments import environment, run_each
 
 from oml_mlflow.errors import InputError
-from oml_mlflow.export import export_pair
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.text import INPUT_IDS
 from oml_mlflow.names import TXT
+from oml_mlflow.pair.export import export_pair
+from oml_mlflow.pair.template import ONNXPipelineConfig
+from oml_mlflow.pair.texts import SQL_TEXT_STEPS, prepare_text
 from oml_mlflow.source.model import open_source
-from oml_mlflow.template import ONNXPipelineConfig
-from oml_mlflow.texts import SQL_TEXT_STEPS, prepare_text
 
 RELEASES = ("0.12.0", "0.13.0", "0.15.2")
 PROFILES = ("oracle-23.7", "onnxruntime")

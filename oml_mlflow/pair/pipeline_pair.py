@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oml_mlflow.embedder import PairEmbedder
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.files import fingerprint_file
@@ -16,6 +15,7 @@ from oml_mlflow.graph.profiles import DEFAULT_PROFILE, PROFILES, Profile
 from oml_mlflow.graph.retarget import retarget_pipeline, shared_metadata
 from oml_mlflow.graph.runtime import Ends
 from oml_mlflow.names import IMG, SIDES, TXT
+from oml_mlflow.pair.embedder import PairEmbedder
 
 if TYPE_CHECKING:
     from oml_mlflow.parity.probes import References

@@ -17,13 +17,13 @@ from oml_mlflow.graph.precision import FLOAT32, encoder_limit
 from oml_mlflow.graph.retarget import read_head
 from oml_mlflow.graph.runtime import open_session
 from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pictures import prepare_picture
+from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.texts import prepare_text
 from oml_mlflow.parity.compare import compare, limits_by_side
 from oml_mlflow.parity.probes import Probe, References, embed_probes
 from oml_mlflow.parity.report import ParityReport
-from oml_mlflow.pictures import prepare_picture
 from oml_mlflow.source.model import Source
-from oml_mlflow.texts import prepare_text
 
 
 class ReferenceModel:

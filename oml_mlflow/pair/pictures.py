@@ -32,7 +32,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from oml_mlflow.errors import InputError
-from oml_mlflow.limits import MAX_PIXELS
+from oml_mlflow.pair.limits import MAX_PIXELS
 
 _SMALLER = f"scale it down first, or set {MAX_PIXELS.variable} where the model runs."
 # CLIP resizes the short edge before it crops, so that the work grows with the aspect ratio: at

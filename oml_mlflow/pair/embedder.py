@@ -14,10 +14,10 @@ import numpy as np
 from oml_mlflow.errors import InputError
 from oml_mlflow.graph.reach import reach_bytes, read_merges
 from oml_mlflow.graph.runtime import Ends, open_session, run
-from oml_mlflow.limits import MAX_PIXELS
 from oml_mlflow.names import IMG, PROPERTY, TXT
-from oml_mlflow.pictures import as_pixels, as_png, in_work
-from oml_mlflow.texts import prepare_text
+from oml_mlflow.pair.limits import MAX_PIXELS
+from oml_mlflow.pair.pictures import as_pixels, as_png, in_work
+from oml_mlflow.pair.texts import prepare_text
 
 # texts of one run are padded to the longest of them
 _TEXTS_PER_RUN = 32

@@ -26,13 +26,13 @@ from oml_mlflow.graph.shrink import estimated_size_bytes, shrink
 from oml_mlflow.graph.text import INPUT_IDS, text_pipeline
 from oml_mlflow.graph.wire import Initializer, write_model
 from oml_mlflow.names import IMG, PROPERTY, SIDES, TXT, check_export_name, model_name, pipeline_file
-from oml_mlflow.pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.reference import PreparedByPair, ReferenceModel, exactness
+from oml_mlflow.pair.template import ONNXPipelineConfig
 from oml_mlflow.parity.compare import compare
 from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes
 from oml_mlflow.parity.report import ParityReport
-from oml_mlflow.reference import PreparedByPair, ReferenceModel, exactness
 from oml_mlflow.source.model import Source
-from oml_mlflow.template import ONNXPipelineConfig
 
 
 def check_destination(export_name: str, output_dir: str | Path | None) -> Path:

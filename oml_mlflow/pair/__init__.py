@@ -1,0 +1,1 @@
+"""Two pipelines and what they are: exported, run, compared with their model."""
