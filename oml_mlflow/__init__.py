@@ -9,9 +9,10 @@ from oml_mlflow._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from oml_mlflow.connection import connect, disconnect, isconnected
-    from oml_mlflow.environment import get_default_conda_env, get_default_pip_requirements
     from oml_mlflow.errors import OmlMlflowError
-    from oml_mlflow.flavor import _load_pyfunc, load_model, log_model, save_model
+    from oml_mlflow.flavor.environment import get_default_conda_env, get_default_pip_requirements
+    from oml_mlflow.flavor.load import _load_pyfunc, load_model
+    from oml_mlflow.flavor.save import log_model, save_model
     from oml_mlflow.pair.pipeline_pair import PipelinePair
     from oml_mlflow.pair.template import EmbeddingModelConfig, ONNXPipelineConfig
     from oml_mlflow.pipeline import EmbeddingModel, MiningFunction, ONNXPipeline
@@ -45,9 +46,10 @@ __all__ = [
 
 _HOMES = {
     "connection": ("connect", "disconnect", "isconnected"),
-    "environment": ("get_default_conda_env", "get_default_pip_requirements"),
     "errors": ("OmlMlflowError",),
-    "flavor": ("_load_pyfunc", "load_model", "log_model", "save_model"),
+    "flavor.environment": ("get_default_conda_env", "get_default_pip_requirements"),
+    "flavor.load": ("_load_pyfunc", "load_model"),
+    "flavor.save": ("log_model", "save_model"),
     "pair.pipeline_pair": ("PipelinePair",),
     "pair.template": ("EmbeddingModelConfig", "ONNXPipelineConfig"),
     "pipeline": ("EmbeddingModel", "MiningFunction", "ONNXPipeline"),

@@ -85,9 +85,9 @@ def log(
         raise click.UsageError("--alias needs --register.")
     import mlflow
 
-    from oml_mlflow.flavor import log_model
+    from oml_mlflow.flavor.evidence import exported_name
+    from oml_mlflow.flavor.save import log_model
     from oml_mlflow.graph.runtime import not_run_reason
-    from oml_mlflow.model_card import exported_name
     from oml_mlflow.pair.pipeline_pair import PipelinePair
     from oml_mlflow.registry import get_version, register_alias
 
@@ -121,7 +121,7 @@ def relog(model_uri: str, as_json: bool) -> None:
 
     Neither alias nor database is touched; what the files were compared with is said.
     """
-    from oml_mlflow.manifest import UNANCHORED
+    from oml_mlflow.flavor.manifest import UNANCHORED
     from oml_mlflow.registry import get_version, is_anchored
     from oml_mlflow.relogging import relog as run
 

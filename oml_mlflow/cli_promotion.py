@@ -17,7 +17,7 @@ from oml_mlflow.cli_fleet import (
 )
 from oml_mlflow.console import html_option, json_option, name_option, target_option
 from oml_mlflow.errors import ParityError
-from oml_mlflow.manifest import UNANCHORED
+from oml_mlflow.flavor.manifest import UNANCHORED
 from oml_mlflow.parity.policy import WARNED
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oml_mlflow.files import fingerprint_file
-from oml_mlflow.manifest import check_manifest
+from oml_mlflow.flavor.manifest import check_manifest
+from oml_mlflow.flavor.package import read_package
 from oml_mlflow.names import SIDES, check_export_name, live_names
-from oml_mlflow.package import read_package
 from oml_mlflow.registry import MANIFEST_TAG, UNUSED, get_version, local_files, logged_tags
 from oml_mlflow.targets import Target
 

@@ -9,10 +9,10 @@ from oml_mlflow.apply import describe_pending, describe_rewritten, observe
 from oml_mlflow.candidate import registered
 from oml_mlflow.choice import ask, pair_needs
 from oml_mlflow.events import Listener, silent
+from oml_mlflow.flavor.package import read_package
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.names import check_export_name, live_names
 from oml_mlflow.observed import healed
-from oml_mlflow.package import read_package
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.plan import Plan
 from oml_mlflow.preflight import Preflight, preflight

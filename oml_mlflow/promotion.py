@@ -14,13 +14,13 @@ from oml_mlflow.candidate import Candidate, registered
 from oml_mlflow.choice import ask, pair_needs
 from oml_mlflow.errors import OmlMlflowError, OtherOwner, Pinned, PlanStale
 from oml_mlflow.events import Listener, silent
+from oml_mlflow.flavor.package import read_package
 from oml_mlflow.geometry_guard import demand_geometry, keep_vectors
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.hooks import HookContext, Hooks, load_hooks
 from oml_mlflow.ledger import UNVERIFIED, is_other_registry
 from oml_mlflow.names import check_export_name, live_names
 from oml_mlflow.observed import Observed
-from oml_mlflow.package import read_package
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.preflight import Preflight, preflight
 from oml_mlflow.proposal import (

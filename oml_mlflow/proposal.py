@@ -11,14 +11,14 @@ from oml_mlflow.candidate import Candidate, registered
 from oml_mlflow.choice import choose_package
 from oml_mlflow.errors import ApplyError
 from oml_mlflow.events import Listener
+from oml_mlflow.flavor.manifest import check_files
+from oml_mlflow.flavor.package import read_package
 from oml_mlflow.geometry_guard import with_geometry
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.runtime import not_run_reason
 from oml_mlflow.ledger import UNVERIFIED, VERIFIED, LedgerEntry, this_process
-from oml_mlflow.manifest import check_files
 from oml_mlflow.names import SIDES
 from oml_mlflow.observed import Observed
-from oml_mlflow.package import read_package
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.plan import Plan, plan_promotion
 from oml_mlflow.registry import UNUSED, ModelVersion, local_files, logged_tags

@@ -15,12 +15,12 @@ from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
 
 import oml_mlflow
-from oml_mlflow.environment import index_requirements, read_requirements
 from oml_mlflow.errors import RegistryError
-from oml_mlflow.flavor import EXACTNESS_TAG, facts_of, identity_tags, log_anchored, write_model
-from oml_mlflow.manifest import LATER, check_files
+from oml_mlflow.flavor.environment import index_requirements, read_requirements
+from oml_mlflow.flavor.manifest import LATER, check_files
+from oml_mlflow.flavor.package import FLAVOR_NAME, read_package
+from oml_mlflow.flavor.save import EXACTNESS_TAG, facts_of, identity_tags, log_anchored, write_model
 from oml_mlflow.names import IMG
-from oml_mlflow.package import FLAVOR_NAME, read_package
 from oml_mlflow.registry import CODE_FOLDER, ModelVersion, get_version, logged_tags
 from oml_mlflow.state_block import without_block
 

@@ -18,7 +18,7 @@ from oml_mlflow import PipelinePair
 from oml_mlflow.custody import trace_bytes
 from oml_mlflow.errors import PackageError
 from oml_mlflow.examination import plan, verify
-from oml_mlflow.flavor import SIGNATURE
+from oml_mlflow.flavor.save import SIGNATURE
 from oml_mlflow.promotion import promote
 from oml_mlflow.registry import MANIFEST_TAG
 from oml_mlflow.targets import Target, open_target

@@ -111,7 +111,7 @@ def test_load_model_embeds_both_sides(saved: Path, tiny_pair: PipelinePair) -> N
 def test_reference_vectors_are_stored_with_what_made_them(
     saved: Path, tiny_pair: PipelinePair
 ) -> None:
-    from oml_mlflow.package import read_package
+    from oml_mlflow.flavor.package import read_package
 
     package = read_package(saved)
     assert package.probes() == golden_probes()
@@ -126,9 +126,8 @@ def test_reference_vectors_are_stored_with_what_made_them(
 def test_a_pair_without_source_says_why_exactness_was_not_run(
     tiny_pair: PipelinePair, tmp_path: Path
 ) -> None:
-    from oml_mlflow.evidence import gather_evidence
-    from oml_mlflow.model_card import model_card
-    from oml_mlflow.package import read_package
+    from oml_mlflow.flavor.evidence import gather_evidence, model_card
+    from oml_mlflow.flavor.package import read_package
 
     pair = PipelinePair.from_files(tiny_pair.img, tiny_pair.txt)
     evidence = gather_evidence([pair])

@@ -26,10 +26,10 @@ from oml_mlflow.cli import cli
 from oml_mlflow.errors import ApplyError, PackageError, TargetError
 from oml_mlflow.examination import verify
 from oml_mlflow.files import fingerprint_file
+from oml_mlflow.flavor.package import read_package
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.retarget import retarget_pipeline
 from oml_mlflow.graph.runtime import Ends
-from oml_mlflow.package import read_package
 from oml_mlflow.pair.pictures import picture_pixels
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.registry import fetch_version, get_version

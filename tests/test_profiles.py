@@ -10,11 +10,11 @@ from PIL import Image
 import oml_mlflow
 from oml_mlflow import ONNXPipeline, PipelinePair
 from oml_mlflow.errors import ConfigError, GraphError
+from oml_mlflow.flavor.package import read_package
 from oml_mlflow.graph.profiles import PROFILES, get_profile
 from oml_mlflow.graph.retarget import retarget_pipeline
 from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.graph.wire import read_header
-from oml_mlflow.package import read_package
 from oml_mlflow.pair.export import export_pair
 from oml_mlflow.pair.template import ONNXPipelineConfig
 from oml_mlflow.parity.probes import golden_probes

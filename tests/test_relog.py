@@ -19,7 +19,7 @@ import oml_mlflow
 from oml_mlflow import PipelinePair
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import PackageError
-from oml_mlflow.package import read_package
+from oml_mlflow.flavor.package import read_package
 from oml_mlflow.promotion import promote
 from oml_mlflow.targets import Target, open_target
 

@@ -269,7 +269,7 @@ def test_logged_pair_carries_its_loss(pairs: dict[str, PipelinePair]) -> None:
     import yaml
     from mlflow.artifacts import download_artifacts
 
-    from oml_mlflow.flavor import log_model
+    from oml_mlflow.flavor.save import log_model
 
     pair = pairs["int8"]
     info = log_model(pair, name="small")

@@ -13,9 +13,9 @@ import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.bindings import Binding
 from oml_mlflow.errors import ParityError
+from oml_mlflow.flavor.package import read_package
 from oml_mlflow.fleet import Outcome
 from oml_mlflow.ledger import UNVERIFIED, LedgerEntry
-from oml_mlflow.package import read_package
 from oml_mlflow.parity.compare import compare
 from oml_mlflow.parity.plot import write_plot
 from oml_mlflow.parity.probes import golden_probes

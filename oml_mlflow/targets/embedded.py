@@ -19,10 +19,10 @@ import duckdb
 import numpy as np
 
 from oml_mlflow.errors import ConfigError, TargetError
+from oml_mlflow.flavor.package import PREFERRED_PROFILE
 from oml_mlflow.graph.runtime import Ends
 from oml_mlflow.ledger import Dependant, LoadedModel
 from oml_mlflow.names import IMG
-from oml_mlflow.package import PREFERRED_PROFILE
 from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.parity.policy import ParityPolicy
 from oml_mlflow.targets.base import KEPT_GENERATIONS

@@ -1,4 +1,4 @@
-"""The MLflow flavor: save, log, load and serve a pipeline pair."""
+"""Save and log a pipeline pair as an MLflow model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 from mlflow.models.utils import _save_example
 from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
-from mlflow.tracking.artifact_utils import _download_artifact_from_uri
 from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema
 from mlflow.utils.environment import (
     _CONDA_ENV_FILE_NAME,
@@ -30,43 +29,26 @@ from mlflow.utils.model_utils import (
     _validate_and_prepare_target_save_path,
 )
 
-import oml_mlflow
-from oml_mlflow.environment import (
-    get_default_conda_env,
-    get_default_pip_requirements,
-    index_requirements,
-    write_environment,
-)
+from oml_mlflow._version import __version__
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.manifest import check_manifest, to_manifest
-from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.package import (
+from oml_mlflow.flavor.environment import index_requirements, write_environment
+from oml_mlflow.flavor.manifest import to_manifest
+from oml_mlflow.flavor.package import (
     FLAVOR_NAME,
     FORMAT_VERSION,
     GOLDEN_FOLDER,
     PROFILES_FOLDER,
     SOURCE_FOLDER,
     PackagedPair,
-    read_package,
 )
-from oml_mlflow.pair.embedder import PairEmbedder
+from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG
-from oml_mlflow.scoring import PyfuncPair
 
 if TYPE_CHECKING:
-    from oml_mlflow.evidence import Evidence
+    from oml_mlflow.flavor.evidence import Evidence
     from oml_mlflow.graph.profiles import Profile
     from oml_mlflow.pair.pipeline_pair import PipelinePair
-
-__all__ = [
-    "_load_pyfunc",
-    "get_default_conda_env",
-    "get_default_pip_requirements",
-    "load_model",
-    "log_model",
-    "save_model",
-]
 
 SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -105,7 +87,7 @@ def save_model(
 
     The ONNX files are copied byte for byte, tokenizer and image-processor files beside them, and
     golden probes with two sets of reference vectors: the pair's own, and those of the model's
-    Python code (see `oml_mlflow.evidence`).
+    Python code (see `oml_mlflow.flavor.evidence`).
 
     Args:
         pair: What ``export2file`` returned, or ``PipelinePair.from_files(img, txt)``.
@@ -133,13 +115,13 @@ def save_model(
         MlflowException: If the path or the environment arguments are not usable.
         ConfigError: If `package_index` holds credentials.
     """
-    from oml_mlflow.evidence import gather_evidence
+    from oml_mlflow.flavor.evidence import gather_evidence
 
     _validate_env_arguments(conda_env, pip_requirements, extra_pip_requirements)
     index_lines = index_requirements(package_index)
     root = Path(path).absolute()
     _validate_and_prepare_target_save_path(str(root))
-    own_code = [] if package_index else [str(Path(oml_mlflow.__file__).parent)]
+    own_code = [] if package_index else [str(Path(__file__).parents[1])]
     code = _validate_and_copy_code_paths([*(code_paths or []), *own_code], str(root))
 
     model = mlflow_model or Model()
@@ -195,7 +177,7 @@ def write_model(
         python_env=_PYTHON_ENV_FILE_NAME,
         code=section["code"],
     )
-    model.add_flavor(FLAVOR_NAME, **{**section, "oml_mlflow_version": oml_mlflow.__version__})
+    model.add_flavor(FLAVOR_NAME, **{**section, "oml_mlflow_version": __version__})
     model.model_size_bytes = get_total_file_size(str(root))
     model.save(str(root / MLMODEL_FILE_NAME))
     write_environment(root, conda_env, pip_requirements, extra_pip_requirements, index_lines)
@@ -235,8 +217,7 @@ def log_model(
     Returns:
         MLflow's ``ModelInfo``; ``registered_model_version`` is set if it was registered.
     """
-    from oml_mlflow.evidence import gather_evidence
-    from oml_mlflow.model_card import model_card
+    from oml_mlflow.flavor.evidence import gather_evidence, model_card
 
     with tempfile.TemporaryDirectory() as scratch:
         pairs = for_profiles(pair, profiles, Path(scratch), on_event)
@@ -281,7 +262,7 @@ class _Saver:
     """A flavor to MLflow's eyes, that keeps the manifest of what it saved."""
 
     save: Callable[..., None]
-    __name__ = "oml_mlflow.flavor"
+    __name__ = "oml_mlflow.flavor.save"
     manifest = ""
 
     def save_model(self, path: str, **options: Any) -> None:
@@ -310,7 +291,7 @@ def log_anchored(
     """
     saver = _Saver(save)
     info = Model.log(flavor=saver, tags=dict(tags), **options)
-    anchors = {CODE_TAG: oml_mlflow.__version__, MANIFEST_TAG: saver.manifest}
+    anchors = {CODE_TAG: __version__, MANIFEST_TAG: saver.manifest}
     mlflow.MlflowClient().set_logged_model_tags(info.model_id, anchors)
     if registered_model_name is not None:
         made = mlflow.register_model(
@@ -340,45 +321,6 @@ def for_profiles(
         profile = get_profile(wanted) if isinstance(wanted, str) else wanted
         made.append(pair.for_profile(profile, folder / profile.name, on_event))
     return made
-
-
-def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
-    """Load a pair to run in this process.
-
-    Args:
-        model_uri: Such as ``models:/clip@prod``, ``runs:/<id>/clip`` or a folder.
-        dst_path: Where to download to; a temporary folder by default.
-
-    Returns:
-        An object with ``embed_image(list[bytes])`` and ``embed_text(list[str])``, each giving
-        ``(n, dims)`` float32.
-
-    Raises:
-        PackageError: If it is no pair, or its files are not those that were logged: the registry
-            says what they are, its code too. Of a folder, and of what was logged by an early
-            release, only the ONNX files are compared, with what the MLmodel file says.
-    """
-    from oml_mlflow.registry import locate
-
-    uri, tags = locate(model_uri)
-    folder = _download_artifact_from_uri(artifact_uri=uri, output_path=dst_path)
-    return _open(folder, tags)
-
-
-def _load_pyfunc(path: str) -> PyfuncPair:
-    """Return the pair as MLflow's pyfunc and scoring server want it.
-
-    A folder is all that it gets, and nobody says which version that is: its ONNX files are compared
-    with its own MLmodel file only, and this very code came with it.
-    """
-    return PyfuncPair(_open(path, {}))
-
-
-def _open(path: str, tags: Mapping[str, str]) -> PairEmbedder:
-    package = read_package(path)
-    known = check_manifest(package.folder, tags[MANIFEST_TAG]) if MANIFEST_TAG in tags else {}
-    package.check_fingerprints(known)
-    return package.embedder()
 
 
 def _copy_profiles(pairs: Sequence[PipelinePair], root: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mlflow.utils.environment import (
 from mlflow.utils.file_utils import write_to
 from packaging.requirements import InvalidRequirement, Requirement
 
-import oml_mlflow
+from oml_mlflow._version import __version__
 from oml_mlflow.errors import ConfigError
 
 _INDEX = "--extra-index-url "
@@ -55,7 +55,7 @@ def index_requirements(package_index: str | None) -> list[str]:
             "would be stored with the model. Nothing was saved.",
             hint="keep credentials in pip's configuration or keyring.",
         )
-    return [f"{_INDEX}{package_index}", f"oml-mlflow=={oml_mlflow.__version__}"]
+    return [f"{_INDEX}{package_index}", f"oml-mlflow=={__version__}"]
 
 
 def write_environment(

@@ -1,0 +1,1 @@
+"""MLflow's flavor of a pipeline pair, and everything private of MLflow."""

@@ -1,0 +1,52 @@
+"""Load a logged pair: to run it here, or behind MLflow's pyfunc."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mlflow.tracking.artifact_utils import _download_artifact_from_uri
+
+from oml_mlflow.flavor.manifest import check_manifest
+from oml_mlflow.flavor.package import read_package
+from oml_mlflow.flavor.scoring import PyfuncPair
+from oml_mlflow.pair.embedder import PairEmbedder
+from oml_mlflow.registry import MANIFEST_TAG
+
+
+def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
+    """Load a pair to run in this process.
+
+    Args:
+        model_uri: Such as ``models:/clip@prod``, ``runs:/<id>/clip`` or a folder.
+        dst_path: Where to download to; a temporary folder by default.
+
+    Returns:
+        An object with ``embed_image(list[bytes])`` and ``embed_text(list[str])``, each giving
+        ``(n, dims)`` float32.
+
+    Raises:
+        PackageError: If it is no pair, or its files are not those that were logged: the registry
+            says what they are, its code too. Of a folder, and of what was logged by an early
+            release, only the ONNX files are compared, with what the MLmodel file says.
+    """
+    from oml_mlflow.registry import locate
+
+    uri, tags = locate(model_uri)
+    folder = _download_artifact_from_uri(artifact_uri=uri, output_path=dst_path)
+    return _open(folder, tags)
+
+
+def _load_pyfunc(path: str) -> PyfuncPair:
+    """Return the pair as MLflow's pyfunc and scoring server want it.
+
+    A folder is all that it gets, and nobody says which version that is: its ONNX files are compared
+    with its own MLmodel file only, and this very code came with it.
+    """
+    return PyfuncPair(_open(path, {}))
+
+
+def _open(path: str, tags: Mapping[str, str]) -> PairEmbedder:
+    package = read_package(path)
+    known = check_manifest(package.folder, tags[MANIFEST_TAG]) if MANIFEST_TAG in tags else {}
+    package.check_fingerprints(known)
+    return package.embedder()
