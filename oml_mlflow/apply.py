@@ -9,7 +9,10 @@ from pathlib import Path
 
 from oml_mlflow.errors import ApplyError, OmlMlflowError
 from oml_mlflow.events import Listener
-from oml_mlflow.ledger import (
+from oml_mlflow.parity.report import ParityReport
+from oml_mlflow.planning.observed import Observed, unusable
+from oml_mlflow.planning.plan import Plan
+from oml_mlflow.planning.records import (
     CLEANING,
     LOADING,
     SWAPPING,
@@ -22,9 +25,6 @@ from oml_mlflow.ledger import (
     now,
     this_process,
 )
-from oml_mlflow.observed import Observed, unusable
-from oml_mlflow.parity.report import ParityReport
-from oml_mlflow.plan import Plan
 from oml_mlflow.targets.base import Session, Target
 
 _log = logging.getLogger(__name__)

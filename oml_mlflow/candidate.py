@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.package import PackagedPair, read_package
-from oml_mlflow.geometry import key_vectors
 from oml_mlflow.graph.precision import read_precisions, runtime_limit
 from oml_mlflow.graph.runtime import Ends, runtime_versions
-from oml_mlflow.ledger import LoadedModel, now
 from oml_mlflow.names import SIDES
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes
+from oml_mlflow.planning.geometry import key_vectors
+from oml_mlflow.planning.records import LoadedModel, now
 
 if TYPE_CHECKING:
     import numpy as np

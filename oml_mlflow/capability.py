@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from oml_mlflow.errors import (
     CapabilityMissing,
@@ -27,16 +24,15 @@ from oml_mlflow.errors import (
 )
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.graph.needs import ANTIALIAS, BYTES, INPUT, INTEGER, OPERATOR, STRING, Capability
-from oml_mlflow.ledger import LoadedModel, now
 from oml_mlflow.names import IMG, TXT
+from oml_mlflow.planning.capabilities import Answer, CapabilityTable
+from oml_mlflow.planning.records import LoadedModel, now
 
 if TYPE_CHECKING:
     from oml_mlflow.targets.base import Session
 
-FORMAT_VERSION = "1.0"
 SCRATCH_PREFIX = "OML_MLFLOW_PROBE_"
 _SCRATCH = re.compile(rf"{SCRATCH_PREFIX}\d+")
-_CODE = re.compile(r"\bORA-\d{5}\b")
 # errors of a database, or on the way to it, that say nothing about what it can run
 _NO_ANSWER = (
     ForeignModel,
@@ -49,93 +45,6 @@ _NO_ANSWER = (
 )
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a database said about one capability.
-
-    Attributes:
-        capability: The capability.
-        taken: Whether it has it; None if it was not asked, or did not answer.
-        message: What it refused it with, or why there is no answer.
-    """
-
-    capability: Capability
-    taken: bool | None
-    message: str = ""
-
-    def __str__(self) -> str:
-        """Return it for people, such as ``ai.onnx.contrib:CLIPTokenizer, refused with ORA-…``."""
-        if self.taken:
-            return f"{self.capability}, taken"
-        if self.taken is None:
-            return f"{self.capability}, {self.message}"
-        code = _CODE.search(self.message)
-        return f"{self.capability}, refused {f'with {code[0]}' if code else f'({self.message})'}"
-
-
-@dataclass(frozen=True)
-class CapabilityTable:
-    """What a database answered to capability probes.
-
-    Attributes:
-        rows: An answer for each capability.
-        probed_at: When, UTC.
-        database_version: Version of the database that answered.
-    """
-
-    rows: tuple[Answer, ...]
-    probed_at: datetime
-    database_version: str
-
-    def missing(self, needs: Iterable[Capability]) -> list[Answer]:
-        """Return the refusals among what is needed."""
-        found = {row.capability: row for row in self.rows}
-        return [found[n] for n in needs if n in found and found[n].taken is False]
-
-    def unanswered(self, needs: Iterable[Capability]) -> list[Capability]:
-        """Return what is needed and was never answered."""
-        answered = {row.capability for row in self.rows if row.taken is not None}
-        return [need for need in needs if need not in answered]
-
-    def to_rows(self) -> list[dict[str, Any]]:
-        """Return the table as a list of flat dicts."""
-        shown = {True: "takes", False: "refuses", None: "not run"}
-        return [
-            {**asdict(r.capability), "state": shown[r.taken], "message": r.message}
-            for r in self.rows
-        ]
-
-    def age(self, at: datetime | None = None) -> str:
-        """Return how long ago it was asked, for people: ``12 minutes``, ``3 days``."""
-        seconds = max(0.0, ((at or now()) - self.probed_at).total_seconds())
-        for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-            if seconds >= size:
-                count = int(seconds // size)
-                return f"{count} {unit}{'s' if count > 1 else ''}"
-        return "less than a minute"
-
-    def to_json(self) -> str:
-        """Return it as one JSON document."""
-        document = {
-            "format_version": FORMAT_VERSION,
-            "database_version": self.database_version,
-            "probed_at": self.probed_at.isoformat(),
-            "rows": [asdict(row) for row in self.rows],
-        }
-        return json.dumps(document)
-
-    @classmethod
-    def from_json(cls, text: str) -> CapabilityTable:
-        """Return what `to_json` wrote."""
-        stored: Mapping[str, Any] = json.loads(text)
-        rows = tuple(
-            Answer(Capability(**row["capability"]), row["taken"], row["message"])
-            for row in stored["rows"]
-        )
-        probed_at = datetime.fromisoformat(stored["probed_at"])
-        return cls(rows, probed_at, stored["database_version"])
 
 
 def probe_capabilities(

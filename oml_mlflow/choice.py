@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oml_mlflow.capability import CapabilityTable, choose_profile, probe_capabilities
+from oml_mlflow.capability import choose_profile, probe_capabilities
 from oml_mlflow.errors import CapabilityMissing
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.package import PackagedPair, read_package
 from oml_mlflow.graph.needs import Capability, needs
 from oml_mlflow.names import SIDES
+from oml_mlflow.planning.capabilities import CapabilityTable
 
 if TYPE_CHECKING:
     from oml_mlflow.targets.base import Session, Target

@@ -11,7 +11,7 @@ import click
 from oml_mlflow import console
 from oml_mlflow.cli_standing import status_of_all, verify_all
 from oml_mlflow.console import html_option, json_option, name_option, target_option
-from oml_mlflow.ledger import WHOLE, LedgerEntry
+from oml_mlflow.planning.records import WHOLE, LedgerEntry
 
 
 @click.command()

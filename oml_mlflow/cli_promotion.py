@@ -23,7 +23,7 @@ from oml_mlflow.parity.policy import WARNED
 if TYPE_CHECKING:
     from oml_mlflow.apply import Promotion
     from oml_mlflow.parity.difference import ClassSummary
-    from oml_mlflow.plan import Plan
+    from oml_mlflow.planning.plan import Plan
     from oml_mlflow.targets import Target
 
 _adopt_option = click.option(
@@ -325,8 +325,8 @@ def columns(
 
     A promotion that would make registered columns worthless is refused, and names them.
     """
-    from oml_mlflow.ledger import Dependant
     from oml_mlflow.names import check_export_name, model_name
+    from oml_mlflow.planning.records import Dependant
 
     if add and not (source and side):
         raise click.UsageError("--add needs --source and --side.")

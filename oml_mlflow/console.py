@@ -33,7 +33,7 @@ from rich.text import Text
 
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.events import Event, Listener
-from oml_mlflow.ledger import now
+from oml_mlflow.planning.records import now
 
 if TYPE_CHECKING:
     from oml_mlflow.config import Config, TargetConfig

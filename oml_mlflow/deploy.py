@@ -40,13 +40,14 @@ from oml_mlflow.flavor.package import FLAVOR_NAME
 from oml_mlflow.flavor.scoring import PyfuncPair
 from oml_mlflow.fleet import Fleet
 from oml_mlflow.names import IMG, TXT, check_export_name, model_name
+from oml_mlflow.planning.observed import Held, Survey
+from oml_mlflow.planning.records import BINDING
 from oml_mlflow.promotion import promote
 from oml_mlflow.reconciler import Reconciler
 from oml_mlflow.registry import get_version
 from oml_mlflow.restore import drop_pair
 from oml_mlflow.standing import Standing
 from oml_mlflow.state_block import sql_call
-from oml_mlflow.survey import BINDING, Held, Survey
 from oml_mlflow.terms import Terms
 
 if TYPE_CHECKING:

@@ -12,16 +12,17 @@ from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.package import read_package
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.names import check_export_name, live_names
-from oml_mlflow.observed import healed
 from oml_mlflow.parity.report import ParityReport
-from oml_mlflow.plan import Plan
-from oml_mlflow.preflight import Preflight, preflight
+from oml_mlflow.planning.checks import Preflight
+from oml_mlflow.planning.observed import healed
+from oml_mlflow.planning.plan import Plan
+from oml_mlflow.preflight import preflight
 from oml_mlflow.proposal import checked_files, choose_candidate, plan_candidate, verify_candidate
 from oml_mlflow.registry import get_version, identified, is_anchored
 from oml_mlflow.targets import Target, open_target
 
 if TYPE_CHECKING:
-    from oml_mlflow.capability import CapabilityTable
+    from oml_mlflow.planning.capabilities import CapabilityTable
 
 
 def plan(

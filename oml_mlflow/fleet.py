@@ -28,12 +28,12 @@ from oml_mlflow.errors import (
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.fleet_plan import Proven, plan_fleet, tried
 from oml_mlflow.hooks import Hooks, load_hooks
-from oml_mlflow.ledger import VERIFIED, this_process
+from oml_mlflow.planning.observed import Survey
+from oml_mlflow.planning.records import BINDING, FAILURE, VERIFIED, Note, this_process
 from oml_mlflow.promotion import promote_files
 from oml_mlflow.proposal import checked_files
 from oml_mlflow.registry import ModelVersion, Registered, get_version
 from oml_mlflow.standing import UNBOUND, Change, FleetPlan, Standing
-from oml_mlflow.survey import BINDING, FAILURE, Note, Survey
 from oml_mlflow.targets import Target, open_target
 from oml_mlflow.terms import USUAL, Terms
 

@@ -10,8 +10,17 @@ from oml_mlflow.bindings import Binding, Refusal
 from oml_mlflow.config import HEAL as HEAL_POLICY
 from oml_mlflow.config import TargetConfig
 from oml_mlflow.errors import OmlMlflowError
-from oml_mlflow.ledger import VERIFIED, WHOLE, LedgerEntry, is_other_registry
 from oml_mlflow.names import SIDES, model_name
+from oml_mlflow.planning.observed import Held, Survey
+from oml_mlflow.planning.records import (
+    FAILURE,
+    PIN,
+    VERIFIED,
+    WHOLE,
+    LedgerEntry,
+    Note,
+    is_other_registry,
+)
 from oml_mlflow.registry import PAUSE_TAG, Registered
 from oml_mlflow.standing import (
     DEGRADED,
@@ -28,7 +37,6 @@ from oml_mlflow.standing import (
     FleetPlan,
     Standing,
 )
-from oml_mlflow.survey import FAILURE, PIN, Held, Note, Survey
 from oml_mlflow.terms import USUAL, Terms
 
 # (target, model, version): that it was live and verified there once

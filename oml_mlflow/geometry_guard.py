@@ -7,7 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from oml_mlflow.errors import GeometryChanged, TargetError
-from oml_mlflow.geometry import (
+from oml_mlflow.graph.profiles import get_profile
+from oml_mlflow.names import SIDES
+from oml_mlflow.parity.policy import MUST
+from oml_mlflow.parity.probes import Probe, unsafe_reason
+from oml_mlflow.planning.geometry import (
     Geometry,
     LiveVectors,
     compare_geometry,
@@ -15,13 +19,9 @@ from oml_mlflow.geometry import (
     key_vectors,
     pair_id,
 )
-from oml_mlflow.graph.profiles import get_profile
-from oml_mlflow.ledger import LedgerEntry
-from oml_mlflow.names import SIDES
-from oml_mlflow.observed import Observed
-from oml_mlflow.parity.policy import MUST
-from oml_mlflow.parity.probes import Probe, unsafe_reason
-from oml_mlflow.plan import Plan
+from oml_mlflow.planning.observed import Observed
+from oml_mlflow.planning.plan import Plan
+from oml_mlflow.planning.records import LedgerEntry
 
 if TYPE_CHECKING:
     import numpy as np

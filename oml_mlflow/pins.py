@@ -22,16 +22,15 @@ from oml_mlflow.errors import (
 )
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.fleet import Fleet
-from oml_mlflow.ledger import LedgerEntry, this_process
 from oml_mlflow.names import check_export_name, showable
-from oml_mlflow.observed import healed
-from oml_mlflow.plan import plan_rollback
+from oml_mlflow.planning.observed import healed
+from oml_mlflow.planning.plan import plan_rollback
+from oml_mlflow.planning.records import BINDING, PIN, LedgerEntry, Note, this_process
 from oml_mlflow.promotion import promote_files
 from oml_mlflow.proposal import checked_files
 from oml_mlflow.reconciler import Pass, Reconciler
 from oml_mlflow.registry import get_version, identified, register_alias
 from oml_mlflow.restore import rollback as rollback_pair
-from oml_mlflow.survey import BINDING, PIN, Note
 from oml_mlflow.targets import Target
 from oml_mlflow.terms import USUAL, Terms
 

@@ -18,11 +18,12 @@ from oml_mlflow.flavor.package import read_package
 from oml_mlflow.geometry_guard import demand_geometry, keep_vectors
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.hooks import HookContext, Hooks, load_hooks
-from oml_mlflow.ledger import UNVERIFIED, is_other_registry
 from oml_mlflow.names import check_export_name, live_names
-from oml_mlflow.observed import Observed
 from oml_mlflow.parity.report import ParityReport
-from oml_mlflow.preflight import Preflight, preflight
+from oml_mlflow.planning.checks import Preflight
+from oml_mlflow.planning.observed import Observed
+from oml_mlflow.planning.records import PIN, UNVERIFIED, is_other_registry
+from oml_mlflow.preflight import preflight
 from oml_mlflow.proposal import (
     checked_files,
     choose_candidate,
@@ -31,7 +32,6 @@ from oml_mlflow.proposal import (
     refuse_unverifiable,
 )
 from oml_mlflow.registry import ModelVersion, get_version, identified, tag_version
-from oml_mlflow.survey import PIN
 from oml_mlflow.targets import Target, open_target
 from oml_mlflow.terms import USUAL, Terms
 

@@ -16,11 +16,11 @@ from oml_mlflow.flavor.package import read_package
 from oml_mlflow.geometry_guard import with_geometry
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.runtime import not_run_reason
-from oml_mlflow.ledger import UNVERIFIED, VERIFIED, LedgerEntry, this_process
 from oml_mlflow.names import SIDES
-from oml_mlflow.observed import Observed
 from oml_mlflow.parity.report import ParityReport
-from oml_mlflow.plan import Plan, plan_promotion
+from oml_mlflow.planning.observed import Observed
+from oml_mlflow.planning.plan import Plan, plan_promotion
+from oml_mlflow.planning.records import UNVERIFIED, VERIFIED, LedgerEntry, this_process
 from oml_mlflow.registry import UNUSED, ModelVersion, local_files, logged_tags
 from oml_mlflow.targets import Target
 from oml_mlflow.verification import demand_parity, verify_pair

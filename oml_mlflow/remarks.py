@@ -9,7 +9,7 @@ from packaging.version import InvalidVersion, Version
 
 from oml_mlflow.flavor.manifest import UNANCHORED
 from oml_mlflow.fleet import View
-from oml_mlflow.ledger import LedgerEntry, is_other_registry
+from oml_mlflow.planning.records import LedgerEntry, is_other_registry
 from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG, find_version, logged_tags
 from oml_mlflow.standing import FleetPlan, Standing
 

@@ -9,16 +9,24 @@ from typing import TYPE_CHECKING
 from oml_mlflow.apply import Promotion, carry_out, heal, observe
 from oml_mlflow.errors import ApplyError, OmlMlflowError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.geometry import pair_id, probe_key
 from oml_mlflow.geometry_guard import demand_geometry, kept_geometry
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.hooks import HookContext, load_hooks
-from oml_mlflow.ledger import DROP, ROLLBACK, UNVERIFIED, VERIFIED, LedgerEntry, Work, this_process
 from oml_mlflow.names import IMG, check_export_name
-from oml_mlflow.observed import Observed
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.parity.report import ParityReport
-from oml_mlflow.plan import Plan, plan_drop, plan_rollback
+from oml_mlflow.planning.geometry import pair_id, probe_key
+from oml_mlflow.planning.observed import Observed
+from oml_mlflow.planning.plan import Plan, plan_drop, plan_rollback
+from oml_mlflow.planning.records import (
+    DROP,
+    ROLLBACK,
+    UNVERIFIED,
+    VERIFIED,
+    LedgerEntry,
+    Work,
+    this_process,
+)
 from oml_mlflow.promotion import demand_unpinned
 from oml_mlflow.targets import Target, open_target
 from oml_mlflow.verification import demand_parity, verify_pair

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from oml_mlflow.errors import ERRORS_BY_CODE, ApplyError, OmlMlflowError, TargetError
 from oml_mlflow.fleet import Fleet, Outcome, View
-from oml_mlflow.ledger import LedgerEntry, this_process
+from oml_mlflow.planning.observed import Held, Survey
+from oml_mlflow.planning.records import FAILURE, PUBLISHED, LedgerEntry, Note, this_process
 from oml_mlflow.standing import Standing
-from oml_mlflow.survey import FAILURE, PUBLISHED, Held, Note, Survey
 from oml_mlflow.writeback import Showing, from_outcome, publish, publish_all
 
 _log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from oml_mlflow.bindings import Binding
-from oml_mlflow.ledger import LedgerEntry
+from oml_mlflow.planning.records import LedgerEntry
 
 FORMAT_VERSION = "1.0"
 

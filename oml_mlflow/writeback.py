@@ -15,9 +15,9 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from oml_mlflow.errors import OmlMlflowError
-from oml_mlflow.ledger import UNVERIFIED, LedgerEntry, now
 from oml_mlflow.names import IMG, TXT
 from oml_mlflow.parity_evidence import log_parity
+from oml_mlflow.planning.records import UNVERIFIED, LedgerEntry, now
 from oml_mlflow.registry import is_anchored, to_version
 from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, merge, parse, update
 

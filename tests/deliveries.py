@@ -20,7 +20,7 @@ from fleets import NAME
 from receiving import Header, alias_body, signed
 
 from oml_mlflow.config import Config
-from oml_mlflow.ledger import WHOLE
+from oml_mlflow.planning.records import WHOLE
 from oml_mlflow.targets import open_target
 
 LOST, ONCE, DOUBLED, DELAYED, REORDERED = "lost", "once", "doubled", "delayed", "reordered"

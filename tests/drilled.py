@@ -13,8 +13,8 @@ import killed
 
 from oml_mlflow import promote
 from oml_mlflow.apply import observe
-from oml_mlflow.ledger import SWAPPING, WHOLE
-from oml_mlflow.observed import Observed
+from oml_mlflow.planning.observed import Observed
+from oml_mlflow.planning.records import SWAPPING, WHOLE
 from oml_mlflow.restore import rollback
 from oml_mlflow.targets import Target
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from oml_mlflow.capability import CapabilityTable
 from oml_mlflow.errors import ModelRefused, TargetError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph.runtime import open_session, run
-from oml_mlflow.ledger import LedgerEntry, LiveState, LoadedModel, now
-from oml_mlflow.preflight import Check
+from oml_mlflow.planning.capabilities import CapabilityTable
+from oml_mlflow.planning.checks import Check
+from oml_mlflow.planning.records import LedgerEntry, LiveState, LoadedModel, now
 from oml_mlflow.targets.base import Session
 
 

@@ -17,13 +17,7 @@ from clip_folders import write_tiny
 from onnx import TensorProto, helper
 from small_database import SmallDatabase, as_session
 
-from oml_mlflow.capability import (
-    SCRATCH_PREFIX,
-    Answer,
-    CapabilityTable,
-    choose_profile,
-    probe_capabilities,
-)
+from oml_mlflow.capability import SCRATCH_PREFIX, choose_profile, probe_capabilities
 from oml_mlflow.errors import CapabilityMissing, PackageError, PrivilegeError, TargetUnreachable
 from oml_mlflow.events import Event
 from oml_mlflow.graph.needs import Capability, needs
@@ -31,11 +25,12 @@ from oml_mlflow.graph.probe_models import probe_model
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.rules import check_file
 from oml_mlflow.graph.wire import Initializer, write_model
-from oml_mlflow.ledger import LoadedModel, now
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.template import ONNXPipelineConfig
 from oml_mlflow.parity.probes import Probe, unsafe_reason
 from oml_mlflow.pipeline import ONNXPipeline
+from oml_mlflow.planning.capabilities import Answer, CapabilityTable
+from oml_mlflow.planning.records import LoadedModel, now
 
 DECODE = "com.microsoft.extensions:DecodeImage"
 TOKENIZE = "ai.onnx.contrib:CLIPTokenizer"

@@ -11,8 +11,8 @@ import pytest
 from oml_mlflow import PipelinePair, open_target
 from oml_mlflow.errors import ConfigError, PlanStale, TargetError, TargetLocked
 from oml_mlflow.files import fingerprint_file
-from oml_mlflow.ledger import LedgerEntry, LoadedModel, Work
 from oml_mlflow.parity.probes import golden_probes
+from oml_mlflow.planning.records import LedgerEntry, LoadedModel, Work
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 PICTURES = [probe.value for probe in golden_probes() if probe.side == "img"]

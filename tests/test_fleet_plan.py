@@ -14,8 +14,18 @@ from oml_mlflow.config import TargetConfig
 from oml_mlflow.desired import read_tag
 from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
 from oml_mlflow.fleet_plan import plan_fleet, tried
-from oml_mlflow.ledger import UNVERIFIED, VERIFIED, LedgerEntry, LiveState, LoadedModel, now
-from oml_mlflow.observed import Observed
+from oml_mlflow.planning.observed import Held, Observed, Survey
+from oml_mlflow.planning.records import (
+    FAILURE,
+    PIN,
+    UNVERIFIED,
+    VERIFIED,
+    LedgerEntry,
+    LiveState,
+    LoadedModel,
+    Note,
+    now,
+)
 from oml_mlflow.registry import BIND_TAG, Registered
 from oml_mlflow.standing import (
     DEGRADED,
@@ -29,7 +39,6 @@ from oml_mlflow.standing import (
     Change,
     FleetPlan,
 )
-from oml_mlflow.survey import FAILURE, PIN, Held, Note, Survey
 from oml_mlflow.terms import Terms
 
 TARGETS, MODELS, ALIASES, NAMES = ("dev", "test", "live"), ("a", "b"), ("x", "y"), ("N", "M")

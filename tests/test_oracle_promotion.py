@@ -26,8 +26,8 @@ from oml_mlflow.errors import (
     TargetLocked,
 )
 from oml_mlflow.examination import plan, verify
-from oml_mlflow.ledger import WHOLE, Dependant
 from oml_mlflow.parity.probes import golden_probes
+from oml_mlflow.planning.records import WHOLE, Dependant
 from oml_mlflow.restore import drop_pair, rollback
 
 JPEG = next(p.value for p in golden_probes() if p.category == "jpeg-444")

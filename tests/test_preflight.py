@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_database import SmallDatabase, as_session
 
-from oml_mlflow.capability import CapabilityTable, probe_capabilities
+from oml_mlflow.capability import probe_capabilities
 from oml_mlflow.errors import (
     CapabilityMissing,
     ForeignModel,
@@ -20,7 +20,11 @@ from oml_mlflow.errors import (
 )
 from oml_mlflow.graph.needs import needs
 from oml_mlflow.graph.profiles import get_profile
-from oml_mlflow.ledger import (
+from oml_mlflow.names import SIDES
+from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.planning.capabilities import CapabilityTable
+from oml_mlflow.planning.checks import FAILED, NOT_RUN, OK, SKIPPED, Check, Preflight
+from oml_mlflow.planning.records import (
     ADOPT,
     CLEANING,
     LOADING,
@@ -31,9 +35,7 @@ from oml_mlflow.ledger import (
     Work,
     now,
 )
-from oml_mlflow.names import SIDES
-from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.preflight import FAILED, NOT_RUN, OK, SKIPPED, Check, Preflight, preflight
+from oml_mlflow.preflight import preflight
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 PROFILE = get_profile("oracle-23.7")

@@ -15,8 +15,8 @@ from oml_mlflow import PipelinePair, promote
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import ApplyError, ForeignModel, GeometryChanged, ParityError, TargetError
 from oml_mlflow.examination import plan
-from oml_mlflow.geometry import pair_id
-from oml_mlflow.ledger import SWAPPING, WHOLE, Dependant
+from oml_mlflow.planning.geometry import pair_id
+from oml_mlflow.planning.records import SWAPPING, WHOLE, Dependant
 from oml_mlflow.restore import drop_pair, rollback
 from oml_mlflow.targets.embedded import EmbeddedTarget
 

@@ -14,12 +14,21 @@ import pytest
 from drifted import EmbeddedHand, Hand, OracleHand, live_names, load, promote, work_to
 from oracle_fixtures import Oracle, running
 
-from oml_mlflow.capability import Answer, CapabilityTable
 from oml_mlflow.errors import InvalidName, TargetLocked
 from oml_mlflow.graph.needs import Capability
-from oml_mlflow.ledger import LOADING, LiveState, now, this_process
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.survey import BINDING, FAILURE, PIN, Note, Survey
+from oml_mlflow.planning.capabilities import Answer, CapabilityTable
+from oml_mlflow.planning.observed import Survey
+from oml_mlflow.planning.records import (
+    BINDING,
+    FAILURE,
+    LOADING,
+    PIN,
+    LiveState,
+    Note,
+    now,
+    this_process,
+)
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.embedded import CATALOG, EmbeddedTarget
 from oml_mlflow.targets.oracle_database import Database

@@ -15,11 +15,11 @@ from oml_mlflow.bindings import Binding
 from oml_mlflow.errors import ParityError
 from oml_mlflow.flavor.package import read_package
 from oml_mlflow.fleet import Outcome
-from oml_mlflow.ledger import UNVERIFIED, LedgerEntry
 from oml_mlflow.parity.compare import compare
 from oml_mlflow.parity.plot import write_plot
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.parity.report import ParityReport
+from oml_mlflow.planning.records import UNVERIFIED, LedgerEntry
 from oml_mlflow.standing import Change
 from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, parse
 from oml_mlflow.targets.embedded import EmbeddedTarget

@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.ledger import Dependant, Grant, LedgerEntry, LiveState, LoadedModel, Work
+from oml_mlflow.planning.records import (
+    Dependant,
+    Grant,
+    LedgerEntry,
+    LiveState,
+    LoadedModel,
+    Note,
+    Work,
+)
 
 if TYPE_CHECKING:
-    from oml_mlflow.capability import CapabilityTable
     from oml_mlflow.graph.profiles import Profile
     from oml_mlflow.parity.policy import ParityPolicy
     from oml_mlflow.parity.probes import Probe
-    from oml_mlflow.plan import Plan
-    from oml_mlflow.preflight import Check
-    from oml_mlflow.survey import Note, Survey
+    from oml_mlflow.planning.capabilities import CapabilityTable
+    from oml_mlflow.planning.checks import Check
+    from oml_mlflow.planning.observed import Survey
+    from oml_mlflow.planning.plan import Plan
 
 KEPT_GENERATIONS = 2
 

@@ -21,10 +21,10 @@ import numpy as np
 from oml_mlflow.errors import ConfigError, TargetError
 from oml_mlflow.flavor.package import PREFERRED_PROFILE
 from oml_mlflow.graph.runtime import Ends
-from oml_mlflow.ledger import Dependant, LoadedModel
 from oml_mlflow.names import IMG
 from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.parity.policy import ParityPolicy
+from oml_mlflow.planning.records import Dependant, LoadedModel
 from oml_mlflow.targets.base import KEPT_GENERATIONS
 from oml_mlflow.targets.embedded_catalog import alone, make_file, open_file, private_log
 from oml_mlflow.targets.embedded_files import find_damage, identity
@@ -33,8 +33,8 @@ from oml_mlflow.targets.embedded_schema import SCHEMA, loaded_model
 if TYPE_CHECKING:
     from oml_mlflow.graph.profiles import Profile
     from oml_mlflow.parity.probes import Probe
-    from oml_mlflow.plan import Plan
-    from oml_mlflow.survey import Survey
+    from oml_mlflow.planning.observed import Survey
+    from oml_mlflow.planning.plan import Plan
     from oml_mlflow.targets.embedded_session import EmbeddedSession
 
 CATALOG = "catalog.duckdb"

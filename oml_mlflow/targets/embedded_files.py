@@ -19,7 +19,7 @@ from pathlib import Path
 from oml_mlflow.errors import TargetError
 from oml_mlflow.events import Event, Listener
 from oml_mlflow.files import fingerprint_file, fingerprint_open
-from oml_mlflow.ledger import LoadedModel
+from oml_mlflow.planning.records import LoadedModel
 
 LOADING_PREFIX = ".loading-"
 _COPY_BYTES = 4 * 2**20

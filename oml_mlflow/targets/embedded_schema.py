@@ -6,9 +6,8 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
-from oml_mlflow.ledger import LedgerEntry, LoadedModel
 from oml_mlflow.names import IMG, TXT
-from oml_mlflow.survey import Note
+from oml_mlflow.planning.records import LedgerEntry, LoadedModel, Note
 
 # run whenever a database is opened for more than a survey; what is there stays as it is
 SCHEMA = """

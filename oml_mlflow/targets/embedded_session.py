@@ -18,8 +18,10 @@ import numpy as np
 
 from oml_mlflow.errors import ConfigError, PlanStale, TargetError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.geometry import pack_vectors, unpack_vectors
-from oml_mlflow.ledger import (
+from oml_mlflow.names import SIDES, check_column, check_export_name, model_name
+from oml_mlflow.planning.checks import FAILED, OK, Check
+from oml_mlflow.planning.geometry import pack_vectors, unpack_vectors
+from oml_mlflow.planning.records import (
     CLEANING,
     LOADING,
     SWAPPING,
@@ -29,13 +31,11 @@ from oml_mlflow.ledger import (
     LedgerEntry,
     LiveState,
     LoadedModel,
+    Note,
     Work,
     refuse_unplanned,
     this_process,
 )
-from oml_mlflow.names import SIDES, check_column, check_export_name, model_name
-from oml_mlflow.preflight import FAILED, OK, Check
-from oml_mlflow.survey import Note
 from oml_mlflow.targets.embedded import MODELS_FOLDER, Connection, EmbeddedTarget
 from oml_mlflow.targets.embedded_files import (
     LOADING_PREFIX,
@@ -54,7 +54,7 @@ from oml_mlflow.targets.embedded_schema import (
 )
 
 if TYPE_CHECKING:
-    from oml_mlflow.capability import CapabilityTable
+    from oml_mlflow.planning.capabilities import CapabilityTable
 
 
 class EmbeddedSession:

@@ -9,8 +9,8 @@ from typing import Any
 
 import duckdb
 
-from oml_mlflow.ledger import LiveState, Work
-from oml_mlflow.survey import Survey, assemble
+from oml_mlflow.planning.observed import Survey, assemble
+from oml_mlflow.planning.records import LiveState, Work
 from oml_mlflow.targets.embedded import CATALOG, EmbeddedTarget
 from oml_mlflow.targets.embedded_files import as_found
 from oml_mlflow.targets.embedded_schema import (

@@ -15,10 +15,10 @@ import oracledb
 
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.graph.profiles import RAW, Profile
-from oml_mlflow.ledger import UNVERIFIED, Dependant, now, this_process
 from oml_mlflow.names import TXT
 from oml_mlflow.pair.texts import oracle_text_expression
 from oml_mlflow.parity.policy import ParityPolicy
+from oml_mlflow.planning.records import UNVERIFIED, Dependant, now, this_process
 from oml_mlflow.secrets import Secret
 from oml_mlflow.settings import PREFIX, OracleSettings
 from oml_mlflow.targets import oracle_statements as sql
@@ -33,8 +33,8 @@ from oml_mlflow.targets.oracle_survey import read_survey
 
 if TYPE_CHECKING:
     from oml_mlflow.parity.probes import Probe
-    from oml_mlflow.plan import Plan
-    from oml_mlflow.survey import Survey
+    from oml_mlflow.planning.observed import Survey
+    from oml_mlflow.planning.plan import Plan
 
 MODULE = "oml_mlflow"
 # V$SESSION: MODULE, ACTION and CLIENT_INFO hold 64 bytes

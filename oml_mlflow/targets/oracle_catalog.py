@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from oml_mlflow.capability import CapabilityTable
-from oml_mlflow.geometry import pack_vectors, unpack_vectors
-from oml_mlflow.ledger import Dependant, Grant, LedgerEntry, LiveState, LoadedModel, Work
 from oml_mlflow.names import IMG, SIDES, TXT, check_column, model_name, slot_name
+from oml_mlflow.planning.capabilities import CapabilityTable
+from oml_mlflow.planning.geometry import pack_vectors, unpack_vectors
+from oml_mlflow.planning.records import Dependant, Grant, LedgerEntry, LiveState, LoadedModel, Work
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_database import Database
 from oml_mlflow.targets.oracle_load import FORMAT, is_size

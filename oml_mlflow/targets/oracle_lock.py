@@ -10,7 +10,7 @@ from datetime import datetime
 import oracledb
 
 from oml_mlflow.errors import OmlMlflowError, TargetError
-from oml_mlflow.ledger import now, this_process
+from oml_mlflow.planning.records import now, this_process
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_database import Database
 from oml_mlflow.targets.oracle_errors import locked

@@ -9,9 +9,8 @@ from typing import Any
 import oracledb
 
 from oml_mlflow.errors import TargetError
-from oml_mlflow.ledger import now, this_process
 from oml_mlflow.names import check_export_name
-from oml_mlflow.survey import Note
+from oml_mlflow.planning.records import Note, now, this_process
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_database import Database
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oml_mlflow.errors import PrivilegeError, QuotaExceeded, TargetUnsupported
-from oml_mlflow.preflight import FAILED, NOT_RUN, OK, Check
+from oml_mlflow.planning.checks import FAILED, NOT_RUN, OK, Check
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_database import Database
 from oml_mlflow.targets.oracle_errors import quota_grant

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from oml_mlflow.ledger import LoadedModel, Work
 from oml_mlflow.names import IMG
+from oml_mlflow.planning.records import LoadedModel, Work
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_load import ATTRIBUTE, comment_text, load_metadata
 from oml_mlflow.targets.oracle_swap import names_by_side

@@ -11,17 +11,18 @@ import numpy as np
 
 from oml_mlflow.errors import InputError, TargetError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.ledger import (
+from oml_mlflow.names import IMG
+from oml_mlflow.pair.texts import prepare_text
+from oml_mlflow.planning.records import (
     Dependant,
     Grant,
     LedgerEntry,
     LiveState,
     LoadedModel,
+    Note,
     Work,
     refuse_unplanned,
 )
-from oml_mlflow.names import IMG
-from oml_mlflow.pair.texts import prepare_text
 from oml_mlflow.targets import oracle_catalog as catalog
 from oml_mlflow.targets import oracle_notes, oracle_preflight, oracle_swap
 from oml_mlflow.targets import oracle_statements as sql
@@ -30,9 +31,8 @@ from oml_mlflow.targets.oracle_load import drop, load
 from oml_mlflow.targets.oracle_lock import lock
 
 if TYPE_CHECKING:
-    from oml_mlflow.capability import CapabilityTable
-    from oml_mlflow.preflight import Check
-    from oml_mlflow.survey import Note
+    from oml_mlflow.planning.capabilities import CapabilityTable
+    from oml_mlflow.planning.checks import Check
 
 # A bound text is a VARCHAR2. Its first 4000 bytes hold more than the 77 tokens that CLIP reads.
 _TEXT_BYTES = 4000

@@ -16,8 +16,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from oml_mlflow.errors import TargetError
-from oml_mlflow.ledger import Grant, LedgerEntry
 from oml_mlflow.names import IMG, TXT
+from oml_mlflow.planning.records import Grant, LedgerEntry
 
 _PLAIN = re.compile(r"[A-Z][A-Z0-9_$#]*")
 

@@ -17,10 +17,10 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from oml_mlflow.capability import CapabilityTable
 from oml_mlflow.errors import TargetError
-from oml_mlflow.ledger import LiveState, Work
-from oml_mlflow.survey import Survey, assemble
+from oml_mlflow.planning.capabilities import CapabilityTable
+from oml_mlflow.planning.observed import Survey, assemble
+from oml_mlflow.planning.records import LiveState, Work
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_catalog import ledger_entry, model_from, recognised
 from oml_mlflow.targets.oracle_database import Database

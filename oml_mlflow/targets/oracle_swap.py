@@ -9,8 +9,17 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from oml_mlflow.errors import OmlMlflowError, PlanStale, TargetError, TargetUnreachable
-from oml_mlflow.ledger import CLEANING, LOADING, SWAPPING, Grant, LiveState, LoadedModel, Work, now
 from oml_mlflow.names import model_name
+from oml_mlflow.planning.records import (
+    CLEANING,
+    LOADING,
+    SWAPPING,
+    Grant,
+    LiveState,
+    LoadedModel,
+    Work,
+    now,
+)
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_catalog import grants, list_models, live_state
 from oml_mlflow.targets.oracle_database import NOTHING, Database

@@ -21,9 +21,8 @@ import click
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from oml_mlflow.ledger import LedgerEntry, LoadedModel, now  # noqa: E402
 from oml_mlflow.names import SIDES  # noqa: E402
-from oml_mlflow.survey import FAILURE, PUBLISHED, Note  # noqa: E402
+from oml_mlflow.planning.records import FAILURE, PUBLISHED, LedgerEntry, LoadedModel, Note, now  # noqa: E402
 
 PASSWORD = "stand-in"  # noqa: S105 -- of a server that lives as long as this script
 SIZE = 1000

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from oml_mlflow.errors import ApplyError, ForeignModel, TargetError
-from oml_mlflow.geometry import Geometry
-from oml_mlflow.ledger import (
+from oml_mlflow.names import SIDES, slot_name
+from oml_mlflow.planning.geometry import Geometry
+from oml_mlflow.planning.observed import Observed
+from oml_mlflow.planning.records import (
     ADOPT,
     DROP,
     PROMOTE,
@@ -19,8 +21,6 @@ from oml_mlflow.ledger import (
     Work,
     is_other_registry,
 )
-from oml_mlflow.names import SIDES, slot_name
-from oml_mlflow.observed import Observed
 
 FORMAT_VERSION = "1.0"
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -21,6 +21,7 @@ PROMOTE, ROLLBACK, ADOPT, DROP = "promote", "rollback", "adopt", "drop"
 
 # what is live is entirely one generation, except while swapping
 WHOLE, LOADING, SWAPPING, CLEANING = "whole", "loading", "swapping", "cleaning"
+PIN, BINDING, FAILURE, PUBLISHED = "pin", "binding", "failure", "published"
 
 
 @dataclass(frozen=True)
@@ -250,3 +251,24 @@ def _written(value: Any) -> str:
 
 def _read_time(value: Any) -> datetime | None:
     return datetime.fromisoformat(value) if value else None
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that a target remembers about an export name, besides what is live.
+
+    Attributes:
+        name: Export name, upper-case.
+        kind: ``pin`` (the name stays as it is), ``binding`` (what it follows, by `mlflow
+            deployments`), ``failure`` (what was tried and refused, and is not tried again) or
+            ``published`` (what the registry was told).
+        content: Values for JSON. Never secrets.
+        written_at: When, UTC; set by the target.
+        written_by: User, host and process.
+    """
+
+    name: str
+    kind: str
+    content: Mapping[str, Any] = field(default_factory=dict)
+    written_at: datetime | None = None
+    written_by: str = ""

@@ -1,0 +1,1 @@
+"""What is recorded, observed and planned. Pure: no I/O."""
