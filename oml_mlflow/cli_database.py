@@ -38,7 +38,7 @@ def verify(
             raise click.UsageError("--name and --html are about one MODEL_URI.")
         verify_all(target, timeout, as_json)
         return
-    from oml_mlflow.examination import verify as run
+    from oml_mlflow.promotion.verify import verify as run
 
     database = console.open_database(target, timeout)
     with console.progress() as listener:
@@ -63,7 +63,7 @@ def status(target: str | None, timeout: float | None, as_json: bool) -> None:
     if target is None and console.configuration().targets:
         status_of_all(as_json)
         return
-    from oml_mlflow.apply import observe
+    from oml_mlflow.promotion.apply import observe
 
     database = console.open_database(target, timeout)
     with database.session("status", create=False) as session:
@@ -194,7 +194,7 @@ def preflight(
     as_json: bool,
 ) -> None:
     """Check a database before version MODEL_URI is promoted into it; exit 1 if a check fails."""
-    from oml_mlflow.examination import examine
+    from oml_mlflow.promotion.preflight import examine
 
     database = console.open_database(target, timeout)
     with console.progress() as listener:
@@ -243,7 +243,7 @@ def fingerprints(
 
     All are computed anew from the bytes. Exit 3 if one differs from what was logged.
     """
-    from oml_mlflow.custody import trace_bytes
+    from oml_mlflow.promotion.verify import trace_bytes
 
     paths = [Path(file) for file in files]
     traces = trace_bytes(model_uri, console.open_database(target, timeout), name, paths)

@@ -18,12 +18,12 @@ from oml_mlflow.errors import ConfigError, OmlMlflowError
 from oml_mlflow.names import showable
 
 if TYPE_CHECKING:
-    from oml_mlflow.apply import Promotion
     from oml_mlflow.config import Config
     from oml_mlflow.fleet import Outcome, View
+    from oml_mlflow.promotion.apply import Promotion
+    from oml_mlflow.promotion.options import Terms
     from oml_mlflow.reconciler import Pass
     from oml_mlflow.standing import FleetPlan, Standing
-    from oml_mlflow.terms import Terms
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 CHANGES_PENDING = 2
@@ -130,8 +130,8 @@ def apply(
     """
     from oml_mlflow.fleet_text import exit_code, show_plan
     from oml_mlflow.plan_file import read_plan, waiting_in
+    from oml_mlflow.promotion.options import Terms
     from oml_mlflow.reconciler import Reconciler
-    from oml_mlflow.terms import Terms
 
     terms, saved = Terms(**allowed), None
     if plan_file:
@@ -245,7 +245,7 @@ def reconcile(
     as_json: bool,
 ) -> None:
     """Make every bound name what its alias says, without asking; once, or again and again."""
-    from oml_mlflow.terms import Terms
+    from oml_mlflow.promotion.options import Terms
 
     if once == watch:
         raise click.UsageError("say --once or --watch, one of the two.")

@@ -21,10 +21,10 @@ from oml_mlflow.flavor.manifest import UNANCHORED
 from oml_mlflow.parity.policy import WARNED
 
 if TYPE_CHECKING:
-    from oml_mlflow.apply import Promotion
     from oml_mlflow.parity.difference import ClassSummary
     from oml_mlflow.planning.plan import Plan
-    from oml_mlflow.targets import Target
+    from oml_mlflow.promotion.apply import Promotion
+    from oml_mlflow.promotion.target import Target
 
 _adopt_option = click.option(
     "--adopt",
@@ -77,7 +77,7 @@ def plan(
 
     Without MODEL_URI it is about all bindings of all configured targets, or of --target.
     """
-    from oml_mlflow.terms import Terms
+    from oml_mlflow.promotion.options import Terms
 
     if model_uri is None:
         if name or adopt or as_sql:
@@ -97,7 +97,7 @@ def plan(
             "--out, --model, --retry, --take-over, --heal and --accept-new-geometry are about all "
             "bindings: leave out MODEL_URI."
         )
-    from oml_mlflow.examination import plan as run
+    from oml_mlflow.promotion.promote import plan as run
 
     database = console.open_database(target, timeout)
     with console.progress() as listener:
@@ -164,8 +164,8 @@ def promote(
     A name of a configured target that follows an alias has to follow it, or to be pinned.
     """
     from oml_mlflow import pins
-    from oml_mlflow.promotion import promote as run
-    from oml_mlflow.terms import Terms
+    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.promote import promote as run
 
     chosen = console.choose_target(target, timeout)
     config = console.configuration()
@@ -223,8 +223,8 @@ def rollback(
     Where the name follows an alias, the alias is moved first, and all that follows it goes back.
     With --pin, or while the registry does not answer, this name alone goes back, and is pinned.
     """
-    from oml_mlflow.restore import rollback as run
-    from oml_mlflow.terms import Terms
+    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.rollback import rollback as run
 
     chosen = console.choose_target(target, timeout)
     database = console.open_database(target, timeout)
@@ -284,8 +284,8 @@ def _off(summary: ClassSummary) -> str:
 @click.option("--yes", is_flag=True, help="Really drop it.")
 def drop(name: str, target: str | None, timeout: float | None, yes: bool) -> None:
     """Drop the live pair of export NAME and its kept generations; adopted models stay."""
-    from oml_mlflow.apply import observe
-    from oml_mlflow.restore import drop_pair
+    from oml_mlflow.promotion.apply import observe
+    from oml_mlflow.promotion.rollback import drop_pair
 
     database = console.open_database(target, timeout)
     if not yes:

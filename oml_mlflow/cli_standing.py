@@ -31,9 +31,9 @@ def status_of_all(as_json: bool) -> None:
 
 def verify_all(target: str | None, timeout: float | None, as_json: bool) -> None:
     """Compare every live pair that came from the registry with its own references; exit 3."""
-    from oml_mlflow.examination import verify
     from oml_mlflow.fleet import Fleet
     from oml_mlflow.fleet_text import error_json, progress_line, worst
+    from oml_mlflow.promotion.verify import verify
 
     fleet = Fleet(fleet_configuration(target, timeout))
     pairs: list[tuple[str, str, Any]] = []

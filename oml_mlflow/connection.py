@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from oml_mlflow.errors import ConfigError
-from oml_mlflow.targets import Target, open_target
+from oml_mlflow.promotion.target import Target
+from oml_mlflow.targets import open_target
 
 _connected: Target | None = None
 

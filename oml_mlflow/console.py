@@ -38,7 +38,7 @@ from oml_mlflow.planning.records import now
 if TYPE_CHECKING:
     from oml_mlflow.config import Config, TargetConfig
     from oml_mlflow.parity.report import ParityReport
-    from oml_mlflow.targets import Target
+    from oml_mlflow.promotion.target import Target
 
 _USAGE, _INTERRUPTED = 64, 130
 _CONFIG = "oml_mlflow.config"

@@ -42,16 +42,17 @@ from oml_mlflow.fleet import Fleet
 from oml_mlflow.names import IMG, TXT, check_export_name, model_name
 from oml_mlflow.planning.observed import Held, Survey
 from oml_mlflow.planning.records import BINDING
-from oml_mlflow.promotion import promote
+from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.promote import promote
+from oml_mlflow.promotion.rollback import drop_pair
 from oml_mlflow.reconciler import Reconciler
 from oml_mlflow.registry import get_version
-from oml_mlflow.restore import drop_pair
 from oml_mlflow.standing import Standing
 from oml_mlflow.state_block import sql_call
-from oml_mlflow.terms import Terms
+from oml_mlflow.targets import open_target
 
 if TYPE_CHECKING:
-    from oml_mlflow.targets.base import Session
+    from oml_mlflow.promotion.target import Session
 
 _TARGET_URI = re.compile(r"oml(?::/+(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)/?)?")
 _ALIAS_URI = re.compile(r"models:/(?P<model>[^/@:]+)@(?P<alias>[\w-]+)")
@@ -98,7 +99,7 @@ def run_local(
     with _as_mlflow():
         _demand_flavor(flavor)
         switches: dict[str, Any] = _switches(config, [key for key in _TERMS if key != "retry"])
-        promote(model_uri, DEFAULT_TARGET, name, **switches)
+        promote(model_uri, open_target(DEFAULT_TARGET), name, **switches)
 
 
 class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow has no types

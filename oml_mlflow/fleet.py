@@ -11,7 +11,6 @@ from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
-from oml_mlflow.apply import Promotion
 from oml_mlflow.bindings import DEPLOYMENT, Binding, Refusal, settle
 from oml_mlflow.config import Config
 from oml_mlflow.desired import Desired, read_desired
@@ -27,15 +26,17 @@ from oml_mlflow.errors import (
 )
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.fleet_plan import Proven, plan_fleet, tried
-from oml_mlflow.hooks import Hooks, load_hooks
 from oml_mlflow.planning.observed import Survey
 from oml_mlflow.planning.records import BINDING, FAILURE, VERIFIED, Note, this_process
-from oml_mlflow.promotion import promote_files
-from oml_mlflow.proposal import checked_files
+from oml_mlflow.promotion.apply import Promotion
+from oml_mlflow.promotion.candidate import checked_files
+from oml_mlflow.promotion.hooks import Hooks, load_hooks
+from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.promote import promote_files
+from oml_mlflow.promotion.target import Target
 from oml_mlflow.registry import ModelVersion, Registered, get_version
 from oml_mlflow.standing import UNBOUND, Change, FleetPlan, Standing
-from oml_mlflow.targets import Target, open_target
-from oml_mlflow.terms import USUAL, Terms
+from oml_mlflow.targets import open_target
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

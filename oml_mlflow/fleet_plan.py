@@ -21,6 +21,7 @@ from oml_mlflow.planning.records import (
     Note,
     is_other_registry,
 )
+from oml_mlflow.promotion.options import USUAL, Terms
 from oml_mlflow.registry import PAUSE_TAG, Registered
 from oml_mlflow.standing import (
     DEGRADED,
@@ -37,7 +38,6 @@ from oml_mlflow.standing import (
     FleetPlan,
     Standing,
 )
-from oml_mlflow.terms import USUAL, Terms
 
 # (target, model, version): that it was live and verified there once
 Proven = Collection[tuple[str, str, str]]

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from oml_mlflow.apply import Promotion, observe
 from oml_mlflow.bindings import DEPLOYMENT, Binding
 from oml_mlflow.config import Config, TargetConfig
 from oml_mlflow.errors import (
@@ -26,13 +25,14 @@ from oml_mlflow.names import check_export_name, showable
 from oml_mlflow.planning.observed import healed
 from oml_mlflow.planning.plan import plan_rollback
 from oml_mlflow.planning.records import BINDING, PIN, LedgerEntry, Note, this_process
-from oml_mlflow.promotion import promote_files
-from oml_mlflow.proposal import checked_files
+from oml_mlflow.promotion.apply import Promotion, observe
+from oml_mlflow.promotion.candidate import checked_files
+from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.promote import promote_files
+from oml_mlflow.promotion.rollback import rollback as rollback_pair
+from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler import Pass, Reconciler
 from oml_mlflow.registry import get_version, identified, register_alias
-from oml_mlflow.restore import rollback as rollback_pair
-from oml_mlflow.targets import Target
-from oml_mlflow.terms import USUAL, Terms
 
 
 @dataclass(frozen=True)

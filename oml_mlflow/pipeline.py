@@ -21,7 +21,7 @@ from oml_mlflow.source.model import Source, open_source
 from oml_mlflow.source.presets import PRESETS, check_download, check_expectations
 
 if TYPE_CHECKING:
-    from oml_mlflow.apply import Promotion
+    from oml_mlflow.promotion.apply import Promotion
 
 # names of Python's levels, and the severities of onnxruntime
 _LEVELS = {"DEBUG": 0, "INFO": 1, "WARNING": 2, "ERROR": 3, "CRITICAL": 4}
@@ -178,8 +178,8 @@ class ONNXPipeline:
         check_export_name(export_name)
         target = connected_target()
         # imported here: needs MLflow, whose import takes seconds
-        from oml_mlflow.candidate import unregistered
-        from oml_mlflow.promotion import make_live
+        from oml_mlflow.promotion.candidate import unregistered
+        from oml_mlflow.promotion.promote import make_live
 
         with spool() as folder:
             pair = export_pair(

@@ -13,8 +13,8 @@ from oml_mlflow.bindings import Binding
 from oml_mlflow.errors import ConfigError, PlanStale
 from oml_mlflow.files import keep_private
 from oml_mlflow.planning.records import now, this_process
+from oml_mlflow.promotion.options import Terms
 from oml_mlflow.standing import FORMAT_VERSION, Change, FleetPlan
-from oml_mlflow.terms import Terms
 
 # target, name, version
 Key = tuple[str, str, str]

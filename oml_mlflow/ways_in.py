@@ -6,14 +6,17 @@ follow and what is pinned holds here as on the command line.
 
 from __future__ import annotations
 
-from oml_mlflow import pins, promotion, restore
-from oml_mlflow.apply import Promotion
+from oml_mlflow import pins
 from oml_mlflow.config import Config, load_config
 from oml_mlflow.errors import ApplyError
 from oml_mlflow.events import Listener, silent
+from oml_mlflow.promotion import promote as promotion
+from oml_mlflow.promotion import rollback as restore
+from oml_mlflow.promotion.apply import Promotion
+from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler import Pass, Reconciler
-from oml_mlflow.targets import Target
-from oml_mlflow.terms import Terms
+from oml_mlflow.targets import open_target
 
 
 def promote(
@@ -51,7 +54,7 @@ def promote(
 
     Raises:
         NotAccepted: If a configured target does not accept it, or the name follows another version.
-        OmlMlflowError: See `oml_mlflow.promotion.promote`.
+        OmlMlflowError: See `oml_mlflow.promotion.promote.promote`.
 
     Side effects: Writes models and a ledger row to the target; commits. Calls hooks.
     """
@@ -68,6 +71,7 @@ def promote(
             return pins.promote(
                 config, model_uri, chosen, name, pinned=pinned, terms=terms, on_event=on_event
             )
+        target = open_target(target)
     return promotion.promote(
         model_uri,
         target,
@@ -110,7 +114,7 @@ def rollback(
         What is live in this target now.
 
     Raises:
-        OmlMlflowError: See `oml_mlflow.restore.rollback`.
+        OmlMlflowError: See `oml_mlflow.promotion.rollback.rollback`.
 
     Side effects: Moves an alias, or pins the name; writes ledger rows to targets; commits.
     """
@@ -123,6 +127,7 @@ def rollback(
                 config, chosen, name, to=to, pinned=pinned, terms=terms, on_event=on_event
             )
             return done.promotion or _of_target(done, chosen, name)
+        target = open_target(target)
     return restore.rollback(
         target,
         name,

@@ -12,11 +12,11 @@ from typing import TypeVar
 import killed
 
 from oml_mlflow import promote
-from oml_mlflow.apply import observe
 from oml_mlflow.planning.observed import Observed
 from oml_mlflow.planning.records import SWAPPING, WHOLE
-from oml_mlflow.restore import rollback
-from oml_mlflow.targets import Target
+from oml_mlflow.promotion.apply import observe
+from oml_mlflow.promotion.rollback import rollback
+from oml_mlflow.promotion.target import Target
 
 SEED = 20261123
 T = TypeVar("T")

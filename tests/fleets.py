@@ -11,7 +11,7 @@ from oracle_fixtures import Oracle
 
 from oml_mlflow.bindings import Acceptance, Binding
 from oml_mlflow.config import Config, TargetConfig
-from oml_mlflow.hooks import Hooks
+from oml_mlflow.promotion.hooks import Hooks
 from oml_mlflow.reconciler import Pass, Reconciler
 
 MODEL, ALIAS, NAME = "clip", "prod", "CLIP"

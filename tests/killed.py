@@ -24,8 +24,8 @@ _PRELOADED = [
     "onnxruntime",
     "onnxruntime_extensions",
     "oracledb",
-    "oml_mlflow.promotion",
-    "oml_mlflow.restore",
+    "oml_mlflow.promotion.promote",
+    "oml_mlflow.promotion.rollback",
     "oml_mlflow.targets.embedded",
     "oml_mlflow.targets.oracle",
 ]
@@ -56,13 +56,14 @@ class Job:
 def run(job: Job, report: Any = None) -> None:
     """Do the job; this is the child."""
     os.environ.update(dict(job.environment))
-    from oml_mlflow.promotion import promote
-    from oml_mlflow.restore import rollback
+    from oml_mlflow.promotion.promote import promote
+    from oml_mlflow.promotion.rollback import rollback
+    from oml_mlflow.targets import open_target
 
     if job.action == "promote":
-        promote(job.model_uri, job.target, job.name, accept_new_geometry=True)
+        promote(job.model_uri, open_target(job.target), job.name, accept_new_geometry=True)
     else:
-        rollback(job.target, job.name, accept_new_geometry=True)
+        rollback(open_target(job.target), job.name, accept_new_geometry=True)
 
 
 def run_counting(job: Job, kill_at: int, before: bool, count: Any) -> None:

@@ -18,12 +18,12 @@ from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.planning.capabilities import CapabilityTable
 from oml_mlflow.planning.checks import Check
 from oml_mlflow.planning.records import LedgerEntry, LiveState, LoadedModel, now
-from oml_mlflow.targets.base import Session
+from oml_mlflow.promotion.target import Session
 
 
 @dataclass
 class SmallDatabase:
-    """What `oml_mlflow.targets.base.Session` asks of a session, as far as checks need it.
+    """What `oml_mlflow.promotion.target.Session` asks of a session, as far as checks need it.
 
     Attributes:
         version: Version of the database.

@@ -15,13 +15,13 @@ from oracle_fixtures import Oracle
 
 import oml_mlflow
 from oml_mlflow import PipelinePair
-from oml_mlflow.custody import trace_bytes
 from oml_mlflow.errors import PackageError
-from oml_mlflow.examination import plan, verify
 from oml_mlflow.flavor.save import SIGNATURE
-from oml_mlflow.promotion import promote
+from oml_mlflow.promotion.promote import plan, promote
+from oml_mlflow.promotion.target import Target
+from oml_mlflow.promotion.verify import trace_bytes, verify
 from oml_mlflow.registry import MANIFEST_TAG
-from oml_mlflow.targets import Target, open_target
+from oml_mlflow.targets import open_target
 
 Pairs = tuple[PipelinePair, ...]
 
@@ -104,7 +104,7 @@ def test_one_file_is_named(versions: Pairs, tmp_path: Path, name: str, word: str
     else:
         path.write_bytes((path.read_bytes() if path.exists() else b"") + b"\n")
     with pytest.raises(PackageError, match=f"logged; {word}: {name}. The registry") as err:
-        promote("models:/clip/1", f"embedded:///{tmp_path / 'database'}")
+        promote("models:/clip/1", open_target(f"embedded:///{tmp_path / 'database'}"))
     assert err.value.details[word] == [name]
 
 
@@ -112,7 +112,7 @@ def test_exchanged_code_is_seen_where_it_is_fetched(versions: Pairs, tmp_path: P
     """A database needs no code, and promoting fetches none, wherever the artifacts are."""
     code = artifacts(1) / "code" / "oml_mlflow" / "scoring.py"
     code.write_text("raise SystemExit('not ours')\n")
-    assert promote("models:/clip/1", f"embedded:///{tmp_path / 'database'}").report.ok
+    assert promote("models:/clip/1", open_target(f"embedded:///{tmp_path / 'database'}")).report.ok
     for load in (oml_mlflow.load_model, oml_mlflow.relog):
         with pytest.raises(PackageError, match=r"changed: code\. "):
             load("models:/clip/1")
@@ -151,7 +151,7 @@ def test_every_uri_finds_its_manifest(mlflow_store: Path, tiny_pair: PipelinePai
 def test_a_damaged_tag_is_no_missing_one(versions: Pairs, tmp_path: Path, value: str) -> None:
     mlflow.MlflowClient().set_model_version_tag("clip", "1", MANIFEST_TAG, value)
     with pytest.raises(PackageError, match=r"tag oml\.manifest of the version is damaged"):
-        promote("models:/clip/1", f"embedded:///{tmp_path / 'database'}")
+        promote("models:/clip/1", open_target(f"embedded:///{tmp_path / 'database'}"))
 
 
 def test_the_tag_is_as_sha256sum_writes_it(versions: Pairs) -> None:
@@ -200,7 +200,7 @@ def test_all_targets_refuse_remember_and_show_it(
     assert live_versions(config) == {"small": "1", "big": "1"}
     shutil.rmtree(artifacts(2))
     shutil.copytree(kept, artifacts(2))
-    from oml_mlflow.terms import Terms
+    from oml_mlflow.promotion.options import Terms
 
     assert set(states(reconcile(config, terms=Terms(retry=True))).values()) == {"in sync"}
     assert live_versions(config) == {"small": "2", "big": "2"}

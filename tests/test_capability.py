@@ -17,7 +17,6 @@ from clip_folders import write_tiny
 from onnx import TensorProto, helper
 from small_database import SmallDatabase, as_session
 
-from oml_mlflow.capability import SCRATCH_PREFIX, choose_profile, probe_capabilities
 from oml_mlflow.errors import CapabilityMissing, PackageError, PrivilegeError, TargetUnreachable
 from oml_mlflow.events import Event
 from oml_mlflow.graph.needs import Capability, needs
@@ -31,6 +30,7 @@ from oml_mlflow.parity.probes import Probe, unsafe_reason
 from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.planning.capabilities import Answer, CapabilityTable
 from oml_mlflow.planning.records import LoadedModel, now
+from oml_mlflow.promotion.capabilities import SCRATCH_PREFIX, choose_profile, probe_capabilities
 
 DECODE = "com.microsoft.extensions:DecodeImage"
 TOKENIZE = "ai.onnx.contrib:CLIPTokenizer"

@@ -26,13 +26,13 @@ from oracle_fixtures import Oracle
 import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.errors import PackageError
-from oml_mlflow.examination import plan
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph import runtime
 from oml_mlflow.graph.external import external_tensors
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.runtime import open_session
 from oml_mlflow.graph.wire import read_model
+from oml_mlflow.promotion.promote import plan
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 FLAG = DATA_LOCATION << 3 | VARINT

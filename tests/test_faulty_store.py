@@ -16,7 +16,7 @@ from oml_mlflow import PipelinePair, promote
 from oml_mlflow.bindings import Binding
 from oml_mlflow.config import Config, TargetConfig
 from oml_mlflow.errors import PackageError
-from oml_mlflow.examination import plan
+from oml_mlflow.promotion.promote import plan
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 FILES = ("tiny_txt.onnx", "MLmodel", "golden/pair-oracle-23.7.npz", "golden/probes.json")

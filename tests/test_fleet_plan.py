@@ -26,6 +26,7 @@ from oml_mlflow.planning.records import (
     Note,
     now,
 )
+from oml_mlflow.promotion.options import Terms
 from oml_mlflow.registry import BIND_TAG, Registered
 from oml_mlflow.standing import (
     DEGRADED,
@@ -39,7 +40,6 @@ from oml_mlflow.standing import (
     Change,
     FleetPlan,
 )
-from oml_mlflow.terms import Terms
 
 TARGETS, MODELS, ALIASES, NAMES = ("dev", "test", "live"), ("a", "b"), ("x", "y"), ("N", "M")
 VERSIONS = ("1", "2", "3")

@@ -24,7 +24,6 @@ import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import ApplyError, PackageError, TargetError
-from oml_mlflow.examination import verify
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.flavor.package import read_package
 from oml_mlflow.graph.profiles import get_profile
@@ -32,6 +31,7 @@ from oml_mlflow.graph.retarget import retarget_pipeline
 from oml_mlflow.graph.runtime import Ends
 from oml_mlflow.pair.pictures import picture_pixels
 from oml_mlflow.parity.probes import golden_probes
+from oml_mlflow.promotion.verify import verify
 from oml_mlflow.registry import fetch_version, get_version
 from oml_mlflow.targets.embedded import EmbeddedTarget
 

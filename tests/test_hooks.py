@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oml_mlflow.errors import ConfigError, ParityError, Vetoed
-from oml_mlflow.hooks import HookContext, Hooks, load_hooks
+from oml_mlflow.promotion.hooks import HookContext, Hooks, load_hooks
 
 CONTEXT = HookContext(
     uri="embedded:///database", name="CLIP", registered_model="clip", version="3", target="dev"

@@ -23,8 +23,8 @@ from oracle_server.statement import ConnectionDropped, OraError
 
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.cli import main
-from oml_mlflow.examination import examine
 from oml_mlflow.planning.records import WHOLE
+from oml_mlflow.promotion.preflight import examine
 
 Arrange = Callable[[Oracle, pytest.MonkeyPatch, ExitStack], None]
 # what is left: everything as it was; something for the next run; nothing that can be told

@@ -25,10 +25,11 @@ from oml_mlflow.errors import (
     ParityError,
     TargetLocked,
 )
-from oml_mlflow.examination import plan, verify
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.planning.records import WHOLE, Dependant
-from oml_mlflow.restore import drop_pair, rollback
+from oml_mlflow.promotion.promote import plan
+from oml_mlflow.promotion.rollback import drop_pair, rollback
+from oml_mlflow.promotion.verify import verify
 
 JPEG = next(p.value for p in golden_probes() if p.category == "jpeg-444")
 TEXT = "a photo of a cat"

@@ -23,11 +23,11 @@ from oracle_server.wire.binds import placeholders
 from oracle_server.wire.lobs import FetchedLob
 from test_oracle_wire import PASSWORD, TEXT, TinyDatabase, TinySession, bound, select
 
-from oml_mlflow.candidate import unregistered
 from oml_mlflow.errors import GeometryChanged
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.promotion import make_live
-from oml_mlflow.restore import drop_pair, rollback
+from oml_mlflow.promotion.candidate import unregistered
+from oml_mlflow.promotion.promote import make_live
+from oml_mlflow.promotion.rollback import drop_pair, rollback
 from oml_mlflow.targets.oracle import OracleTarget
 
 seerdb_server = pytest.importorskip("seerdb.server")

@@ -18,7 +18,7 @@ import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import OmlMlflowError
-from oml_mlflow.examination import plan
+from oml_mlflow.promotion.promote import plan
 
 MARKS = (PASSWORD.encode(), PASSWORD[::-1].encode(), PASSWORD.encode("utf-16-le"))
 

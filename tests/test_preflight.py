@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from small_database import SmallDatabase, as_session
 
-from oml_mlflow.capability import probe_capabilities
 from oml_mlflow.errors import (
     CapabilityMissing,
     ForeignModel,
@@ -35,7 +34,8 @@ from oml_mlflow.planning.records import (
     Work,
     now,
 )
-from oml_mlflow.preflight import preflight
+from oml_mlflow.promotion.capabilities import probe_capabilities
+from oml_mlflow.promotion.preflight import preflight
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 PROFILE = get_profile("oracle-23.7")

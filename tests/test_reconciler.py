@@ -22,15 +22,15 @@ from oracle_fixtures import Oracle
 from oracle_server.statement import ConnectionDropped
 
 from oml_mlflow import PipelinePair
-from oml_mlflow.apply import observe
 from oml_mlflow.bindings import Binding
 from oml_mlflow.config import Config, TargetConfig
 from oml_mlflow.errors import NotAccepted, OmlMlflowError, OtherRegistry, RegistryUnreachable
-from oml_mlflow.hooks import HookContext, Hooks
 from oml_mlflow.pins import pin, promote, rollback, unpin
+from oml_mlflow.promotion.apply import observe
+from oml_mlflow.promotion.hooks import HookContext, Hooks
+from oml_mlflow.promotion.options import Terms
 from oml_mlflow.reconciler import Reconciler
 from oml_mlflow.registry import registry_id
-from oml_mlflow.terms import Terms
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ from oml_mlflow import PipelinePair
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import PackageError
 from oml_mlflow.flavor.package import read_package
-from oml_mlflow.promotion import promote
-from oml_mlflow.targets import Target, open_target
+from oml_mlflow.promotion.promote import promote
+from oml_mlflow.promotion.target import Target
+from oml_mlflow.targets import open_target
 
 OLD_SCORING = '''"""Takes whatever comes."""
 class PyfuncPair:

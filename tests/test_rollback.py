@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import ApplyError, ForeignModel, GeometryChanged, ParityError, TargetError
-from oml_mlflow.examination import plan
 from oml_mlflow.planning.geometry import pair_id
 from oml_mlflow.planning.records import SWAPPING, WHOLE, Dependant
-from oml_mlflow.restore import drop_pair, rollback
+from oml_mlflow.promotion.promote import plan
+from oml_mlflow.promotion.rollback import drop_pair, rollback
 from oml_mlflow.targets.embedded import EmbeddedTarget
 
 TEXT = "a photo of a cat"

@@ -15,8 +15,8 @@ from oracle_fixtures import Oracle
 from oml_mlflow import PipelinePair
 from oml_mlflow.config import Config
 from oml_mlflow.errors import OmlMlflowError
-from oml_mlflow.hooks import HookContext, Hooks
 from oml_mlflow.pins import promote, rollback, unpin
+from oml_mlflow.promotion.hooks import HookContext, Hooks
 from oml_mlflow.reconciler import Pass, Reconciler
 
 INTERVAL_S, LIMIT_S = 0.05, 60

@@ -15,13 +15,12 @@ from fleets import changed, live_versions, move, reconcile, two_targets
 from oracle_fixtures import Oracle
 
 from oml_mlflow import PipelinePair
-from oml_mlflow.custody import trace_bytes
 from oml_mlflow.errors import TargetError
-from oml_mlflow.examination import plan, verify
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.pair.embedder import PairEmbedder
-from oml_mlflow.promotion import promote
-from oml_mlflow.restore import rollback
+from oml_mlflow.promotion.promote import plan, promote
+from oml_mlflow.promotion.rollback import rollback
+from oml_mlflow.promotion.verify import trace_bytes, verify
 from oml_mlflow.targets import embedded_files
 from oml_mlflow.targets.embedded import EmbeddedTarget
 from oml_mlflow.targets.oracle import OracleTarget

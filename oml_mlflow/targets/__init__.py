@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from oml_mlflow.errors import ConfigError
-from oml_mlflow.targets.base import Target
-
-__all__ = ["Target", "open_target"]
+from oml_mlflow.promotion.target import Target
 
 
 def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:

@@ -25,7 +25,7 @@ from oml_mlflow.names import IMG
 from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.parity.policy import ParityPolicy
 from oml_mlflow.planning.records import Dependant, LoadedModel
-from oml_mlflow.targets.base import KEPT_GENERATIONS
+from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.targets.embedded_catalog import alone, make_file, open_file, private_log
 from oml_mlflow.targets.embedded_files import find_damage, identity
 from oml_mlflow.targets.embedded_schema import SCHEMA, loaded_model

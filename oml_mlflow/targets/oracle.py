@@ -19,10 +19,10 @@ from oml_mlflow.names import TXT
 from oml_mlflow.pair.texts import oracle_text_expression
 from oml_mlflow.parity.policy import ParityPolicy
 from oml_mlflow.planning.records import UNVERIFIED, Dependant, now, this_process
+from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.secrets import Secret
 from oml_mlflow.settings import PREFIX, OracleSettings
 from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.base import KEPT_GENERATIONS
 from oml_mlflow.targets.oracle_database import Database
 from oml_mlflow.targets.oracle_errors import from_driver, translated
 from oml_mlflow.targets.oracle_load import ATTRIBUTE

@@ -11,9 +11,9 @@ from export import export_and_log
 from grid import result_grid
 
 from oml_mlflow import console, promote
-from oml_mlflow.custody import Trace, trace_bytes
 from oml_mlflow.names import IMG, model_name
 from oml_mlflow.planning.records import Dependant
+from oml_mlflow.promotion.verify import Trace, trace_bytes
 from oml_mlflow.targets.embedded import Connection, EmbeddedTarget
 
 _SHOWN, _COUNT = 4, 5

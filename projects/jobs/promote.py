@@ -9,8 +9,8 @@ import mlflow
 from record import configured, reconcile
 
 from oml_mlflow import console
+from oml_mlflow.promotion.options import USUAL
 from oml_mlflow.registry import get_version, register_alias
-from oml_mlflow.terms import USUAL
 
 
 @click.command()

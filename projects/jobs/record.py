@@ -13,9 +13,9 @@ from oml_mlflow import console
 from oml_mlflow.config import Config, load_config
 from oml_mlflow.fleet_text import exit_code, outcome_line, show_standings
 from oml_mlflow.plan_file import write_plan
+from oml_mlflow.promotion.options import Terms
 from oml_mlflow.reconciler import Pass, Reconciler
 from oml_mlflow.standing import IN_SYNC
-from oml_mlflow.terms import Terms
 
 
 def configured(path: str) -> Config:

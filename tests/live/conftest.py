@@ -18,9 +18,9 @@ import oracledb
 import pytest
 
 from live.options import WITHOUT_DATABASE, Place, place
-from oml_mlflow.candidate import Candidate, unregistered
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.promotion.candidate import Candidate, unregistered
 from oml_mlflow.settings import OracleSettings
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle import OracleTarget

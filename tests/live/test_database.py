@@ -9,13 +9,13 @@ import oracledb
 import pytest
 
 from live.conftest import Say, Schema, execute, refused, rows
-from oml_mlflow.candidate import Candidate
-from oml_mlflow.choice import ask, pair_needs
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.names import SIDES
 from oml_mlflow.planning.checks import FAILED
 from oml_mlflow.planning.records import LoadedModel, this_process
-from oml_mlflow.preflight import preflight
+from oml_mlflow.promotion.candidate import Candidate
+from oml_mlflow.promotion.capabilities import ask, pair_needs
+from oml_mlflow.promotion.preflight import preflight
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle_load import comment_text, is_size
 

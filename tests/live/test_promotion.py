@@ -11,16 +11,16 @@ import pytest
 import oml_mlflow
 from live.conftest import PROFILE, Say, Schema, execute, rows
 from oml_mlflow import PipelinePair, promote
-from oml_mlflow.candidate import Candidate
 from oml_mlflow.errors import ForeignModel, GeometryChanged, OmlMlflowError, TargetLocked
 from oml_mlflow.events import Event
-from oml_mlflow.examination import verify
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.parity.policy import CLASSES
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.records import PIN, WHOLE, Note
-from oml_mlflow.promotion import make_live
-from oml_mlflow.restore import drop_pair, rollback
+from oml_mlflow.promotion.candidate import Candidate
+from oml_mlflow.promotion.promote import make_live
+from oml_mlflow.promotion.rollback import drop_pair, rollback
+from oml_mlflow.promotion.verify import verify
 from oml_mlflow.targets import oracle_statements as sql
 from oml_mlflow.targets.oracle import OracleTarget
 

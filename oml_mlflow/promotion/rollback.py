@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from oml_mlflow.apply import Promotion, carry_out, heal, observe
 from oml_mlflow.errors import ApplyError, OmlMlflowError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.geometry_guard import demand_geometry, kept_geometry
 from oml_mlflow.graph.profiles import get_profile
-from oml_mlflow.hooks import HookContext, load_hooks
 from oml_mlflow.names import IMG, check_export_name
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.parity.report import ParityReport
@@ -27,18 +23,18 @@ from oml_mlflow.planning.records import (
     Work,
     this_process,
 )
-from oml_mlflow.promotion import demand_unpinned
-from oml_mlflow.targets import Target, open_target
-from oml_mlflow.verification import demand_parity, verify_pair
-
-if TYPE_CHECKING:
-    from oml_mlflow.targets.base import Session
+from oml_mlflow.promotion.apply import Promotion, carry_out, heal, observe
+from oml_mlflow.promotion.geometry import demand_geometry, kept_geometry
+from oml_mlflow.promotion.hooks import HookContext, load_hooks
+from oml_mlflow.promotion.promote import demand_unpinned
+from oml_mlflow.promotion.target import Session, Target
+from oml_mlflow.promotion.verify import demand_parity, verify_pair
 
 _Check = Callable[[Mapping[str, str]], ParityReport]
 
 
 def rollback(
-    target: Target | str,
+    target: Target,
     name: str,
     *,
     to: int | None = None,
@@ -54,7 +50,7 @@ def rollback(
     is all that is done.
 
     Args:
-        target: A target or its URI.
+        target: The database.
         name: Export name in the database.
         to: Generation; by default the newest kept one from before the live one.
         unverified: Go back to a generation too that has no reference vectors.
@@ -72,34 +68,33 @@ def rollback(
     hooks.
     """
     export_name = check_export_name(name).upper()
-    database = open_target(target) if isinstance(target, str) else target
     hooks = load_hooks()
-    context = HookContext(database.uri, export_name, "", "")
+    context = HookContext(target.uri, export_name, "", "")
     try:
         with (
-            database.session(f"roll back {export_name}") as session,
+            target.session(f"roll back {export_name}") as session,
             session.lock(export_name, "rollback"),
         ):
             if not over_pin:
-                demand_unpinned(session, export_name, database.uri)
+                demand_unpinned(session, export_name, target.uri)
             pending = session.live_state(export_name).work
             mended = heal(session, export_name)
             observed = observe(session, export_name)
             live = observed.live
             if pending is not None and live is not None and _is_finished(pending, live, to):
                 title = f"generation {live.generation} ({live.origin})"
-                check = _comparison(session, database, observed, live, title, on_event)
+                check = _comparison(session, target, observed, live, title, on_event)
                 report = (check or _not_compared)(observed.live_names)
                 return Promotion(live, report, changed=False, healed=mended)
-            planned = plan_rollback(observed, to=to, keep=database.keep, target=database.uri)
+            planned = plan_rollback(observed, to=to, keep=target.keep, target=target.uri)
             assert planned.work is not None  # noqa: S101 -- it raises where there is nothing to do
             entry = planned.work.entry
             geometry = kept_geometry(session, observed, entry)
-            demand_geometry(replace(planned, geometry=geometry), database, accept_new_geometry)
-            check = _comparison(session, database, observed, entry, planned.title, on_event)
+            demand_geometry(replace(planned, geometry=geometry), target, accept_new_geometry)
+            check = _comparison(session, target, observed, entry, planned.title, on_event)
             if check is None and not unverified:
                 raise ApplyError(
-                    f"{planned.title} has no reference vectors in {database.uri} to be compared "
+                    f"{planned.title} has no reference vectors in {target.uri} to be compared "
                     "with. The live pair is as it was.",
                     hint="go back with --unverified (unverified=True) if you trust it.",
                 )
@@ -115,7 +110,7 @@ def rollback(
                 live=live.origin if live else "",
             )
             compare = hooks.asked_after(check or _not_compared, context)
-            report, swap_s = carry_out(session, database, planned, {}, compare, on_event)
+            report, swap_s = carry_out(session, target, planned, {}, compare, on_event)
             recorded = session.ledger(export_name)[-1]
     except OmlMlflowError as error:
         hooks.on_failure(replace(context, error=error))
@@ -173,11 +168,11 @@ def _not_compared(names: Mapping[str, str]) -> ParityReport:
     return ParityReport("Not compared: no reference vectors are kept")
 
 
-def drop_pair(target: Target | str, name: str, *, on_event: Listener = silent) -> Plan:
+def drop_pair(target: Target, name: str, *, on_event: Listener = silent) -> Plan:
     """Drop a live pair and its kept generations; adopted models and the ledger stay.
 
     Args:
-        target: A target or its URI.
+        target: The database.
         name: Export name in the database.
         on_event: Told of progress.
 
@@ -192,16 +187,15 @@ def drop_pair(target: Target | str, name: str, *, on_event: Listener = silent) -
     Side effects: Drops models and writes a ledger row; commits.
     """
     export_name = check_export_name(name).upper()
-    database = open_target(target) if isinstance(target, str) else target
     with (
-        database.session(f"drop {export_name}") as session,
+        target.session(f"drop {export_name}") as session,
         session.lock(export_name, "drop"),
     ):
         pending = session.live_state(export_name).work
         heal(session, export_name)
         observed = observe(session, export_name)
         if pending is not None and pending.entry.action == DROP and observed.live is None:
-            return Plan(database.uri, observed, "nothing", pending)
-        planned = plan_drop(observed, this_process(), target=database.uri)
-        carry_out(session, database, planned, {}, lambda names: ParityReport(""), on_event)
+            return Plan(target.uri, observed, "nothing", pending)
+        planned = plan_drop(observed, this_process(), target=target.uri)
+        carry_out(session, target, planned, {}, lambda names: ParityReport(""), on_event)
     return planned

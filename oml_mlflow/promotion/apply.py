@@ -25,7 +25,7 @@ from oml_mlflow.planning.records import (
     now,
     this_process,
 )
-from oml_mlflow.targets.base import Session, Target
+from oml_mlflow.promotion.target import Session, Target
 
 _log = logging.getLogger(__name__)
 

@@ -6,18 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oml_mlflow.capability import next_command
 from oml_mlflow.errors import InvalidName
+from oml_mlflow.events import Listener, silent
+from oml_mlflow.flavor.package import read_package
 from oml_mlflow.graph.needs import Capability, needs
+from oml_mlflow.graph.profiles import Profile, get_profile
 from oml_mlflow.names import SIDES, check_export_name, model_name, slot_name
 from oml_mlflow.planning.capabilities import CapabilityTable
 from oml_mlflow.planning.checks import FAILED, NOT_RUN, OK, SKIPPED, Check, Preflight
 from oml_mlflow.planning.records import ADOPT, LOADING, WHOLE, LoadedModel
+from oml_mlflow.promotion.candidate import checked_files, choose_candidate
+from oml_mlflow.promotion.capabilities import ask, next_command, pair_needs
+from oml_mlflow.promotion.target import Session, Target
+from oml_mlflow.registry import get_version
 
 if TYPE_CHECKING:
     from oml_mlflow.graph.finding import Finding
-    from oml_mlflow.graph.profiles import Profile
-    from oml_mlflow.targets.base import Session, Target
 
 _MIB = 2**20
 
@@ -222,3 +226,48 @@ def _check_capabilities(
 
 def _listed(capabilities: Sequence[Capability]) -> str:
     return "; ".join(dict.fromkeys(map(str, capabilities)))
+
+
+def examine(
+    model_uri: str,
+    target: Target,
+    name: str | None = None,
+    *,
+    adopt: bool = False,
+    probe: bool = False,
+    on_event: Listener = silent,
+) -> tuple[Preflight, CapabilityTable | None]:
+    """Return every check that comes before a promotion, and what the database is known to take.
+
+    Args:
+        model_uri: ``models:/name@alias`` or ``models:/name/version``.
+        target: The database.
+        name: Export name in the database; the registered model's name by default.
+        adopt: See `promote`.
+        probe: Ask the database what it can run. Writes scratch models, drops them again, and keeps
+            the answers; commits. Otherwise read-only.
+        on_event: Told of progress.
+
+    Raises:
+        RegistryError, PackageError, InvalidName, CapabilityMissing: See `promote`.
+    """
+    version = get_version(model_uri)
+    export_name = check_export_name(name or version.name).upper()
+    writes, purpose = probe and target.is_probed, f"preflight {export_name}"
+    with (
+        checked_files(version) as folder,
+        target.session(purpose, create=writes, missing_ok=True) as session,
+    ):
+        stored = [read_package(folder, p) for p in read_package(folder).stored_profiles]
+        if writes:
+            ask(session, [pair_needs(package.paths) for package in stored], on_event, again=True)
+        candidate = choose_candidate(folder, version, target, False, on_event, session)
+        report = preflight(
+            session,
+            target,
+            export_name,
+            candidate.paths,
+            get_profile(candidate.profile),
+            adopt=adopt,
+        )
+        return report, session.capabilities()

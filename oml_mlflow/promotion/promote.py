@@ -7,36 +7,41 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from oml_mlflow.apply import Promotion, carry_out, describe_rewritten, heal, observe
-from oml_mlflow.candidate import Candidate, registered
-from oml_mlflow.choice import ask, pair_needs
 from oml_mlflow.errors import OmlMlflowError, OtherOwner, Pinned, PlanStale
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.package import read_package
-from oml_mlflow.geometry_guard import demand_geometry, keep_vectors
 from oml_mlflow.graph.profiles import get_profile
-from oml_mlflow.hooks import HookContext, Hooks, load_hooks
-from oml_mlflow.names import check_export_name, live_names
+from oml_mlflow.names import SIDES, check_export_name, live_names
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.checks import Preflight
-from oml_mlflow.planning.observed import Observed
-from oml_mlflow.planning.records import PIN, UNVERIFIED, is_other_registry
-from oml_mlflow.preflight import preflight
-from oml_mlflow.proposal import (
-    checked_files,
-    choose_candidate,
-    demand_vectors,
-    plan_candidate,
-    refuse_unverifiable,
+from oml_mlflow.planning.observed import Observed, healed
+from oml_mlflow.planning.plan import Plan, plan_promotion
+from oml_mlflow.planning.records import (
+    PIN,
+    UNVERIFIED,
+    VERIFIED,
+    LedgerEntry,
+    is_other_registry,
+    this_process,
 )
-from oml_mlflow.registry import ModelVersion, get_version, identified, tag_version
-from oml_mlflow.targets import Target, open_target
-from oml_mlflow.terms import USUAL, Terms
-
-if TYPE_CHECKING:
-    from oml_mlflow.targets.base import Session
+from oml_mlflow.promotion.apply import (
+    Promotion,
+    carry_out,
+    describe_pending,
+    describe_rewritten,
+    heal,
+    observe,
+)
+from oml_mlflow.promotion.candidate import Candidate, checked_files, choose_candidate, registered
+from oml_mlflow.promotion.capabilities import ask, pair_needs
+from oml_mlflow.promotion.geometry import demand_geometry, keep_vectors, with_geometry
+from oml_mlflow.promotion.hooks import HookContext, Hooks, load_hooks
+from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.preflight import preflight
+from oml_mlflow.promotion.target import Session, Target
+from oml_mlflow.promotion.verify import demand_vectors, refuse_unverifiable
+from oml_mlflow.registry import ModelVersion, get_version, identified, is_anchored, tag_version
 
 VERIFICATION_TAG = "oml.verification"
 _Choose = Callable[["Session"], Candidate]
@@ -44,7 +49,7 @@ _Choose = Callable[["Session"], Candidate]
 
 def promote(
     model_uri: str,
-    target: Target | str,
+    target: Target,
     name: str | None = None,
     *,
     unverified: bool = False,
@@ -62,7 +67,7 @@ def promote(
 
     Args:
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
-        target: A target or its URI.
+        target: The database.
         name: Export name in the database; the registered model's name by default.
         unverified: Promote a pair too that no runtime here could run, so that nothing can be
             compared; ledger and version then say ``unverified``. Others are compared all the same.
@@ -96,7 +101,6 @@ def promote(
     unverified. Calls hooks.
     """
     version = identified(get_version(model_uri))
-    database = open_target(target) if isinstance(target, str) else target
     terms = Terms(
         unverified=unverified,
         adopt=adopt,
@@ -105,7 +109,7 @@ def promote(
     )
     with checked_files(version) as folder:
         return promote_files(
-            folder, version, database, name or version.name, terms=terms, on_event=on_event
+            folder, version, target, name or version.name, terms=terms, on_event=on_event
         )
 
 
@@ -328,3 +332,73 @@ def demand_unpinned(session: Session, name: str, where: str) -> None:
                 "Nothing was changed.",
                 hint=f"`oml-mlflow unpin {name} --target …` lets it change again.",
             )
+
+
+def plan(
+    model_uri: str,
+    target: Target,
+    name: str | None = None,
+    *,
+    adopt: bool = False,
+    on_event: Listener = silent,
+) -> Plan:
+    """Return what `promote` would do. Read-only: the database is not even asked what it can run.
+
+    Args:
+        model_uri: ``models:/name@alias`` or ``models:/name/version``.
+        target: The database.
+        name: Export name in the database; the registered model's name by default.
+        adopt: See `promote`.
+        on_event: Told of progress.
+
+    Raises:
+        RegistryError, PackageError, InvalidName, ForeignModel, CapabilityMissing: See `promote`.
+    """
+    version = identified(get_version(model_uri))
+    export_name = check_export_name(name or version.name).upper()
+    with (
+        checked_files(version) as folder,
+        target.session(f"plan {export_name}", create=False, missing_ok=True) as session,
+    ):
+        candidate = choose_candidate(folder, version, target, False, on_event, session)
+        found = observe(session, export_name)
+        ours = candidate.fingerprints.values()
+        seen = healed(found).rewritten(ours)
+        planned = plan_candidate(session, target, seen, candidate, adopt)
+        pending = [describe_pending(found.state), describe_rewritten(found.damaged(ours))]
+        return replace(
+            planned,
+            pending="; ".join(filter(None, pending)),
+            paths=candidate.paths,
+            anchored=is_anchored(version),
+        )
+
+
+def plan_candidate(
+    session: Session, database: Target, observed: Observed, candidate: Candidate, adopt: bool
+) -> Plan:
+    """Return what making a pair live would do, its geometry judged. Read-only."""
+    entry = LedgerEntry(
+        name=observed.name,
+        generation=0,
+        registered_model=candidate.registered_model,
+        version=candidate.version,
+        run_id=candidate.run_id,
+        fingerprints=candidate.fingerprints,
+        dims=candidate.dims,
+        verification=VERIFIED if candidate.references else UNVERIFIED,
+        profile=candidate.profile,
+        promoted_by=this_process(),
+        registry=candidate.registry,
+    )
+    uploads = {side: candidate.to_model(side, "") for side in SIDES}
+    planned = plan_promotion(
+        observed,
+        entry,
+        uploads,
+        keep=database.keep,
+        adopt=adopt,
+        target=database.uri,
+        title=candidate.title,
+    )
+    return with_geometry(session, planned, candidate, database)

@@ -23,13 +23,22 @@ from oml_mlflow.errors import (
     TargetUnsupported,
 )
 from oml_mlflow.events import Event, Listener, silent
-from oml_mlflow.graph.needs import ANTIALIAS, BYTES, INPUT, INTEGER, OPERATOR, STRING, Capability
-from oml_mlflow.names import IMG, TXT
+from oml_mlflow.graph.needs import (
+    ANTIALIAS,
+    BYTES,
+    INPUT,
+    INTEGER,
+    OPERATOR,
+    STRING,
+    Capability,
+    needs,
+)
+from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.planning.capabilities import Answer, CapabilityTable
 from oml_mlflow.planning.records import LoadedModel, now
 
 if TYPE_CHECKING:
-    from oml_mlflow.targets.base import Session
+    from oml_mlflow.promotion.target import Session
 
 SCRATCH_PREFIX = "OML_MLFLOW_PROBE_"
 _SCRATCH = re.compile(rf"{SCRATCH_PREFIX}\d+")
@@ -45,6 +54,9 @@ _NO_ANSWER = (
 )
 
 _log = logging.getLogger(__name__)
+
+# what is locked while capability probes run, since their scratch names are the same for all
+PROBE_LOCK = "OML_MLFLOW_PROBE"
 
 
 def probe_capabilities(
@@ -207,3 +219,33 @@ def _drop_leftovers(session: Session) -> None:
     if names:
         _log.warning("dropping %s, which an earlier run left", ", ".join(names))
         session.drop(names)
+
+
+def pair_needs(paths: Mapping[str, Path]) -> tuple[Capability, ...]:
+    """Return what both pipelines of a pair need of a database. Read-only."""
+    found = [need for side in SIDES for need in needs(paths[side])]
+    return tuple(dict.fromkeys(found))
+
+
+def ask(
+    session: Session,
+    wanted: Sequence[tuple[Capability, ...]],
+    on_event: Listener = silent,
+    *,
+    again: bool = False,
+) -> CapabilityTable:
+    """Return what a database answers to capability probes; old answers of its version are kept.
+
+    Side effects: Writes scratch models, drops them again, and keeps the answers; commits.
+    """
+    table = session.capabilities()
+    every = tuple(dict.fromkeys(need for needed in wanted for need in needed))
+    if (
+        table is not None
+        and not again
+        and table.database_version == session.version
+        and not table.unanswered(need for need in every if need.has_probe)
+    ):
+        return table
+    with session.lock(PROBE_LOCK, "capability probes"):
+        return probe_capabilities(session, every, on_event)

@@ -26,8 +26,8 @@ from oml_mlflow.planning.records import LedgerEntry
 if TYPE_CHECKING:
     import numpy as np
 
-    from oml_mlflow.candidate import Candidate
-    from oml_mlflow.targets.base import Session, Target
+    from oml_mlflow.promotion.candidate import Candidate
+    from oml_mlflow.promotion.target import Session, Target
 
 _GEOMETRY = "g-"
 

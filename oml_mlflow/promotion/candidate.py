@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oml_mlflow.errors import PackageError
+from oml_mlflow.errors import CapabilityMissing, PackageError
 from oml_mlflow.events import Listener, silent
+from oml_mlflow.flavor.manifest import check_files
 from oml_mlflow.flavor.package import PackagedPair, read_package
 from oml_mlflow.graph.precision import read_precisions, runtime_limit
 from oml_mlflow.graph.runtime import Ends, runtime_versions
@@ -16,11 +19,12 @@ from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes
 from oml_mlflow.planning.geometry import key_vectors
 from oml_mlflow.planning.records import LoadedModel, now
+from oml_mlflow.promotion.capabilities import ask, choose_profile, pair_needs
+from oml_mlflow.promotion.target import Session, Target
+from oml_mlflow.registry import UNUSED, ModelVersion, local_files, logged_tags
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from oml_mlflow.registry import ModelVersion
 
 
 @dataclass(frozen=True)
@@ -146,3 +150,89 @@ def _references(package: PackagedPair) -> References | None:
     if not package.unverifiable:
         raise PackageError("the package holds no reference vectors.", hint="log the pair again.")
     return None
+
+
+def choose_package(
+    folder: Path,
+    title: str,
+    target: Target,
+    session: Session,
+    *,
+    probe: bool,
+    on_event: Listener = silent,
+) -> PackagedPair:
+    """Return the stored pair that fits a database best.
+
+    Args:
+        folder: Root of the package.
+        title: What an error calls the version.
+        target: Ranks the stored profiles.
+        session: The database.
+        probe: Ask the database, with capability probes, what it was not asked yet. Writes:
+            scratch models, dropped again, and the answers; commits. Otherwise only what it
+            answered before is used.
+        on_event: Told of progress.
+
+    Raises:
+        CapabilityMissing: If none fits; names what the database lacks.
+    """
+    packages = {p: read_package(folder, p) for p in read_package(folder).stored_profiles}
+    ranked = target.rank_profiles(list(packages), session.version)
+    if not ranked:
+        raise CapabilityMissing(
+            f"{title} holds pairs for {', '.join(packages)}, none of which is for {target.uri}, "
+            f"version {session.version}. Nothing was loaded.",
+            hint="log it for a profile that fits too: `oml-mlflow log IMG TXT --register NAME "
+            "--profile PROFILE`.",
+        )
+    if not target.is_probed:
+        return packages[ranked[0]]
+    stored = {name: pair_needs(packages[name].paths) for name in ranked}
+    remembered = session.capabilities()
+    if not probe:
+        return packages[choose_profile(stored, ranked, remembered)]
+    wanted = list(stored.values())
+    table = ask(session, wanted, on_event)
+    try:
+        return packages[choose_profile(stored, ranked, table)]
+    except CapabilityMissing:
+        if table != remembered:
+            raise
+    # what it refused when it was asked last may have been mended since
+    table = ask(session, wanted, on_event, again=True)
+    return packages[choose_profile(stored, ranked, table)]
+
+
+@contextlib.contextmanager
+def checked_files(version: ModelVersion) -> Iterator[Path]:
+    """Give a folder with a version's files for a while, whose bytes are those that were logged.
+
+    Raises:
+        RegistryError: If the files can't be had.
+        PackageError: If the bytes of a file are others than the registry says, or, for a version
+            without a manifest, than its MLmodel file says; twice if they were downloaded.
+    """
+
+    def check(folder: Path) -> None:
+        check_files(folder, logged_tags(version), without=UNUSED)
+        for profile in read_package(folder).stored_profiles:
+            package = read_package(folder, profile)
+            package.probes()
+            if not package.unverifiable:
+                package.references()
+
+    with local_files(version, check) as folder:
+        yield folder
+
+
+def choose_candidate(
+    folder: Path,
+    version: ModelVersion,
+    database: Target,
+    probe: bool,
+    on_event: Listener,
+    session: Session,
+) -> Candidate:
+    """Return the pair of a version that fits a database best; see `choose_package`."""
+    package = choose_package(folder, version.uri, database, session, probe=probe, on_event=on_event)
+    return registered(package, version)

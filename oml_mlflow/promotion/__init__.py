@@ -1,0 +1,1 @@
+"""The port `target`, and what happens through it: promote, verify, roll back."""
