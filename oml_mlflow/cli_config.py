@@ -95,7 +95,12 @@ def _values(found: Config) -> list[tuple[str, str, str]]:
 
 def _secrets(found: Config) -> list[tuple[str, str]]:
     """Return variables that hold secrets, and whether they are set."""
-    from oml_mlflow.settings import PASSWORD_ENV, PREFIX, WALLET_PASSWORD_ENV, OracleSettings
+    from oml_mlflow.targets.oracle.settings import (
+        PASSWORD_ENV,
+        PREFIX,
+        WALLET_PASSWORD_ENV,
+        OracleSettings,
+    )
 
     names = [PASSWORD_ENV, WALLET_PASSWORD_ENV, "OML_MLFLOW_WEBHOOK_SECRET"]
     names += ["OML_MLFLOW_WEBHOOK_SECRET_OLD"]

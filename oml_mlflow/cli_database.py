@@ -272,7 +272,7 @@ def sql(
     STATEMENT may do all that you may: it reads and writes files, loads extensions, and can change
     this database's own tables. For text of others there is --untrusted.
     """
-    from oml_mlflow.targets.embedded import EmbeddedTarget
+    from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
     chosen = console.choose_target(target, timeout)
     database = EmbeddedTarget.from_uri(chosen.uri, timeout_s=chosen.timeout_s)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from oml_mlflow.errors import ConfigError
-from oml_mlflow.settings import PASSWORD_ENV, PREFIX, OracleSettings
+from oml_mlflow.targets.oracle.settings import PASSWORD_ENV, PREFIX, OracleSettings
 
 ENV_PREFIX = "OML_MLFLOW_"
 EMBEDDED = "embedded:///"

@@ -62,8 +62,8 @@ def _oracle(user: str, password: str | None, dsn: str) -> Target:
         )
     # imported here: the driver takes a while to import
     from oml_mlflow.secrets import Secret
-    from oml_mlflow.settings import OracleSettings
-    from oml_mlflow.targets.oracle import OracleTarget
+    from oml_mlflow.targets.oracle.settings import OracleSettings
+    from oml_mlflow.targets.oracle.target import OracleTarget
 
     return OracleTarget(OracleSettings(user, dsn, Secret(password) if password else None))
 

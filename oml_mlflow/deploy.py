@@ -48,8 +48,7 @@ from oml_mlflow.promotion.rollback import drop_pair
 from oml_mlflow.reconciler import Reconciler
 from oml_mlflow.registry import get_version
 from oml_mlflow.standing import Standing
-from oml_mlflow.state_block import sql_call
-from oml_mlflow.targets import open_target
+from oml_mlflow.targets import open_target, sql_call
 
 if TYPE_CHECKING:
     from oml_mlflow.promotion.target import Session

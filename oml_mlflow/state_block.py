@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from urllib.parse import quote, unquote
 
 from oml_mlflow.names import IMG, TXT
+from oml_mlflow.targets import sql_call
 
 LIVE, SUPERSEDED, FAILED = "live", "superseded", "failed"
 # what needs a look comes first
@@ -28,7 +29,6 @@ _BLOCK = re.compile(
 _DATA = re.compile(r"<!-- oml_mlflow:data 1 (?P<rows>\[.*?\]) -->")
 _PLAIN_CODE = re.compile(r"[\w .,:;/@?=&+*()%'$#-]+")
 _MARKED = re.compile(r"([\\`*_\[\]|~])")
-_LEGAL_NAME = re.compile(r"[A-Z][A-Z0-9_$#]*")
 
 
 @dataclass(frozen=True)
@@ -168,17 +168,6 @@ def merge(description: str | None, rows: Sequence[Row], model: str, version: str
             left = "" if kept == ordered else f"there was room for {room:,} characters only"
             return Merged(before + block + after, left)
     return Merged(None, f"the text of others leaves room for {max(room, 0):,} characters only")
-
-
-def sql_call(uri: str, name: str) -> str:
-    """Return the SQL that embeds a text by a live pair; empty where there is none to show."""
-    if not _LEGAL_NAME.fullmatch(name):
-        return ""
-    model = f"{name}_TXT"
-    if uri.startswith("oracle:"):
-        return f"SELECT VECTOR_EMBEDDING({model} USING :text AS DATA) FROM DUAL"  # noqa: S608
-    # DuckDB takes $ and # in quotes only
-    return f"SELECT {model if model.isidentifier() else chr(34) + model + chr(34)}('a cat')"
 
 
 def _find(text: str) -> re.Match[str] | None:

@@ -18,9 +18,9 @@ from oml_mlflow.names import SIDES, model_name, slot_name
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.planning.records import LedgerEntry, LoadedModel, Work, now
 from oml_mlflow.promotion.target import Session, Target
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.embedded import EmbeddedTarget
-from oml_mlflow.targets.oracle_load import comment_text
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.load import comment_text
 
 
 class Hand(Protocol):

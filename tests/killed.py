@@ -26,8 +26,8 @@ _PRELOADED = [
     "oracledb",
     "oml_mlflow.promotion.promote",
     "oml_mlflow.promotion.rollback",
-    "oml_mlflow.targets.embedded",
-    "oml_mlflow.targets.oracle",
+    "oml_mlflow.targets.embedded.target",
+    "oml_mlflow.targets.oracle.target",
 ]
 _WRITING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.copyfile"}
 _context = multiprocessing.get_context("forkserver")
@@ -72,7 +72,7 @@ def run_counting(job: Job, kill_at: int, before: bool, count: Any) -> None:
     A step is an SQL statement, or a call that changes a file of the database. What such a call
     returns is not seen: after it means before the next step, or at the end.
     """
-    from oml_mlflow.targets.embedded import Connection
+    from oml_mlflow.targets.embedded.connection import Connection
 
     steps = [0]
 

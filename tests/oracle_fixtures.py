@@ -13,7 +13,7 @@ import pytest
 from oracle_server.engine import Database, User
 from oracle_server.server import OracleServer
 
-from oml_mlflow.targets.oracle import OracleTarget
+from oml_mlflow.targets.oracle.target import OracleTarget
 
 PASSWORD = "pw-Zx81-marked"  # noqa: S105 -- searched for in everything that is written
 

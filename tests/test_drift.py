@@ -13,7 +13,7 @@ from oml_mlflow import PipelinePair, open_target
 from oml_mlflow.config import Config
 from oml_mlflow.promotion.options import Terms
 from oml_mlflow.standing import Standing
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 
 def hand(config: Config, name: str, oracle: Oracle) -> Hand:

@@ -13,7 +13,7 @@ from oml_mlflow.errors import ConfigError, PlanStale, TargetError, TargetLocked
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.planning.records import LedgerEntry, LoadedModel, Work
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 PICTURES = [probe.value for probe in golden_probes() if probe.side == "img"]
 

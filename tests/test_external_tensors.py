@@ -33,7 +33,7 @@ from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.runtime import open_session
 from oml_mlflow.graph.wire import read_model
 from oml_mlflow.promotion.promote import plan
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 FLAG = DATA_LOCATION << 3 | VARINT
 # ways to write that a tensor is external: the tags of data_location and external_data, its value

@@ -17,7 +17,7 @@ from oml_mlflow.bindings import Binding
 from oml_mlflow.config import Config, TargetConfig
 from oml_mlflow.errors import PackageError
 from oml_mlflow.promotion.promote import plan
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 FILES = ("tiny_txt.onnx", "MLmodel", "golden/pair-oracle-23.7.npz", "golden/probes.json")
 FOREVER = 1_000

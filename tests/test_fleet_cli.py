@@ -15,7 +15,7 @@ from oracle_fixtures import PASSWORD, Oracle
 from oml_mlflow import console
 from oml_mlflow.cli import cli
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 Run = Callable[..., str]
 

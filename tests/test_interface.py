@@ -36,7 +36,7 @@ from oml_mlflow.errors import ConfigError, InvalidName, ParityError, SourceError
 from oml_mlflow.errors import UnsupportedSource as Unsupported
 from oml_mlflow.source.model import open_source
 from oml_mlflow.source.presets import PRESETS
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE / "oml4py_scripts"

@@ -11,7 +11,7 @@ from drilled import Drill, drawn, environment, heal, judge, judge_healed, look
 
 import oml_mlflow
 from oml_mlflow import PipelinePair, promote
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 SAMPLES = 10
 

@@ -22,8 +22,8 @@ from oml_mlflow.errors import ConfigError
 from oml_mlflow.plan_file import write_plan
 from oml_mlflow.promotion.options import Terms
 from oml_mlflow.standing import FleetPlan
-from oml_mlflow.targets.embedded import EmbeddedTarget
-from oml_mlflow.targets.embedded_catalog import make_file
+from oml_mlflow.targets.embedded.database import make_file
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 from oml_mlflow.webhook_queue import Delivery, WebhookQueue
 
 

@@ -13,7 +13,7 @@ from oracle_fixtures import PASSWORD, running
 import oml_mlflow
 from oml_mlflow import ONNXPipeline, PipelinePair
 from oml_mlflow.parity.probes import golden_probes
-from oml_mlflow.targets.oracle import OracleTarget
+from oml_mlflow.targets.oracle.target import OracleTarget
 
 
 def test_export2db_of_a_full_size_model(

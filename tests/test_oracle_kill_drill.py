@@ -26,7 +26,7 @@ from oracle_server.statement import ConnectionDropped
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.errors import TargetUnreachable
 from oml_mlflow.parity.probes import golden_probes
-from oml_mlflow.targets.oracle import OracleTarget
+from oml_mlflow.targets.oracle.target import OracleTarget
 
 VALUES = {
     "img": next(p.value for p in golden_probes() if p.category == "jpeg-444"),

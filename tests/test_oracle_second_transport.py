@@ -28,7 +28,7 @@ from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.promotion.candidate import unregistered
 from oml_mlflow.promotion.promote import make_live
 from oml_mlflow.promotion.rollback import drop_pair, rollback
-from oml_mlflow.targets.oracle import OracleTarget
+from oml_mlflow.targets.oracle.target import OracleTarget
 
 seerdb_server = pytest.importorskip("seerdb.server")
 seerdb_tns = pytest.importorskip("seerdb.common.tns")

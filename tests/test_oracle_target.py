@@ -55,13 +55,13 @@ from oml_mlflow.planning.records import (
     now,
 )
 from oml_mlflow.secrets import Secret
-from oml_mlflow.settings import OracleSettings
 from oml_mlflow.targets import open_target
-from oml_mlflow.targets.oracle import OracleTarget
-from oml_mlflow.targets.oracle_load import comment_text, is_size, load_metadata
-from oml_mlflow.targets.oracle_script import promotion_script
-from oml_mlflow.targets.oracle_session import OracleSession
-from oml_mlflow.targets.oracle_statements import quote_name
+from oml_mlflow.targets.oracle.load import comment_text, is_size, load_metadata
+from oml_mlflow.targets.oracle.quoting import quote_name
+from oml_mlflow.targets.oracle.script import promotion_script
+from oml_mlflow.targets.oracle.session import OracleSession
+from oml_mlflow.targets.oracle.settings import OracleSettings
+from oml_mlflow.targets.oracle.target import OracleTarget
 
 PASSWORD = "pw-Zx81-marked"  # noqa: S105
 LIVE = {side: model_name("CLIP", side) for side in SIDES}

@@ -36,7 +36,7 @@ from oml_mlflow.planning.records import (
 )
 from oml_mlflow.promotion.capabilities import probe_capabilities
 from oml_mlflow.promotion.preflight import preflight
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 PROFILE = get_profile("oracle-23.7")
 DECODE = "com.microsoft.extensions:DecodeImage"

@@ -14,7 +14,7 @@ from test_embedded import load_pair
 from oml_mlflow import PipelinePair
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import TargetError
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 HOSTILE = [
     "COPY notes TO '{out}'",

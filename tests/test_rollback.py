@@ -18,7 +18,7 @@ from oml_mlflow.planning.geometry import pair_id
 from oml_mlflow.planning.records import SWAPPING, WHOLE, Dependant
 from oml_mlflow.promotion.promote import plan
 from oml_mlflow.promotion.rollback import drop_pair, rollback
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 TEXT = "a photo of a cat"
 

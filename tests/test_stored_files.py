@@ -21,9 +21,9 @@ from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.promotion.promote import plan, promote
 from oml_mlflow.promotion.rollback import rollback
 from oml_mlflow.promotion.verify import trace_bytes, verify
-from oml_mlflow.targets import embedded_files
-from oml_mlflow.targets.embedded import EmbeddedTarget
-from oml_mlflow.targets.oracle import OracleTarget
+from oml_mlflow.targets.embedded import files
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
+from oml_mlflow.targets.oracle.target import OracleTarget
 
 ASKED = "SELECT CLIP_TXT('a cat')"
 
@@ -49,7 +49,7 @@ def stored(target: EmbeddedTarget, pair: PipelinePair, side: str = "txt") -> Pat
 
 def again(target: EmbeddedTarget) -> EmbeddedTarget:
     """Return the target as another process has it, which has hashed nothing."""
-    embedded_files._hashed.clear()
+    files._hashed.clear()
     return EmbeddedTarget(target.folder, timeout_s=2)
 
 
@@ -143,7 +143,7 @@ def test_drift_is_healed_in_place(
     target = EmbeddedTarget(tmp_path / "small")
     exchange(stored(target, versions[0], "img"))
     exchange(stored(target, versions[0]))
-    embedded_files._hashed.clear()
+    files._hashed.clear()
     [small] = [s for s in reconcile(config).standings if s.target == "small"]
     assert small.state == "degraded"
     assert len(small.drift) == 2
@@ -189,13 +189,13 @@ def test_a_file_is_hashed_once(
 ) -> None:
     promote("models:/clip/1", target)
     hashed: list[str] = []
-    hash_open = embedded_files.fingerprint_open
+    hash_open = files.fingerprint_open
 
     def spy(file: object) -> str:
         hashed.append(hash_open(file))  # type: ignore[arg-type]
         return hashed[-1]
 
-    monkeypatch.setattr(embedded_files, "fingerprint_open", spy)
+    monkeypatch.setattr(files, "fingerprint_open", spy)
     for path in (target.folder / "models").iterdir():
         os.utime(path, (1, 1))
     # what promoting noted is of before that: hashed by the first survey, noted by the next session

@@ -29,9 +29,10 @@ from oml_mlflow.planning.records import (
     now,
     this_process,
 )
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.embedded import CATALOG, EmbeddedTarget
-from oml_mlflow.targets.oracle_database import Database
+from oml_mlflow.targets.embedded.folder import CATALOG
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.connection import Database
 
 IMG, TXT = live_names()
 DEADLINE_S = 60

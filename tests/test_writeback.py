@@ -22,7 +22,7 @@ from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.records import UNVERIFIED, LedgerEntry
 from oml_mlflow.standing import Change
 from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, parse
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 from oml_mlflow.writeback import Showing, from_outcome, publish, tag_key
 
 AT = datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.promotion.target import Target
+
+_LEGAL_NAME = re.compile(r"[A-Z][A-Z0-9_$#]*")
 
 
 def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:
@@ -21,11 +25,11 @@ def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:
     """
     scheme = uri.partition(":")[0]
     if scheme == "embedded":
-        from oml_mlflow.targets.embedded import EmbeddedTarget
+        from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
         return EmbeddedTarget.from_uri(uri, timeout_s=timeout_s)
     if scheme == "oracle":
-        from oml_mlflow.targets.oracle import OracleTarget
+        from oml_mlflow.targets.oracle.target import OracleTarget
 
         return OracleTarget.from_uri(uri, timeout_s=timeout_s)
     # whatever it is, it may hold a password
@@ -33,3 +37,14 @@ def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:
         "that is no URI of a target.",
         hint="use embedded:///folder, or oracle://user@host:1521/service.",
     )
+
+
+def sql_call(uri: str, name: str) -> str:
+    """Return the SQL that embeds a text by a live pair; empty where there is none to show."""
+    if not _LEGAL_NAME.fullmatch(name):
+        return ""
+    model = f"{name}_TXT"
+    if uri.startswith("oracle:"):
+        return f"SELECT VECTOR_EMBEDDING({model} USING :text AS DATA) FROM DUAL"  # noqa: S608
+    # DuckDB takes $ and # in quotes only
+    return f"SELECT {model if model.isidentifier() else chr(34) + model + chr(34)}('a cat')"

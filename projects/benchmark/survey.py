@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from oml_mlflow.names import SIDES  # noqa: E402
 from oml_mlflow.planning.records import FAILURE, PUBLISHED, LedgerEntry, LoadedModel, Note, now  # noqa: E402
+from oml_mlflow.targets.oracle import quoting  # noqa: E402
 
 PASSWORD = "stand-in"  # noqa: S105 -- of a server that lives as long as this script
 SIZE = 1000
@@ -62,7 +63,7 @@ def entries(names: int, generations: int) -> list[LedgerEntry]:
 
 def fill_embedded(target: Any, ledger: list[LedgerEntry]) -> None:
     """Write ledgers, live rows, models and notes."""
-    from oml_mlflow.targets.embedded_schema import LEDGER_COLUMNS, ledger_row
+    from oml_mlflow.targets.embedded.schema import LEDGER_COLUMNS, ledger_row
 
     with target.connect("filling") as connection:
         places = ", ".join("?" * len(LEDGER_COLUMNS))
@@ -88,15 +89,15 @@ def fill_embedded(target: Any, ledger: list[LedgerEntry]) -> None:
 
 def fill_oracle(target: Any, database: Any, ledger: list[LedgerEntry]) -> None:
     """Write ledgers, live rows and models, these behind the stand-in's back."""
-    from oml_mlflow.targets import oracle_statements as sql
-    from oml_mlflow.targets.oracle_load import comment_text
+    from oml_mlflow.targets.oracle import statements as sql
+    from oml_mlflow.targets.oracle.load import comment_text
 
     with target.session("filling") as session:
         db = session._db
         db.ensure_tables()
         columns = ", ".join(sql.ledger_columns())
         for entry in ledger:
-            at = sql.literal(entry.promoted_at.isoformat() if entry.promoted_at else "")
+            at = quoting.literal(entry.promoted_at.isoformat() if entry.promoted_at else "")
             values = ", ".join(sql._ledger_values(entry, {"img": SIZE, "txt": SIZE}, at))
             db.write(f"INSERT INTO {sql.LEDGER} ({columns}) VALUES ({values})", "filling")
         for entry in {entry.name: entry for entry in ledger}.values():
@@ -150,8 +151,8 @@ def main(names: int, generations: int, rounds: int) -> None:
     from oracle_server.engine import Database, User
     from oracle_server.server import OracleServer
 
-    from oml_mlflow.targets.embedded import EmbeddedTarget
-    from oml_mlflow.targets.oracle import OracleTarget
+    from oml_mlflow.targets.embedded.target import EmbeddedTarget
+    from oml_mlflow.targets.oracle.target import OracleTarget
 
     ledger = entries(names, generations)
     print(f"{names} names, {generations} generations each, 2 notes each, {rounds} surveys")

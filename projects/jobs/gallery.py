@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from oml_mlflow.names import IMG, TXT, model_name
-from oml_mlflow.targets.embedded import Connection
+from oml_mlflow.targets.embedded.connection import Connection
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo_model"))
 

@@ -14,7 +14,8 @@ from oml_mlflow import console, promote
 from oml_mlflow.names import IMG, model_name
 from oml_mlflow.planning.records import Dependant
 from oml_mlflow.promotion.verify import Trace, trace_bytes
-from oml_mlflow.targets.embedded import Connection, EmbeddedTarget
+from oml_mlflow.targets.embedded.connection import Connection
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 _SHOWN, _COUNT = 4, 5
 

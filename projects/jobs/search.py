@@ -10,7 +10,7 @@ import mlflow
 from grid import result_grid
 
 from oml_mlflow import console
-from oml_mlflow.targets.embedded import EmbeddedTarget
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 
 @click.command()

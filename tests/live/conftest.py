@@ -21,9 +21,9 @@ from live.options import WITHOUT_DATABASE, Place, place
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.promotion.candidate import Candidate, unregistered
-from oml_mlflow.settings import OracleSettings
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle import OracleTarget
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.settings import OracleSettings
+from oml_mlflow.targets.oracle.target import OracleTarget
 
 HERE = Path(__file__).parent
 PREFIX = "OML_MLFLOW_LIVE_"

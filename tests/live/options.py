@@ -91,7 +91,7 @@ def reached(where: Place) -> str:
     import oracledb
 
     from oml_mlflow.errors import OmlMlflowError
-    from oml_mlflow.targets.oracle import OracleTarget
+    from oml_mlflow.targets.oracle.target import OracleTarget
 
     try:
         with OracleTarget.from_uri(where.uri).session("live suite", create=False) as session:

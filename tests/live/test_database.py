@@ -16,8 +16,8 @@ from oml_mlflow.planning.records import LoadedModel, this_process
 from oml_mlflow.promotion.candidate import Candidate
 from oml_mlflow.promotion.capabilities import ask, pair_needs
 from oml_mlflow.promotion.preflight import preflight
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle_load import comment_text, is_size
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.load import comment_text, is_size
 
 NOTICED_S = 10.0
 ATTRIBUTES = (

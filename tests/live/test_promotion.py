@@ -21,8 +21,8 @@ from oml_mlflow.promotion.candidate import Candidate
 from oml_mlflow.promotion.promote import make_live
 from oml_mlflow.promotion.rollback import drop_pair, rollback
 from oml_mlflow.promotion.verify import verify
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle import OracleTarget
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.target import OracleTarget
 
 
 def shown(report: ParityReport) -> str:

@@ -21,10 +21,9 @@ from oml_mlflow.errors import TargetError
 from oml_mlflow.planning.capabilities import CapabilityTable
 from oml_mlflow.planning.observed import Survey, assemble
 from oml_mlflow.planning.records import LiveState, Work
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle_catalog import ledger_entry, model_from, recognised
-from oml_mlflow.targets.oracle_database import Database
-from oml_mlflow.targets.oracle_notes import note_from
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.catalog import ledger_entry, model_from, note_from, recognised
+from oml_mlflow.targets.oracle.connection import Database
 
 # ORA-00942: no such table or view; ORA-00904: no such column
 _MISSING = {"ORA-00942", "ORA-00904"}

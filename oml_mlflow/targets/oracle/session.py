@@ -23,12 +23,12 @@ from oml_mlflow.planning.records import (
     Work,
     refuse_unplanned,
 )
-from oml_mlflow.targets import oracle_catalog as catalog
-from oml_mlflow.targets import oracle_notes, oracle_preflight, oracle_swap
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle_database import Database
-from oml_mlflow.targets.oracle_load import drop, load
-from oml_mlflow.targets.oracle_lock import lock
+from oml_mlflow.targets.oracle import catalog, preflight, swap
+from oml_mlflow.targets.oracle import catalog as oracle_notes
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.connection import Database
+from oml_mlflow.targets.oracle.load import drop, load
+from oml_mlflow.targets.oracle.lock import lock
 
 if TYPE_CHECKING:
     from oml_mlflow.planning.capabilities import CapabilityTable
@@ -71,7 +71,7 @@ class OracleSession:
 
     def begin(self, work: Work) -> None:
         """Write down what is about to be done. Commits."""
-        oracle_swap.begin(self._db, work)
+        swap.begin(self._db, work)
 
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
         """Load the bytes of a file under a name that is free. Writes: a model; commits."""
@@ -94,11 +94,11 @@ class OracleSession:
 
     def swap(self, work: Work) -> None:
         """Give incoming models the live names, and record it. Writes; commits."""
-        oracle_swap.swap(self._db, work)
+        swap.swap(self._db, work)
 
     def end(self, work: Work) -> None:
         """Forget what was to be done. Commits."""
-        oracle_swap.end(self._db, work)
+        swap.end(self._db, work)
 
     def drop(self, names: Sequence[str]) -> None:
         """Drop models by name; a name that is not there is passed over. Writes; commits."""
@@ -155,7 +155,7 @@ class OracleSession:
         Args:
             size_bytes: How much is to be loaded.
         """
-        return oracle_preflight.checks(self._db, size_bytes)
+        return preflight.checks(self._db, size_bytes)
 
     def loaded_fingerprint(self, name: str) -> str:
         """Return the sha256 recorded when a model was loaded, once the catalogue's size agrees.

@@ -21,15 +21,16 @@ from oml_mlflow.parity.policy import ParityPolicy
 from oml_mlflow.planning.records import UNVERIFIED, Dependant, now, this_process
 from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.secrets import Secret
-from oml_mlflow.settings import PREFIX, OracleSettings
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle_database import Database
-from oml_mlflow.targets.oracle_errors import from_driver, translated
-from oml_mlflow.targets.oracle_load import ATTRIBUTE
-from oml_mlflow.targets.oracle_preflight import NEWER, demand_release, release
-from oml_mlflow.targets.oracle_script import promotion_script
-from oml_mlflow.targets.oracle_session import OracleSession
-from oml_mlflow.targets.oracle_survey import read_survey
+from oml_mlflow.targets.oracle import quoting
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.connection import Database
+from oml_mlflow.targets.oracle.errors import from_driver, translated
+from oml_mlflow.targets.oracle.load import ATTRIBUTE
+from oml_mlflow.targets.oracle.preflight import NEWER, demand_release, release
+from oml_mlflow.targets.oracle.script import promotion_script
+from oml_mlflow.targets.oracle.session import OracleSession
+from oml_mlflow.targets.oracle.settings import PREFIX, OracleSettings
+from oml_mlflow.targets.oracle.survey import read_survey
 
 if TYPE_CHECKING:
     from oml_mlflow.parity.probes import Probe
@@ -220,7 +221,9 @@ class OracleTarget:
         table, column = dependant.name.rsplit(".", 1)
         source = dependant.source or "<source>"
         value = oracle_text_expression(source) if dependant.model.endswith(TXT.upper()) else source
-        call = f"VECTOR_EMBEDDING({sql.model_token(dependant.model)} USING {value} AS {ATTRIBUTE})"
+        call = (
+            f"VECTOR_EMBEDDING({quoting.model_token(dependant.model)} USING {value} AS {ATTRIBUTE})"
+        )
         update = f"UPDATE {table} SET {column} = {call}"  # noqa: S608
         return f"{update}\n WHERE {source} IS NOT NULL;\nCOMMIT;"
 

@@ -11,9 +11,9 @@ import oracledb
 
 from oml_mlflow.errors import OmlMlflowError, TargetError
 from oml_mlflow.planning.records import now, this_process
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle_database import Database
-from oml_mlflow.targets.oracle_errors import locked
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.connection import Database
+from oml_mlflow.targets.oracle.errors import locked
 
 _log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.names import TXT
 from oml_mlflow.planning.records import LoadedModel
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle_database import Database
-from oml_mlflow.targets.oracle_errors import translated
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.connection import Database
+from oml_mlflow.targets.oracle.errors import translated
 
 ATTRIBUTE = "DATA"
 FORMAT = 1

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from oml_mlflow.names import IMG
 from oml_mlflow.planning.records import LoadedModel, Work
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle_load import ATTRIBUTE, comment_text, load_metadata
-from oml_mlflow.targets.oracle_swap import names_by_side
+from oml_mlflow.targets.oracle import quoting
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.load import ATTRIBUTE, comment_text, load_metadata
+from oml_mlflow.targets.oracle.swap import names_by_side
 
 DIRECTORY = "OML_MLFLOW_FILES"
 _NOW = """TO_CHAR(SYS_EXTRACT_UTC(SYSTIMESTAMP), 'YYYY-MM-DD"T"HH24:MI:SS.FF6"+00:00"')"""
@@ -70,11 +71,11 @@ def _tables() -> str:
 
 
 def _journal(work: Work) -> str:
-    name, before = sql.literal(work.entry.name), int(work.before)
+    name, before = quoting.literal(work.entry.name), int(work.before)
     written = json.dumps(json.loads(work.to_json()), separators=(",\n", ":"))
     if before:
         text = f"oml_mlflow: generation {before} is not live, or something is under way"
-        otherwise = f"RAISE_APPLICATION_ERROR(-{sql.STALE_CODE}, {sql.literal(text)})"
+        otherwise = f"RAISE_APPLICATION_ERROR(-{sql.STALE_CODE}, {quoting.literal(text)})"
     else:
         otherwise = (
             "INSERT INTO OML_MLFLOW_LIVE (NAME, GENERATION, PHASE, WORK, CHANGED_AT)\n"
@@ -89,7 +90,7 @@ COMMIT;
 
 -- The journal: says what is under way, until it is whole again.
 DECLARE
-  journal CLOB := {sql.literal(written)};
+  journal CLOB := {quoting.literal(written)};
 BEGIN
   UPDATE OML_MLFLOW_LIVE SET PHASE = 'loading', WORK = journal,
     CHANGED_AT = {_NOW}
@@ -107,24 +108,24 @@ def _load(model: LoadedModel, path: Path) -> str:
     return f"""-- Loads {_remark(path.name)} under a name that nothing uses yet. Commits by itself.
 BEGIN
   DBMS_VECTOR.LOAD_ONNX_MODEL(
-    directory => {sql.literal(DIRECTORY)},
-    file_name => {sql.literal(path.name)},
-    model_name => {sql.literal(model.name)},
-    metadata => JSON({sql.literal(metadata)}));
+    directory => {quoting.literal(DIRECTORY)},
+    file_name => {quoting.literal(path.name)},
+    model_name => {quoting.literal(model.name)},
+    metadata => JSON({quoting.literal(metadata)}));
 END;
 /
 {sql.comment(model.name, comment_text(model, line_breaks=True))};"""
 
 
 def _look(models: Sequence[LoadedModel]) -> str:
-    names = ", ".join(sql.literal(model.name) for model in models)
+    names = ", ".join(quoting.literal(model.name) for model in models)
     lines = [
         "-- Look at it before the swap. Sizes in bytes should be: "
         + ", ".join(f"{model.name} {model.size_bytes}" for model in models),
         f"SELECT MODEL_NAME, MODEL_SIZE FROM USER_MINING_MODELS WHERE MODEL_NAME IN ({names});",
     ]
     for model in models:
-        token = sql.model_token(model.name)
+        token = quoting.model_token(model.name)
         if model.side == IMG:
             picture = f"TO_BLOB(BFILENAME('{DIRECTORY}', 'some.jpg'))"
             lines.append(
@@ -151,16 +152,18 @@ def _swap(work: Work, models: Sequence[LoadedModel]) -> str:
     return f"""-- The swap. Each rename commits by itself: between the two the pair is mixed, and
 -- until the grants behind them others may not be able to use the new models. PHASE in
 -- OML_MLFLOW_LIVE is 'swapping' for exactly that long:
---   SELECT GENERATION, PHASE FROM OML_MLFLOW_LIVE WHERE NAME = {sql.literal(work.entry.name)};
+--   SELECT GENERATION, PHASE FROM OML_MLFLOW_LIVE WHERE NAME = {quoting.literal(work.entry.name)};
 {block}
 /"""
 
 
 def _clean(work: Work) -> str:
-    name = sql.literal(work.entry.name)
+    name = quoting.literal(work.entry.name)
     lines = ["-- Clean-up: drops generations that are too many, and gives the lock back."]
     for dropped in work.drops:
-        call = f"DBMS_VECTOR.DROP_ONNX_MODEL(model_name => {sql.literal(dropped)}, force => TRUE)"
+        call = (
+            f"DBMS_VECTOR.DROP_ONNX_MODEL(model_name => {quoting.literal(dropped)}, force => TRUE)"
+        )
         lines += [f"BEGIN {call}; END;", "/"]
     lines += [
         f"UPDATE OML_MLFLOW_LIVE SET PHASE = 'whole', WORK = NULL, CHANGED_AT = {_NOW}",

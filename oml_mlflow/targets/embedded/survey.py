@@ -11,9 +11,9 @@ import duckdb
 
 from oml_mlflow.planning.observed import Survey, assemble
 from oml_mlflow.planning.records import LiveState, Work
-from oml_mlflow.targets.embedded import CATALOG, EmbeddedTarget
-from oml_mlflow.targets.embedded_files import as_found
-from oml_mlflow.targets.embedded_schema import (
+from oml_mlflow.targets.embedded.files import as_found
+from oml_mlflow.targets.embedded.folder import CATALOG, EmbeddedFolder
+from oml_mlflow.targets.embedded.schema import (
     LEDGER_COLUMNS,
     SCHEMA,
     ledger_entry,
@@ -43,7 +43,7 @@ SELECT row(fingerprint, identity) AS file FROM oml.files
 """
 
 
-def read_survey(target: EmbeddedTarget) -> Survey:
+def read_survey(target: EmbeddedFolder) -> Survey:
     """Return what an embedded database holds. Read-only."""
     rows: list[tuple[Any, ...]] = []
     if (target.folder / CATALOG).is_file():
@@ -64,7 +64,7 @@ def read_survey(target: EmbeddedTarget) -> Survey:
     return assemble(target.uri, duckdb.__version__, live, models, notes)
 
 
-def _rows(target: EmbeddedTarget, raw: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+def _rows(target: EmbeddedFolder, raw: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]]
     try:
         rows = raw.execute(_STATEMENT).fetchall()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from oml_mlflow.errors import PrivilegeError, QuotaExceeded, TargetUnsupported
 from oml_mlflow.planning.checks import FAILED, NOT_RUN, OK, Check
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle_database import Database
-from oml_mlflow.targets.oracle_errors import quota_grant
+from oml_mlflow.targets.oracle import quoting
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.connection import Database
+from oml_mlflow.targets.oracle.errors import quota_grant
 
 # Source: "Support for Image Transformer Models", AI Vector Search User's Guide, 23.7.
 OLDEST = (23, 7)
@@ -68,7 +69,7 @@ def _check_privileges(db: Database, held: set[str]) -> Check:
         "privileges",
         FAILED,
         f"{db.user} lacks {' and '.join(missing)}.",
-        f"ask a DBA for: GRANT {', '.join(missing)} TO {sql.quote_name(db.user)};",
+        f"ask a DBA for: GRANT {', '.join(missing)} TO {quoting.quote_name(db.user)};",
         PrivilegeError.code,
     )
 
@@ -80,7 +81,7 @@ def _check_package(db: Database) -> Check:
         "DBMS_VECTOR",
         FAILED,
         f"{db.user} can't see the package DBMS_VECTOR.",
-        f"ask a DBA for: GRANT EXECUTE ON SYS.DBMS_VECTOR TO {sql.quote_name(db.user)};",
+        f"ask a DBA for: GRANT EXECUTE ON SYS.DBMS_VECTOR TO {quoting.quote_name(db.user)};",
         PrivilegeError.code,
     )
 
@@ -103,6 +104,6 @@ def _check_quota(db: Database, held: set[str], size_bytes: int) -> Check:
         FAILED,
         f"{max(0, limit - used) / 2**20:,.0f} MiB are free on {tablespace}, {needed} are to be "
         "loaded.",
-        f"ask a DBA for: {quota_grant(sql.quote_name(db.user), tablespace, used + size_bytes)}",
+        f"ask a DBA for: {quota_grant(quoting.quote_name(db.user), tablespace, used + size_bytes)}",
         QuotaExceeded.code,
     )

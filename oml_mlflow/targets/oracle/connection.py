@@ -10,8 +10,8 @@ from typing import Any
 import oracledb
 
 from oml_mlflow.errors import TargetError
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle_errors import translated
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.errors import translated
 
 NOTHING = "Nothing was changed."
 _MANY_ROWS = 1000

@@ -20,10 +20,11 @@ from oml_mlflow.planning.records import (
     Work,
     now,
 )
-from oml_mlflow.targets import oracle_statements as sql
-from oml_mlflow.targets.oracle_catalog import grants, list_models, live_state
-from oml_mlflow.targets.oracle_database import NOTHING, Database
-from oml_mlflow.targets.oracle_load import comment_text
+from oml_mlflow.targets.oracle import quoting
+from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.catalog import grants, list_models, live_state
+from oml_mlflow.targets.oracle.connection import NOTHING, Database
+from oml_mlflow.targets.oracle.load import comment_text
 
 _log = logging.getLogger(__name__)
 _PENDING = (
@@ -155,7 +156,7 @@ def _run_block(db: Database, work: Work, before: Mapping[str, LoadedModel]) -> N
         revokes=_pending_revokes(db, work, before),
         renames=renames,
         grants=work.grants if work.incoming else (),
-        at=sql.literal(utc_text(work.entry.promoted_at)),
+        at=quoting.literal(utc_text(work.entry.promoted_at)),
     )
     try:
         db.write(block, f"the swap of {name}", state=_PENDING)

@@ -12,14 +12,12 @@ Reference), and the reference pages of the views. Unverified on a real database.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 
 from oml_mlflow.errors import TargetError
 from oml_mlflow.names import IMG, TXT
 from oml_mlflow.planning.records import Grant, LedgerEntry
-
-_PLAIN = re.compile(r"[A-Z][A-Z0-9_$#]*")
+from oml_mlflow.targets.oracle.quoting import literal, model_token, quote_name
 
 LEDGER, LIVE, LOCK = "OML_MLFLOW_LEDGER", "OML_MLFLOW_LIVE", "OML_MLFLOW_LOCK"
 GEOMETRY, COLUMNS = "OML_MLFLOW_GEOMETRY", "OML_MLFLOW_COLUMNS"
@@ -360,32 +358,6 @@ def _value(value: str | int | None) -> str:
     if value is None or value == "":
         return "NULL"
     return str(value) if isinstance(value, int) else literal(value)
-
-
-def literal(text: str) -> str:
-    """Return a text literal; quotes in it are doubled."""
-    if "\0" in text:
-        raise TargetError("a NUL character can't be part of a statement. Nothing was run.")
-    return "'" + text.replace("'", "''") + "'"
-
-
-def quote_name(name: str) -> str:
-    """Return a quoted identifier, in the case that the catalogue has it in.
-
-    Raises:
-        TargetError: If it holds a double quote or NUL, which no identifier can.
-    """
-    if not name or '"' in name or "\0" in name:
-        raise TargetError(f"{name!r} is no name that SQL can hold. Nothing was run.")
-    return f'"{name}"'
-
-
-def model_token(name: str) -> str:
-    """Return a model's name as SQL wants it: as it is where it may be, else quoted.
-
-    Every example in the documentation has it unquoted.
-    """
-    return name if _PLAIN.fullmatch(name) else quote_name(name)
 
 
 def _grantee(given: Grant) -> str:

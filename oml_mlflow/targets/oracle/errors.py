@@ -23,7 +23,7 @@ from oml_mlflow.errors import (
     TargetLocked,
     TargetUnreachable,
 )
-from oml_mlflow.targets.oracle_statements import STALE_CODE
+from oml_mlflow.targets.oracle.statements import STALE_CODE
 
 _CODE = re.compile(r"\b(ORA|DPY|PLS)-(\d{4,5})\b")
 

@@ -36,8 +36,8 @@ from oml_mlflow.planning.records import (
     refuse_unplanned,
     this_process,
 )
-from oml_mlflow.targets.embedded import MODELS_FOLDER, Connection, EmbeddedTarget
-from oml_mlflow.targets.embedded_files import (
+from oml_mlflow.targets.embedded.connection import Connection
+from oml_mlflow.targets.embedded.files import (
     LOADING_PREFIX,
     as_found,
     copy_whole,
@@ -45,7 +45,8 @@ from oml_mlflow.targets.embedded_files import (
     hashed_identity,
     read_fingerprint,
 )
-from oml_mlflow.targets.embedded_schema import (
+from oml_mlflow.targets.embedded.folder import MODELS_FOLDER, EmbeddedFolder
+from oml_mlflow.targets.embedded.schema import (
     LEDGER_COLUMNS,
     ledger_entry,
     ledger_row,
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 class EmbeddedSession:
     """The embedded target, held open for one promotion or verification."""
 
-    def __init__(self, target: EmbeddedTarget, connection: Connection) -> None:
+    def __init__(self, target: EmbeddedFolder, connection: Connection) -> None:
         self._target, self._connection = target, connection
 
     @property

@@ -1,0 +1,1 @@
+"""The embedded target: a folder with a DuckDB database."""

@@ -1,0 +1,87 @@
+"""The folder of an embedded database: its file, its models' files, who holds it."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import duckdb
+
+from oml_mlflow.errors import TargetError
+from oml_mlflow.graph.runtime import Ends
+from oml_mlflow.pair.embedder import PairEmbedder
+from oml_mlflow.planning.records import LoadedModel
+from oml_mlflow.targets.embedded.database import alone, open_file
+from oml_mlflow.targets.embedded.files import find_damage, identity
+
+CATALOG = "catalog.duckdb"
+MODELS_FOLDER = "models"
+
+
+class EmbeddedFolder:
+    """The folder of an embedded database: its file, who holds it, and the files of its models.
+
+    Args:
+        folder: The folder.
+        timeout_s: How long to wait for another process to let go of the database.
+
+    Attributes:
+        refusal: Why a model's function refused in the statement that runs, or ran last.
+    """
+
+    def __init__(self, folder: str | Path, timeout_s: float) -> None:
+        self.folder, self.timeout_s = Path(folder).expanduser().absolute(), timeout_s
+        self.refusal: TargetError | None = None
+        self._embedders: dict[str, PairEmbedder] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def uri(self) -> str:
+        """Where it is."""
+        return f"embedded:///{self.folder}"
+
+    def model_path(self, fingerprint: str) -> Path:
+        """Return where the bytes of a fingerprint are kept."""
+        return self.folder / MODELS_FOLDER / f"{fingerprint}.onnx"
+
+    def embedder(self, model: LoadedModel) -> PairEmbedder:
+        """Return what runs a loaded model; sessions are kept while this target is.
+
+        Its file is looked at each time: one that was exchanged is refused even where a session has
+        the right bytes still, so that all processes answer alike.
+
+        Raises:
+            TargetError: If its file does not hold its bytes.
+        """
+        path, fingerprint = self.model_path(model.fingerprint), model.fingerprint
+        with self._lock:
+            damage = find_damage(path, fingerprint)
+            if not damage and fingerprint not in self._embedders:
+                before = identity(path)
+                ends = {model.side: Ends(**model.metadata.get("ends", {}))}
+                made = PairEmbedder(path, path, model.dims, ends)
+                made.open(model.side)
+                self._embedders[fingerprint] = made
+                # onnxruntime opens the file by its name, once more
+                if identity(path) != before:
+                    del self._embedders[fingerprint]
+                    damage = f"changed: its file {path} is another than before it was loaded"
+            if damage:
+                self.refusal = TargetError(
+                    f"{model.name} was {damage}. Nothing was embedded.",
+                    hint="promote its version again, or run `oml-mlflow apply --heal`: the file is "
+                    "written anew.",
+                )
+                raise self.refusal
+            return self._embedders[fingerprint]
+
+    def alone(self, purpose: str) -> AbstractContextManager[None]:
+        """Keep other threads of this process away; see `embedded_catalog.alone`."""
+        return alone(self.folder / CATALOG, purpose, self.timeout_s)
+
+    def open_file(
+        self, purpose: str, *, untrusted: bool = False
+    ) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """Hold the database's file open; see `embedded_catalog.open_file`."""
+        return open_file(self.folder / CATALOG, purpose, self.timeout_s, untrusted=untrusted)
