@@ -21,8 +21,8 @@ from oml_mlflow.flavor.manifest import LATER, check_files
 from oml_mlflow.flavor.package import FLAVOR_NAME, read_package
 from oml_mlflow.flavor.save import EXACTNESS_TAG, facts_of, identity_tags, log_anchored, write_model
 from oml_mlflow.names import IMG
+from oml_mlflow.publish.description import without_block
 from oml_mlflow.registry import CODE_FOLDER, ModelVersion, get_version, logged_tags
-from oml_mlflow.state_block import without_block
 
 _OWN_CODE = f"{CODE_FOLDER}/{FLAVOR_NAME}"
 # written anew; the rest is copied

@@ -13,8 +13,8 @@ from oml_mlflow.errors import ERRORS_BY_CODE, ApplyError, OmlMlflowError, Target
 from oml_mlflow.fleet import Fleet, Outcome, View
 from oml_mlflow.planning.observed import Held, Survey
 from oml_mlflow.planning.records import FAILURE, PUBLISHED, LedgerEntry, Note, this_process
+from oml_mlflow.publish.version import Showing, publish, publish_all
 from oml_mlflow.standing import Standing
-from oml_mlflow.writeback import Showing, from_outcome, publish, publish_all
 
 _log = logging.getLogger(__name__)
 
@@ -129,3 +129,30 @@ def _note(fleet: Fleet, place: tuple[str, str], state: dict[str, object]) -> Non
             session.write_note(Note(name, PUBLISHED, state, written_by=this_process()))
     except TargetError as error:
         _log.warning("%s on %s: that it was shown could not be noted: %s", name, target, error)
+
+
+def from_outcome(
+    outcome: Outcome, uri: str, before: LedgerEntry | None, *, is_kept: bool = True
+) -> Showing:
+    """Return what there is to show of a change.
+
+    Args:
+        outcome: What came of it.
+        uri: The target, as `Target.uri` gives it.
+        before: What was live before.
+        is_kept: Whether that is still loaded, if it was replaced.
+    """
+    change, done, error = outcome.change, outcome.promotion, outcome.error
+    report = done.report if done else error.details.get("report") if error else None
+    return Showing(
+        target=change.binding.target,
+        uri=uri,
+        name=change.binding.name,
+        model=change.binding.model,
+        version=change.version,
+        entry=done.entry if done else None,
+        report=report,
+        error=error,
+        before=before,
+        is_kept=is_kept,
+    )

@@ -5,7 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from oml_mlflow.state_block import FAILED, LIMIT, LIVE, SUPERSEDED, Row, merge, parse, update
+from oml_mlflow.publish.description import (
+    FAILED,
+    LIMIT,
+    LIVE,
+    SUPERSEDED,
+    Row,
+    merge,
+    parse,
+    update,
+)
 
 PROD = Row(
     target="prod",

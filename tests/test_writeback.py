@@ -20,10 +20,11 @@ from oml_mlflow.parity.plot import write_plot
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.records import UNVERIFIED, LedgerEntry
+from oml_mlflow.publish.description import FAILED, LIVE, SUPERSEDED, Row, parse
+from oml_mlflow.publish.version import Showing, publish, tag_key
+from oml_mlflow.showing import from_outcome
 from oml_mlflow.standing import Change
-from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, parse
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
-from oml_mlflow.writeback import Showing, from_outcome, publish, tag_key
 
 AT = datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc)
 DEV, PROD = "embedded:///database", "oracle://app@db1:1521/FREEPDB1"

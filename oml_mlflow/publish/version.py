@@ -16,13 +16,12 @@ from mlflow.exceptions import MlflowException
 
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.names import IMG, TXT
-from oml_mlflow.parity_evidence import log_parity
 from oml_mlflow.planning.records import UNVERIFIED, LedgerEntry, now
+from oml_mlflow.publish.artifacts import log_parity
+from oml_mlflow.publish.description import FAILED, LIVE, SUPERSEDED, Row, merge, parse, update
 from oml_mlflow.registry import is_anchored, to_version
-from oml_mlflow.state_block import FAILED, LIVE, SUPERSEDED, Row, merge, parse, update
 
 if TYPE_CHECKING:
-    from oml_mlflow.fleet import Outcome
     from oml_mlflow.parity.report import ParityReport
 
 TAG_PREFIX = "oml.target."
@@ -95,39 +94,12 @@ class _Told:
     is_settled: bool = True
 
 
-def from_outcome(
-    outcome: Outcome, uri: str, before: LedgerEntry | None, *, is_kept: bool = True
-) -> Showing:
-    """Return what there is to show of a change.
-
-    Args:
-        outcome: What came of it.
-        uri: The target, as `Target.uri` gives it.
-        before: What was live before.
-        is_kept: Whether that is still loaded, if it was replaced.
-    """
-    change, done, error = outcome.change, outcome.promotion, outcome.error
-    report = done.report if done else error.details.get("report") if error else None
-    return Showing(
-        target=change.binding.target,
-        uri=uri,
-        name=change.binding.name,
-        model=change.binding.model,
-        version=change.version,
-        entry=done.entry if done else None,
-        report=report,
-        error=error,
-        before=before,
-        is_kept=is_kept,
-    )
-
-
 def publish(showing: Showing) -> Published:
     """Show on a version's page where it is live, or why it is not; and on that of the old one.
 
     The state is in a tag per target, in a block of the description (see
-    `oml_mlflow.state_block`), and, if vectors were compared, as table, page and plot among the
-    artifacts of the version's run, or else of its logged model.
+    `oml_mlflow.publish.description`), and, if vectors were compared, as table, page and plot
+    among the artifacts of the version's run, or else of its logged model.
 
     MLflow has no way to change a description only if nobody else did meanwhile: it is read just
     before it is written and again afterwards, and written once more if what we wrote is gone.
