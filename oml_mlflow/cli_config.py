@@ -13,8 +13,8 @@ from oml_mlflow.console import config_option, json_option
 from oml_mlflow.pair.limits import LIMITS
 
 if TYPE_CHECKING:
-    from oml_mlflow.bindings import Refusal
-    from oml_mlflow.config import Config
+    from oml_mlflow.config.bindings import Refusal
+    from oml_mlflow.config.file import Config
 
 _MASK = "***"
 
@@ -29,7 +29,7 @@ def config() -> None:
 @json_option
 def show(as_json: bool) -> None:
     """Show every value and where it came from, and which bindings count. No database is asked."""
-    from oml_mlflow.bindings import settle
+    from oml_mlflow.config.bindings import settle
 
     found = console.configuration()
     kept, refused = settle(

@@ -18,7 +18,7 @@ from oml_mlflow.errors import ConfigError, OmlMlflowError
 from oml_mlflow.names import showable
 
 if TYPE_CHECKING:
-    from oml_mlflow.config import Config
+    from oml_mlflow.config.file import Config
     from oml_mlflow.fleet import Outcome, View
     from oml_mlflow.promotion.apply import Promotion
     from oml_mlflow.promotion.options import Terms
@@ -64,7 +64,7 @@ def fleet_configuration(target: str | None = None, timeout: float | None = None)
             "--target.",
         )
     if target is not None and target not in config.targets:
-        from oml_mlflow.config_values import did_you_mean
+        from oml_mlflow.config.values import did_you_mean
 
         raise ConfigError(
             f"there is no target {showable(target)!r} in {config.path}. Nothing was changed.",

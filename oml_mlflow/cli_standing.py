@@ -86,7 +86,7 @@ def drift(target: str | None, as_json: bool) -> None:
 
     The registry is not asked.
     """
-    from oml_mlflow.config import HEAL
+    from oml_mlflow.config.file import HEAL
     from oml_mlflow.fleet import Fleet
     from oml_mlflow.fleet_text import error_json, worst
 

@@ -36,7 +36,7 @@ from oml_mlflow.events import Event, Listener
 from oml_mlflow.planning.records import now
 
 if TYPE_CHECKING:
-    from oml_mlflow.config import Config, TargetConfig
+    from oml_mlflow.config.file import Config, TargetConfig
     from oml_mlflow.parity.report import ParityReport
     from oml_mlflow.promotion.target import Target
 
@@ -82,7 +82,7 @@ def target_option(function: _F) -> _F:
 
 def configuration(target: str | None = None, **flags: Any) -> Config:
     """Return the configuration, of the file that --config names, if it was given."""
-    from oml_mlflow.config import load_config
+    from oml_mlflow.config.file import load_config
 
     path = click.get_current_context().meta.get(_CONFIG)
     return load_config(path, flags={"target": target, **flags})

@@ -27,7 +27,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 
 from oml_mlflow import pins
-from oml_mlflow.config import DEFAULT_TARGET, load_config
+from oml_mlflow.config.file import DEFAULT_TARGET, load_config
 from oml_mlflow.errors import (
     ConfigError,
     InputError,

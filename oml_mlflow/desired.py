@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from oml_mlflow import registry
-from oml_mlflow.bindings import TAG, Binding
+from oml_mlflow.config.bindings import TAG, Binding
 from oml_mlflow.registry import BIND_TAG, Registered
 
 _TAG_BINDING = re.compile(

@@ -11,8 +11,8 @@ from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
-from oml_mlflow.bindings import DEPLOYMENT, Binding, Refusal, settle
-from oml_mlflow.config import Config
+from oml_mlflow.config.bindings import DEPLOYMENT, Binding, Refusal, settle
+from oml_mlflow.config.file import Config
 from oml_mlflow.desired import Desired, read_desired
 from oml_mlflow.errors import (
     ApplyError,

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from oml_mlflow.bindings import Binding, Refusal
-from oml_mlflow.config import HEAL as HEAL_POLICY
-from oml_mlflow.config import TargetConfig
+from oml_mlflow.config.bindings import Binding, Refusal
+from oml_mlflow.config.file import HEAL as HEAL_POLICY
+from oml_mlflow.config.file import TargetConfig
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.names import SIDES, model_name
 from oml_mlflow.planning.observed import Held, Survey

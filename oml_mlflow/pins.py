@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from oml_mlflow.bindings import DEPLOYMENT, Binding
-from oml_mlflow.config import Config, TargetConfig
+from oml_mlflow.config.bindings import DEPLOYMENT, Binding
+from oml_mlflow.config.file import Config, TargetConfig
 from oml_mlflow.errors import (
     ApplyError,
     ConfigError,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from oml_mlflow._version import __version__
-from oml_mlflow.bindings import Binding
+from oml_mlflow.config.bindings import Binding
 from oml_mlflow.errors import ConfigError, PlanStale
 from oml_mlflow.files import keep_private
 from oml_mlflow.planning.records import now, this_process

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import import_module
 
-from oml_mlflow.config import Config
+from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.fleet import Fleet, Outcome, View

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from oml_mlflow.bindings import Binding
+from oml_mlflow.config.bindings import Binding
 from oml_mlflow.planning.records import LedgerEntry
 
 FORMAT_VERSION = "1.0"

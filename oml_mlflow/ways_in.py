@@ -7,7 +7,7 @@ follow and what is pinned holds here as on the command line.
 from __future__ import annotations
 
 from oml_mlflow import pins
-from oml_mlflow.config import Config, load_config
+from oml_mlflow.config.file import Config, load_config
 from oml_mlflow.errors import ApplyError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.promotion import promote as promotion

@@ -19,7 +19,7 @@ from drilled import look
 from fleets import NAME
 from receiving import Header, alias_body, signed
 
-from oml_mlflow.config import Config
+from oml_mlflow.config.file import Config
 from oml_mlflow.planning.records import WHOLE
 from oml_mlflow.targets import open_target
 

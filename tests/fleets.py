@@ -9,8 +9,8 @@ from typing import Any
 import mlflow
 from oracle_fixtures import Oracle
 
-from oml_mlflow.bindings import Acceptance, Binding
-from oml_mlflow.config import Config, TargetConfig
+from oml_mlflow.config.bindings import Acceptance, Binding
+from oml_mlflow.config.file import Config, TargetConfig
 from oml_mlflow.promotion.hooks import Hooks
 from oml_mlflow.reconciler import Pass, Reconciler
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from oml_mlflow.bindings import Acceptance, Binding
-from oml_mlflow.config import Config, TargetConfig, WebhookConfig, load_config
+from oml_mlflow.config.bindings import Acceptance, Binding
+from oml_mlflow.config.file import Config, TargetConfig, WebhookConfig, load_config
 from oml_mlflow.errors import ConfigError
 
 WHOLE = """

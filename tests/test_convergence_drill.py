@@ -27,8 +27,8 @@ from fleets import ALIAS, ANYTHING, MODEL, NAME, NO_HOOKS
 from receiving import SECRET
 from registry_copies import USED, VERSIONS, Registry
 
-from oml_mlflow.bindings import Binding
-from oml_mlflow.config import Config, TargetConfig, WebhookConfig
+from oml_mlflow.config.bindings import Binding
+from oml_mlflow.config.file import Config, TargetConfig, WebhookConfig
 from oml_mlflow.reconciler import Pass, Reconciler
 from oml_mlflow.standing import IN_SYNC
 from oml_mlflow.webhook_metrics import Metrics

@@ -27,7 +27,7 @@ from receiving import SECRET
 from registry_copies import USED, VERSIONS, Registry, using
 
 from oml_mlflow.cli import cli
-from oml_mlflow.config import Config
+from oml_mlflow.config.file import Config
 from oml_mlflow.targets.embedded.folder import MODELS_FOLDER
 from oml_mlflow.webhook_signature import SECRET_ENV
 

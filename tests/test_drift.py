@@ -10,7 +10,7 @@ from fleets import changed, live_versions, move, reconcile, two_targets
 from oracle_fixtures import Oracle
 
 from oml_mlflow import PipelinePair, open_target
-from oml_mlflow.config import Config
+from oml_mlflow.config.file import Config
 from oml_mlflow.promotion.options import Terms
 from oml_mlflow.standing import Standing
 from oml_mlflow.targets.embedded.target import EmbeddedTarget

@@ -13,8 +13,8 @@ from servers import mlflow_server
 
 import oml_mlflow
 from oml_mlflow import PipelinePair, promote
-from oml_mlflow.bindings import Binding
-from oml_mlflow.config import Config, TargetConfig
+from oml_mlflow.config.bindings import Binding
+from oml_mlflow.config.file import Config, TargetConfig
 from oml_mlflow.errors import PackageError
 from oml_mlflow.promotion.promote import plan
 from oml_mlflow.targets.embedded.target import EmbeddedTarget

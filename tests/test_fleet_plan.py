@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oml_mlflow.bindings import FILE, TAG, Acceptance, Binding, settle
-from oml_mlflow.config import TargetConfig
+from oml_mlflow.config.bindings import FILE, TAG, Acceptance, Binding, settle
+from oml_mlflow.config.file import TargetConfig
 from oml_mlflow.desired import read_tag
 from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
 from oml_mlflow.fleet_plan import plan_fleet, tried

@@ -22,8 +22,8 @@ from oracle_fixtures import Oracle
 from oracle_server.statement import ConnectionDropped
 
 from oml_mlflow import PipelinePair
-from oml_mlflow.bindings import Binding
-from oml_mlflow.config import Config, TargetConfig
+from oml_mlflow.config.bindings import Binding
+from oml_mlflow.config.file import Config, TargetConfig
 from oml_mlflow.errors import NotAccepted, OmlMlflowError, OtherRegistry, RegistryUnreachable
 from oml_mlflow.pins import pin, promote, rollback, unpin
 from oml_mlflow.promotion.apply import observe

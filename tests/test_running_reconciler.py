@@ -13,7 +13,7 @@ from fleets import live_versions, move, two_targets
 from oracle_fixtures import Oracle
 
 from oml_mlflow import PipelinePair
-from oml_mlflow.config import Config
+from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.pins import promote, rollback, unpin
 from oml_mlflow.promotion.hooks import HookContext, Hooks

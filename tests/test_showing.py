@@ -10,8 +10,8 @@ from fleets import ANYTHING, NAME, live_versions, move, reconcile
 from mlflow.exceptions import MlflowException
 
 from oml_mlflow import PipelinePair, promote
-from oml_mlflow.bindings import Binding
-from oml_mlflow.config import Config, TargetConfig
+from oml_mlflow.config.bindings import Binding
+from oml_mlflow.config.file import Config, TargetConfig
 
 
 @pytest.fixture

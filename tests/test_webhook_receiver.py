@@ -21,8 +21,8 @@ from receiving import (
     wait_for,
 )
 
-from oml_mlflow.bindings import Binding
-from oml_mlflow.config import Config, WebhookConfig
+from oml_mlflow.config.bindings import Binding
+from oml_mlflow.config.file import Config, WebhookConfig
 from oml_mlflow.errors import (
     ConfigError,
     ModelRefused,

@@ -11,7 +11,7 @@ import pytest
 
 import oml_mlflow
 from oml_mlflow import PipelinePair, promote
-from oml_mlflow.bindings import Binding
+from oml_mlflow.config.bindings import Binding
 from oml_mlflow.errors import ParityError
 from oml_mlflow.flavor.package import read_package
 from oml_mlflow.fleet import Outcome

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from oml_mlflow.config import Config, WebhookConfig
+from oml_mlflow.config.file import Config, WebhookConfig
 from oml_mlflow.errors import ERRORS_BY_CODE
 from oml_mlflow.webhook_receiver import serve
 

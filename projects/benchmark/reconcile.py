@@ -108,8 +108,8 @@ def prepared(folder: Path, pair: Path, oracle: str, others: int) -> Any:
     import mlflow
 
     import oml_mlflow
-    from oml_mlflow.bindings import Acceptance, Binding
-    from oml_mlflow.config import Config, TargetConfig
+    from oml_mlflow.config.bindings import Acceptance, Binding
+    from oml_mlflow.config.file import Config, TargetConfig
 
     logged = oml_mlflow.log_model(
         oml_mlflow.PipelinePair.from_files(pair / "clip_img.onnx", pair / "clip_txt.onnx"),

@@ -11,7 +11,7 @@ import mlflow
 from record import configured, log_pass, reconcile
 
 from oml_mlflow import console
-from oml_mlflow.config import Config
+from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.promotion.options import Terms
 from oml_mlflow.reconciler import Pass, Reconciler

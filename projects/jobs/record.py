@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow
 
 from oml_mlflow import console
-from oml_mlflow.config import Config, load_config
+from oml_mlflow.config.file import Config, load_config
 from oml_mlflow.fleet_text import exit_code, outcome_line, show_standings
 from oml_mlflow.plan_file import write_plan
 from oml_mlflow.promotion.options import Terms

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from oml_mlflow.bindings import Acceptance, Binding
-from oml_mlflow.config_values import (
+from oml_mlflow.config.bindings import Acceptance, Binding
+from oml_mlflow.config.values import (
     COUNT,
     ENV_PREFIX,
     FILE,

@@ -1,0 +1,1 @@
+"""Declared state: targets, what they accept, and what their names follow."""
