@@ -19,11 +19,11 @@ from oml_mlflow.names import showable
 
 if TYPE_CHECKING:
     from oml_mlflow.config.file import Config
-    from oml_mlflow.fleet import Outcome, View
     from oml_mlflow.promotion.apply import Promotion
     from oml_mlflow.promotion.options import Terms
-    from oml_mlflow.reconciler import Pass
-    from oml_mlflow.standing import FleetPlan, Standing
+    from oml_mlflow.reconciler.fleet import Outcome, View
+    from oml_mlflow.reconciler.loop import Pass
+    from oml_mlflow.reconciler.status import FleetPlan, Standing
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 CHANGES_PENDING = 2
@@ -89,9 +89,9 @@ def plan_all(
 ) -> None:
     """Show what would be changed in all targets. Nothing is."""
     from oml_mlflow.fleet_text import exit_code, show_plan
-    from oml_mlflow.plan_file import write_plan
-    from oml_mlflow.reconciler import Reconciler
-    from oml_mlflow.remarks import with_remarks
+    from oml_mlflow.reconciler.loop import Reconciler
+    from oml_mlflow.reconciler.plan_file import write_plan
+    from oml_mlflow.reconciler.remarks import with_remarks
 
     reconciler = Reconciler(fleet_configuration(target, timeout))
     found = with_remarks(reconciler.look(models or None, targets=_only(target), terms=terms))
@@ -129,9 +129,9 @@ def apply(
     A PLAN_FILE is refused once anything that it is about has moved.
     """
     from oml_mlflow.fleet_text import exit_code, show_plan
-    from oml_mlflow.plan_file import read_plan, waiting_in
     from oml_mlflow.promotion.options import Terms
-    from oml_mlflow.reconciler import Reconciler
+    from oml_mlflow.reconciler.loop import Reconciler
+    from oml_mlflow.reconciler.plan_file import read_plan, waiting_in
 
     terms, saved = Terms(**allowed), None
     if plan_file:
@@ -185,7 +185,7 @@ def _run(
 ) -> None:
     """Run one pass, show its outcomes as they come, and exit with the code of the worst."""
     from oml_mlflow.fleet_text import Outcomes
-    from oml_mlflow.reconciler import Reconciler
+    from oml_mlflow.reconciler.loop import Reconciler
 
     show = Outcomes(len(only or ()), quiet=as_json)
     with console.progress() as listener:
@@ -258,7 +258,7 @@ def reconcile(
 
 
 def _watch(config: Config, terms: Terms, interval: float | None) -> None:
-    from oml_mlflow.reconciler import Reconciler
+    from oml_mlflow.reconciler.loop import Reconciler
 
     stop = threading.Event()
 
@@ -294,7 +294,7 @@ def _show_watched(found: Pass | OmlMlflowError) -> None:
 @config_option
 def pin(name: str, target: str | None, reason: str) -> None:
     """Keep export NAME of a target as it is, whatever its alias says, until `unpin`."""
-    from oml_mlflow.pins import pin as run
+    from oml_mlflow.reconciler.pins import pin as run
 
     config = fleet_configuration(target)
     chosen = configured_name(config, target)
@@ -308,7 +308,7 @@ def pin(name: str, target: str | None, reason: str) -> None:
 @config_option
 def unpin(name: str, target: str | None) -> None:
     """Let export NAME of a target follow its alias again."""
-    from oml_mlflow.pins import unpin as run
+    from oml_mlflow.reconciler.pins import unpin as run
 
     config = fleet_configuration(target)
     chosen = configured_name(config, target)
@@ -331,7 +331,7 @@ def roll_back_bound(
     Returns:
         What was done to a name that is pinned now, or follows nothing; None if an alias was moved.
     """
-    from oml_mlflow.pins import rollback as run
+    from oml_mlflow.reconciler.pins import rollback as run
 
     config = fleet_configuration(target)
     with console.progress() as listener:

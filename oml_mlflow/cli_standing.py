@@ -16,9 +16,9 @@ from oml_mlflow.errors import OmlMlflowError
 def status_of_all(as_json: bool) -> None:
     """Show how every bound name of every configured target stands."""
     from oml_mlflow.fleet_text import show_standings
-    from oml_mlflow.reconciler import Reconciler
+    from oml_mlflow.reconciler.loop import Reconciler
+    from oml_mlflow.reconciler.remarks import with_remarks
     from oml_mlflow.registry import shown_registry
-    from oml_mlflow.remarks import with_remarks
 
     config = fleet_configuration()
     found = with_remarks(Reconciler(config).look())
@@ -31,9 +31,9 @@ def status_of_all(as_json: bool) -> None:
 
 def verify_all(target: str | None, timeout: float | None, as_json: bool) -> None:
     """Compare every live pair that came from the registry with its own references; exit 3."""
-    from oml_mlflow.fleet import Fleet
     from oml_mlflow.fleet_text import error_json, progress_line, worst
     from oml_mlflow.promotion.verify import verify
+    from oml_mlflow.reconciler.fleet import Fleet
 
     fleet = Fleet(fleet_configuration(target, timeout))
     pairs: list[tuple[str, str, Any]] = []
@@ -87,8 +87,8 @@ def drift(target: str | None, as_json: bool) -> None:
     The registry is not asked.
     """
     from oml_mlflow.config.file import HEAL
-    from oml_mlflow.fleet import Fleet
     from oml_mlflow.fleet_text import error_json, worst
+    from oml_mlflow.reconciler.fleet import Fleet
 
     config = fleet_configuration(target)
     rows, unread = [], []

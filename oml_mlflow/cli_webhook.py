@@ -34,7 +34,7 @@ def serve_webhook(host: str | None, port: int | None, interval: float | None) ->
     Answers POST /webhook, GET /health and GET /metrics, the latter two to anybody who can reach
     it. The secret is in OML_MLFLOW_WEBHOOK_SECRET, or in a file: secret_file in [webhook].
     """
-    from oml_mlflow.reconciler import Reconciler, prepare
+    from oml_mlflow.reconciler.loop import Reconciler, prepare
     from oml_mlflow.webhook_receiver import serve
 
     flags: dict[str, Any] = {"webhook.host": host, "webhook.port": port, "poll_s": interval}

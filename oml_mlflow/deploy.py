@@ -26,7 +26,6 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
 )
 
-from oml_mlflow import pins
 from oml_mlflow.config.file import DEFAULT_TARGET, load_config
 from oml_mlflow.errors import (
     ConfigError,
@@ -38,16 +37,17 @@ from oml_mlflow.errors import (
 )
 from oml_mlflow.flavor.package import FLAVOR_NAME
 from oml_mlflow.flavor.scoring import PyfuncPair
-from oml_mlflow.fleet import Fleet
 from oml_mlflow.names import IMG, TXT, check_export_name, model_name
 from oml_mlflow.planning.observed import Held, Survey
 from oml_mlflow.planning.records import BINDING
 from oml_mlflow.promotion.options import Terms
 from oml_mlflow.promotion.promote import promote
 from oml_mlflow.promotion.rollback import drop_pair
-from oml_mlflow.reconciler import Reconciler
+from oml_mlflow.reconciler import pins
+from oml_mlflow.reconciler.fleet import Fleet
+from oml_mlflow.reconciler.loop import Reconciler
+from oml_mlflow.reconciler.status import Standing
 from oml_mlflow.registry import get_version
-from oml_mlflow.standing import Standing
 from oml_mlflow.targets import open_target, sql_call
 
 if TYPE_CHECKING:

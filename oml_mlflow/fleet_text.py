@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from oml_mlflow import console
-from oml_mlflow.standing import HEAL, IN_SYNC, UNREACHABLE, FleetPlan, Standing
+from oml_mlflow.reconciler.status import HEAL, IN_SYNC, UNREACHABLE, FleetPlan, Standing
 
 if TYPE_CHECKING:
-    from oml_mlflow.fleet import Outcome
-    from oml_mlflow.reconciler import Pass
+    from oml_mlflow.reconciler.fleet import Outcome
+    from oml_mlflow.reconciler.loop import Pass
 
 _DIFFERS, _RETRY, _FAILED = 3, 75, 1
 

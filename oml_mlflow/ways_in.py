@@ -6,7 +6,6 @@ follow and what is pinned holds here as on the command line.
 
 from __future__ import annotations
 
-from oml_mlflow import pins
 from oml_mlflow.config.file import Config, load_config
 from oml_mlflow.errors import ApplyError
 from oml_mlflow.events import Listener, silent
@@ -15,7 +14,8 @@ from oml_mlflow.promotion import rollback as restore
 from oml_mlflow.promotion.apply import Promotion
 from oml_mlflow.promotion.options import Terms
 from oml_mlflow.promotion.target import Target
-from oml_mlflow.reconciler import Pass, Reconciler
+from oml_mlflow.reconciler import pins
+from oml_mlflow.reconciler.loop import Pass, Reconciler
 from oml_mlflow.targets import open_target
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
-from oml_mlflow.standing import UNREACHABLE
+from oml_mlflow.reconciler.status import UNREACHABLE
 from oml_mlflow.webhook_metrics import Metrics
 from oml_mlflow.webhook_queue import Job, WebhookQueue
 
 if TYPE_CHECKING:
-    from oml_mlflow.reconciler import Pass
+    from oml_mlflow.reconciler.loop import Pass
 
 Reconcile = Callable[[Collection[str] | None], "Pass"]
 

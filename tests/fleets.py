@@ -12,7 +12,7 @@ from oracle_fixtures import Oracle
 from oml_mlflow.config.bindings import Acceptance, Binding
 from oml_mlflow.config.file import Config, TargetConfig
 from oml_mlflow.promotion.hooks import Hooks
-from oml_mlflow.reconciler import Pass, Reconciler
+from oml_mlflow.reconciler.loop import Pass, Reconciler
 
 MODEL, ALIAS, NAME = "clip", "prod", "CLIP"
 ANYTHING = (Acceptance(),)

@@ -207,8 +207,8 @@ def test_all_targets_refuse_remember_and_show_it(
 
 
 def test_status_and_page_say_unanchored(versions: Pairs, tmp_path: Path, oracle: Oracle) -> None:
-    from oml_mlflow.fleet import Fleet
-    from oml_mlflow.remarks import with_remarks
+    from oml_mlflow.reconciler.fleet import Fleet
+    from oml_mlflow.reconciler.remarks import with_remarks
 
     config = changed(two_targets(tmp_path, oracle), "big", paused=True)
     strip(1)

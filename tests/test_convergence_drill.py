@@ -29,8 +29,8 @@ from registry_copies import USED, VERSIONS, Registry
 
 from oml_mlflow.config.bindings import Binding
 from oml_mlflow.config.file import Config, TargetConfig, WebhookConfig
-from oml_mlflow.reconciler import Pass, Reconciler
-from oml_mlflow.standing import IN_SYNC
+from oml_mlflow.reconciler.loop import Pass, Reconciler
+from oml_mlflow.reconciler.status import IN_SYNC
 from oml_mlflow.webhook_metrics import Metrics
 from oml_mlflow.webhook_queue import WebhookQueue
 from oml_mlflow.webhook_receiver import create_app

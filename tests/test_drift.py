@@ -12,7 +12,7 @@ from oracle_fixtures import Oracle
 from oml_mlflow import PipelinePair, open_target
 from oml_mlflow.config.file import Config
 from oml_mlflow.promotion.options import Terms
-from oml_mlflow.standing import Standing
+from oml_mlflow.reconciler.status import Standing
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from oml_mlflow.config.bindings import FILE, TAG, Acceptance, Binding, settle
 from oml_mlflow.config.file import TargetConfig
-from oml_mlflow.desired import read_tag
 from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
-from oml_mlflow.fleet_plan import plan_fleet, tried
 from oml_mlflow.planning.observed import Held, Observed, Survey
 from oml_mlflow.planning.records import (
     FAILURE,
@@ -27,8 +25,9 @@ from oml_mlflow.planning.records import (
     now,
 )
 from oml_mlflow.promotion.options import Terms
-from oml_mlflow.registry import BIND_TAG, Registered
-from oml_mlflow.standing import (
+from oml_mlflow.reconciler.desired import read_tag
+from oml_mlflow.reconciler.diff import plan_fleet, tried
+from oml_mlflow.reconciler.status import (
     DEGRADED,
     HEAL,
     IN_SYNC,
@@ -40,6 +39,7 @@ from oml_mlflow.standing import (
     Change,
     FleetPlan,
 )
+from oml_mlflow.registry import BIND_TAG, Registered
 
 TARGETS, MODELS, ALIASES, NAMES = ("dev", "test", "live"), ("a", "b"), ("x", "y"), ("N", "M")
 VERSIONS = ("1", "2", "3")

@@ -19,9 +19,9 @@ from oml_mlflow import PipelinePair, connect, open_target
 from oml_mlflow.cli import main
 from oml_mlflow.config.file import Config, load_config
 from oml_mlflow.errors import ConfigError
-from oml_mlflow.plan_file import write_plan
 from oml_mlflow.promotion.options import Terms
-from oml_mlflow.standing import FleetPlan
+from oml_mlflow.reconciler.plan_file import write_plan
+from oml_mlflow.reconciler.status import FleetPlan
 from oml_mlflow.targets.embedded.database import make_file
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 from oml_mlflow.webhook_queue import Delivery, WebhookQueue

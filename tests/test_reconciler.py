@@ -25,11 +25,11 @@ from oml_mlflow import PipelinePair
 from oml_mlflow.config.bindings import Binding
 from oml_mlflow.config.file import Config, TargetConfig
 from oml_mlflow.errors import NotAccepted, OmlMlflowError, OtherRegistry, RegistryUnreachable
-from oml_mlflow.pins import pin, promote, rollback, unpin
 from oml_mlflow.promotion.apply import observe
 from oml_mlflow.promotion.hooks import HookContext, Hooks
 from oml_mlflow.promotion.options import Terms
-from oml_mlflow.reconciler import Reconciler
+from oml_mlflow.reconciler.loop import Reconciler
+from oml_mlflow.reconciler.pins import pin, promote, rollback, unpin
 from oml_mlflow.registry import registry_id
 
 

@@ -15,9 +15,9 @@ from oracle_fixtures import Oracle
 from oml_mlflow import PipelinePair
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
-from oml_mlflow.pins import promote, rollback, unpin
 from oml_mlflow.promotion.hooks import HookContext, Hooks
-from oml_mlflow.reconciler import Pass, Reconciler
+from oml_mlflow.reconciler.loop import Pass, Reconciler
+from oml_mlflow.reconciler.pins import promote, rollback, unpin
 
 INTERVAL_S, LIMIT_S = 0.05, 60
 

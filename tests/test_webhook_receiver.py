@@ -30,10 +30,10 @@ from oml_mlflow.errors import (
     TargetLocked,
     WebhookRejected,
 )
-from oml_mlflow.fleet import Outcome
-from oml_mlflow.reconciler import Pass
+from oml_mlflow.reconciler.fleet import Outcome
+from oml_mlflow.reconciler.loop import Pass
+from oml_mlflow.reconciler.status import IN_SYNC, UNREACHABLE, Change, Standing
 from oml_mlflow.secrets import Secret
-from oml_mlflow.standing import IN_SYNC, UNREACHABLE, Change, Standing
 from oml_mlflow.webhook_metrics import Metrics
 from oml_mlflow.webhook_queue import WebhookQueue
 from oml_mlflow.webhook_receiver import TESTED, Receiver, serve

@@ -14,7 +14,6 @@ from oml_mlflow import PipelinePair, promote
 from oml_mlflow.config.bindings import Binding
 from oml_mlflow.errors import ParityError
 from oml_mlflow.flavor.package import read_package
-from oml_mlflow.fleet import Outcome
 from oml_mlflow.parity.compare import compare
 from oml_mlflow.parity.plot import write_plot
 from oml_mlflow.parity.probes import golden_probes
@@ -22,8 +21,9 @@ from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.records import UNVERIFIED, LedgerEntry
 from oml_mlflow.publish.description import FAILED, LIVE, SUPERSEDED, Row, parse
 from oml_mlflow.publish.version import Showing, publish, tag_key
-from oml_mlflow.showing import from_outcome
-from oml_mlflow.standing import Change
+from oml_mlflow.reconciler.fleet import Outcome
+from oml_mlflow.reconciler.show import from_outcome
+from oml_mlflow.reconciler.status import Change
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 AT = datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc)

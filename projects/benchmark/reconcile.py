@@ -143,7 +143,7 @@ def main(models: int, fewer: int, rounds: int) -> None:
     from oracle_server.server import OracleServer
 
     from oml_mlflow import ONNXPipeline
-    from oml_mlflow.reconciler import Reconciler
+    from oml_mlflow.reconciler.loop import Reconciler
 
     with ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()))

@@ -14,7 +14,7 @@ from oml_mlflow import console
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.promotion.options import Terms
-from oml_mlflow.reconciler import Pass, Reconciler
+from oml_mlflow.reconciler.loop import Pass, Reconciler
 
 
 @click.command()

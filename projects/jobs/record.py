@@ -12,10 +12,10 @@ import mlflow
 from oml_mlflow import console
 from oml_mlflow.config.file import Config, load_config
 from oml_mlflow.fleet_text import exit_code, outcome_line, show_standings
-from oml_mlflow.plan_file import write_plan
 from oml_mlflow.promotion.options import Terms
-from oml_mlflow.reconciler import Pass, Reconciler
-from oml_mlflow.standing import IN_SYNC
+from oml_mlflow.reconciler.loop import Pass, Reconciler
+from oml_mlflow.reconciler.plan_file import write_plan
+from oml_mlflow.reconciler.status import IN_SYNC
 
 
 def configured(path: str) -> Config:

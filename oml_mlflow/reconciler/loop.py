@@ -12,11 +12,11 @@ from importlib import import_module
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.fleet import Fleet, Outcome, View
 from oml_mlflow.promotion.hooks import Hooks
 from oml_mlflow.promotion.options import USUAL, Terms
-from oml_mlflow.showing import show_back
-from oml_mlflow.standing import Standing
+from oml_mlflow.reconciler.fleet import Fleet, Outcome, View
+from oml_mlflow.reconciler.show import show_back
+from oml_mlflow.reconciler.status import Standing
 
 MAX_BACKOFF_S = 600.0
 # onnxruntime_extensions imports all of transformers where that is installed

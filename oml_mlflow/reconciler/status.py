@@ -73,7 +73,7 @@ class Standing:
         waits_for: Targets that must have the version first.
         drift: What was changed behind our back.
         is_error: Whether somebody has to do something before it can be in sync.
-        remarks: What to know of the versions besides; see `oml_mlflow.remarks`.
+        remarks: What to know of the versions besides; see `oml_mlflow.reconciler.remarks`.
     """
 
     target: str

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from oml_mlflow.config.bindings import DEPLOYMENT, Binding, Refusal, settle
 from oml_mlflow.config.file import Config
-from oml_mlflow.desired import Desired, read_desired
 from oml_mlflow.errors import (
     ApplyError,
     ConfigError,
@@ -25,7 +24,6 @@ from oml_mlflow.errors import (
     TargetError,
 )
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.fleet_plan import Proven, plan_fleet, tried
 from oml_mlflow.planning.observed import Survey
 from oml_mlflow.planning.records import BINDING, FAILURE, VERIFIED, Note, this_process
 from oml_mlflow.promotion.apply import Promotion
@@ -34,8 +32,10 @@ from oml_mlflow.promotion.hooks import Hooks, load_hooks
 from oml_mlflow.promotion.options import USUAL, Terms
 from oml_mlflow.promotion.promote import promote_files
 from oml_mlflow.promotion.target import Target
+from oml_mlflow.reconciler.desired import Desired, read_desired
+from oml_mlflow.reconciler.diff import Proven, plan_fleet, tried
+from oml_mlflow.reconciler.status import UNBOUND, Change, FleetPlan, Standing
 from oml_mlflow.registry import ModelVersion, Registered, get_version
-from oml_mlflow.standing import UNBOUND, Change, FleetPlan, Standing
 from oml_mlflow.targets import open_target
 
 _log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from dataclasses import replace
 from packaging.version import InvalidVersion, Version
 
 from oml_mlflow.flavor.manifest import UNANCHORED
-from oml_mlflow.fleet import View
 from oml_mlflow.planning.records import LedgerEntry, is_other_registry
+from oml_mlflow.reconciler.fleet import View
+from oml_mlflow.reconciler.status import FleetPlan, Standing
 from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG, find_version, logged_tags
-from oml_mlflow.standing import FleetPlan, Standing
 
 # Code of ours that versions carry: the release that mends it, and what is wrong with it before.
 # Versions that do not say which release logged them were logged before 0.2.0.

@@ -14,7 +14,7 @@ from oml_mlflow.errors import ConfigError, PlanStale
 from oml_mlflow.files import keep_private
 from oml_mlflow.planning.records import now, this_process
 from oml_mlflow.promotion.options import Terms
-from oml_mlflow.standing import FORMAT_VERSION, Change, FleetPlan
+from oml_mlflow.reconciler.status import FORMAT_VERSION, Change, FleetPlan
 
 # target, name, version
 Key = tuple[str, str, str]

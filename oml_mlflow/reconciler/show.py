@@ -10,11 +10,11 @@ import logging
 from collections.abc import Sequence
 
 from oml_mlflow.errors import ERRORS_BY_CODE, ApplyError, OmlMlflowError, TargetError
-from oml_mlflow.fleet import Fleet, Outcome, View
 from oml_mlflow.planning.observed import Held, Survey
 from oml_mlflow.planning.records import FAILURE, PUBLISHED, LedgerEntry, Note, this_process
 from oml_mlflow.publish.version import Showing, publish, publish_all
-from oml_mlflow.standing import Standing
+from oml_mlflow.reconciler.fleet import Fleet, Outcome, View
+from oml_mlflow.reconciler.status import Standing
 
 _log = logging.getLogger(__name__)
 

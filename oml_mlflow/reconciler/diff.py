@@ -22,8 +22,7 @@ from oml_mlflow.planning.records import (
     is_other_registry,
 )
 from oml_mlflow.promotion.options import USUAL, Terms
-from oml_mlflow.registry import PAUSE_TAG, Registered
-from oml_mlflow.standing import (
+from oml_mlflow.reconciler.status import (
     DEGRADED,
     FINISH,
     HEAL,
@@ -38,6 +37,7 @@ from oml_mlflow.standing import (
     FleetPlan,
     Standing,
 )
+from oml_mlflow.registry import PAUSE_TAG, Registered
 
 # (target, model, version): that it was live and verified there once
 Proven = Collection[tuple[str, str, str]]

@@ -20,7 +20,6 @@ from oml_mlflow.errors import (
     RegistryUnreachable,
 )
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.fleet import Fleet
 from oml_mlflow.names import check_export_name, showable
 from oml_mlflow.planning.observed import healed
 from oml_mlflow.planning.plan import plan_rollback
@@ -31,7 +30,8 @@ from oml_mlflow.promotion.options import USUAL, Terms
 from oml_mlflow.promotion.promote import promote_files
 from oml_mlflow.promotion.rollback import rollback as rollback_pair
 from oml_mlflow.promotion.target import Target
-from oml_mlflow.reconciler import Pass, Reconciler
+from oml_mlflow.reconciler.fleet import Fleet
+from oml_mlflow.reconciler.loop import Pass, Reconciler
 from oml_mlflow.registry import get_version, identified, register_alias
 
 

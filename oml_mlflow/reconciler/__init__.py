@@ -1,0 +1,1 @@
+"""Desired state against observed: one pass, the loop, pins."""
