@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING, Any
 from oml_mlflow._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from oml_mlflow.connection import connect, disconnect, isconnected
+    from oml_mlflow.commands.build import relog
+    from oml_mlflow.commands.operate import reconcile
+    from oml_mlflow.commands.promote import promote
+    from oml_mlflow.commands.rollback import rollback
     from oml_mlflow.errors import OmlMlflowError
     from oml_mlflow.flavor.environment import get_default_conda_env, get_default_pip_requirements
     from oml_mlflow.flavor.load import _load_pyfunc, load_model
     from oml_mlflow.flavor.save import log_model, save_model
+    from oml_mlflow.oml4py import (
+        EmbeddingModel,
+        MiningFunction,
+        ONNXPipeline,
+        connect,
+        disconnect,
+        isconnected,
+    )
     from oml_mlflow.pair.pipeline_pair import PipelinePair
     from oml_mlflow.pair.template import EmbeddingModelConfig, ONNXPipelineConfig
-    from oml_mlflow.pipeline import EmbeddingModel, MiningFunction, ONNXPipeline
-    from oml_mlflow.relogging import relog
     from oml_mlflow.targets import open_target
-    from oml_mlflow.ways_in import promote, reconcile, rollback
 
 __all__ = [
     "EmbeddingModel",
@@ -45,17 +53,25 @@ __all__ = [
 ]
 
 _HOMES = {
-    "connection": ("connect", "disconnect", "isconnected"),
+    "commands.build": ("relog",),
+    "commands.operate": ("reconcile",),
+    "commands.promote": ("promote",),
+    "commands.rollback": ("rollback",),
     "errors": ("OmlMlflowError",),
     "flavor.environment": ("get_default_conda_env", "get_default_pip_requirements"),
     "flavor.load": ("_load_pyfunc", "load_model"),
     "flavor.save": ("log_model", "save_model"),
+    "oml4py": (
+        "EmbeddingModel",
+        "MiningFunction",
+        "ONNXPipeline",
+        "connect",
+        "disconnect",
+        "isconnected",
+    ),
     "pair.pipeline_pair": ("PipelinePair",),
     "pair.template": ("EmbeddingModelConfig", "ONNXPipelineConfig"),
-    "pipeline": ("EmbeddingModel", "MiningFunction", "ONNXPipeline"),
-    "relogging": ("relog",),
     "targets": ("open_target",),
-    "ways_in": ("promote", "reconcile", "rollback"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -331,7 +331,7 @@ def roll_back_bound(
     Returns:
         What was done to a name that is pinned now, or follows nothing; None if an alias was moved.
     """
-    from oml_mlflow.reconciler.pins import rollback as run
+    from oml_mlflow.commands.rollback import rollback_configured as run
 
     config = fleet_configuration(target)
     with console.progress() as listener:

@@ -43,8 +43,8 @@ def export(
     MODEL is a hub id such as openai/clip-vit-base-patch32, or a folder in the Hugging Face layout.
     """
     from oml_mlflow.graph.precision import loss_sentence, read_precisions
+    from oml_mlflow.oml4py import ONNXPipeline
     from oml_mlflow.pair.template import ONNXPipelineConfig
-    from oml_mlflow.pipeline import ONNXPipeline
 
     config = ONNXPipelineConfig(quantize_model=quantize_model, use_float16=use_float16)
     with console.progress() as listener:
@@ -121,9 +121,9 @@ def relog(model_uri: str, as_json: bool) -> None:
 
     Neither alias nor database is touched; what the files were compared with is said.
     """
+    from oml_mlflow.commands.build import relog as run
     from oml_mlflow.flavor.manifest import UNANCHORED
     from oml_mlflow.registry import get_version, is_anchored
-    from oml_mlflow.relogging import relog as run
 
     source = get_version(model_uri)
     anchored = is_anchored(source)

@@ -163,9 +163,9 @@ def promote(
 
     A name of a configured target that follows an alias has to follow it, or to be pinned.
     """
+    from oml_mlflow.commands.promote import promote_configured
     from oml_mlflow.promotion.options import Terms
     from oml_mlflow.promotion.promote import promote as run
-    from oml_mlflow.reconciler import pins
 
     chosen = console.choose_target(target, timeout)
     config = console.configuration()
@@ -176,7 +176,7 @@ def promote(
     try:
         with console.progress() as listener:
             if is_configured:
-                done = pins.promote(
+                done = promote_configured(
                     config,
                     model_uri,
                     chosen.name,

@@ -26,6 +26,7 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
 )
 
+from oml_mlflow.commands.promote import promote_configured
 from oml_mlflow.config.file import DEFAULT_TARGET, load_config
 from oml_mlflow.errors import (
     ConfigError,
@@ -241,7 +242,9 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         # before anything is written
         get_version(model_uri)
         if parts is None:
-            pins.promote(self._config, model_uri, self._target, name, pinned=True, terms=terms)
+            promote_configured(
+                self._config, model_uri, self._target, name, pinned=True, terms=terms
+            )
             return self._shown(self._find(name))
         pins.bind(self._config, self._target, name, parts["model"], parts["alias"])
         done = Reconciler(self._config).run([parts["model"]], targets=[self._target], terms=terms)

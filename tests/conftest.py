@@ -19,9 +19,9 @@ import oracle_fixtures
 from live.options import pytest_addoption, pytest_report_header  # noqa: F401 -- for pytest
 from old_runtimes import environment, oldest_driver  # noqa: F401 -- for pytest
 
+from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.reference import ReferenceModel
-from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.source.model import open_source
 
 if TYPE_CHECKING:

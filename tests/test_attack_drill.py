@@ -31,8 +31,8 @@ from transformers.image_transforms import convert_to_rgb
 
 import oml_mlflow
 from oml_mlflow.graph.runtime import open_session, run
+from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.reference import ReferenceModel
-from oml_mlflow.pipeline import ONNXPipeline
 
 FIDELITY = Path(__file__).resolve().parents[1] / "projects" / "fidelity"
 THREADS, CHUNK, TIMEOUT_S = 8, 200, 120

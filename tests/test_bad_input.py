@@ -26,8 +26,8 @@ from oml_mlflow.errors import (
     UnsupportedSource,
 )
 from oml_mlflow.names import check_export_name
+from oml_mlflow.oml4py import MiningFunction, ONNXPipeline
 from oml_mlflow.pair.template import ONNXPipelineConfig
-from oml_mlflow.pipeline import MiningFunction, ONNXPipeline
 
 
 @pytest.fixture

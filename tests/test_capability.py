@@ -24,10 +24,10 @@ from oml_mlflow.graph.probe_models import probe_model
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.rules import check_file
 from oml_mlflow.graph.wire import Initializer, write_model
+from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.template import ONNXPipelineConfig
 from oml_mlflow.parity.probes import Probe, unsafe_reason
-from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.planning.capabilities import Answer, CapabilityTable
 from oml_mlflow.planning.records import LoadedModel, now
 from oml_mlflow.promotion.capabilities import SCRATCH_PREFIX, choose_profile, probe_capabilities

@@ -26,8 +26,8 @@ from registry_browser import Clicked, click_alias, require_browser
 from servers import PROGRAM, fetch, free_port, mlflow_server, running
 
 import oml_mlflow
+from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.targets.embedded.folder import CATALOG
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 from oml_mlflow.webhook_setup import CACHE_TTL_S

@@ -20,10 +20,10 @@ from oml_mlflow.errors import ConfigError, PackageError
 from oml_mlflow.graph import wire
 from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.graph.wire import Initializer, read_header, write_model
+from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.reference import ReferenceModel
 from oml_mlflow.pair.template import ONNXPipelineConfig
-from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.source.model import open_source
 
 ENCODER_LIMIT = 1e-5

@@ -14,7 +14,7 @@ import pytest
 
 import oml_mlflow
 from oml_mlflow.errors import SourceError
-from oml_mlflow.pipeline import ONNXPipeline
+from oml_mlflow.oml4py import ONNXPipeline
 
 CONTENT = "s3cr3t of a docker config"
 

@@ -20,8 +20,8 @@ from serving import post, served
 
 import oml_mlflow
 from oml_mlflow import PipelinePair
+from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.reference import ReferenceModel
-from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.source.model import open_source
 
 FIDELITY = Path(__file__).resolve().parents[1] / "projects" / "fidelity"

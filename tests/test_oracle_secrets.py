@@ -113,7 +113,7 @@ def test_the_password_is_nowhere_after_a_full_run(
         shown.append(failed(lambda: promote("models:/clip/2", target)))
         oracle.database.faults.fail_statement = None
         oml_mlflow.connect("vec", PASSWORD, oracle.server.dsn)
-        from oml_mlflow.connection import connected_target
+        from oml_mlflow.oml4py import connected_target
 
         shown.append(f"{connected_target()!r} {vars(connected_target())}".encode())
         shown.append(pickle.dumps(vars(connected_target())["_settings"]))

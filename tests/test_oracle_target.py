@@ -19,7 +19,6 @@ from oracle_server.server import OracleServer
 from oracle_server.statement import ConnectionDropped, OraError
 
 import oml_mlflow
-from oml_mlflow.connection import connected_target
 from oml_mlflow.errors import (
     ConfigError,
     ForeignModel,
@@ -39,6 +38,7 @@ from oml_mlflow.files import spool
 from oml_mlflow.graph.metadata import metadata_findings
 from oml_mlflow.graph.profiles import PROFILES
 from oml_mlflow.names import IMG, SIDES, TXT, model_name, slot_name
+from oml_mlflow.oml4py import connected_target
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.planning.capabilities import CapabilityTable

@@ -22,6 +22,8 @@ from oracle_fixtures import Oracle
 from oracle_server.statement import ConnectionDropped
 
 from oml_mlflow import PipelinePair
+from oml_mlflow.commands.promote import promote_configured
+from oml_mlflow.commands.rollback import rollback_configured
 from oml_mlflow.config.bindings import Binding
 from oml_mlflow.config.file import Config, TargetConfig
 from oml_mlflow.errors import NotAccepted, OmlMlflowError, OtherRegistry, RegistryUnreachable
@@ -29,7 +31,7 @@ from oml_mlflow.promotion.apply import observe
 from oml_mlflow.promotion.hooks import HookContext, Hooks
 from oml_mlflow.promotion.options import Terms
 from oml_mlflow.reconciler.loop import Reconciler
-from oml_mlflow.reconciler.pins import pin, promote, rollback, unpin
+from oml_mlflow.reconciler.pins import pin, unpin
 from oml_mlflow.registry import registry_id
 
 
@@ -114,7 +116,7 @@ def test_a_rollback_moves_the_alias(config: Config) -> None:
     for version in (1, 2):
         move(version)
         reconcile(config)
-    back = rollback(config, "big", "clip")
+    back = rollback_configured(config, "big", "clip")
     assert (back.alias, back.version, back.pinned) == ("clip@prod", "1", False)
     assert live_versions(config) == {"small": "1", "big": "1"}
     assert reconcile(config).outcomes == ()
@@ -125,7 +127,7 @@ def test_a_pinned_rollback_leaves_the_alias(config: Config) -> None:
     for version in (1, 2):
         move(version)
         reconcile(config)
-    back = rollback(config, "big", "clip", pinned=True, reason="bad results")
+    back = rollback_configured(config, "big", "clip", pinned=True, reason="bad results")
     assert (back.alias, back.version, back.pinned) == ("", "1", True)
     found = reconcile(config)
     assert states(found) == {"small": "in sync", "big": "pinned"}
@@ -142,7 +144,7 @@ def test_a_rollback_without_a_registry_pins(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow.set_tracking_uri(gone)
     mlflow.set_registry_uri(gone)
-    back = rollback(config, "big", "clip")
+    back = rollback_configured(config, "big", "clip")
     assert back.pinned
     assert "could not be asked" in back.reason
     assert live_versions(config)["big"] == "1"
@@ -152,8 +154,8 @@ def test_a_fixed_version_is_pinned(config: Config) -> None:
     move(1)
     reconcile(config)
     with pytest.raises(NotAccepted, match="follows clip@prod, which is version 1"):
-        promote(config, "models:/clip/2", "big", "clip")
-    promote(config, "models:/clip/2", "big", "clip", pinned=True)
+        promote_configured(config, "models:/clip/2", "big", "clip")
+    promote_configured(config, "models:/clip/2", "big", "clip", pinned=True)
     found = reconcile(config)
     assert states(found) == {"small": "in sync", "big": "pinned"}
     assert live_versions(config) == {"small": "1", "big": "2"}

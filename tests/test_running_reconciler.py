@@ -13,11 +13,13 @@ from fleets import live_versions, move, two_targets
 from oracle_fixtures import Oracle
 
 from oml_mlflow import PipelinePair
+from oml_mlflow.commands.promote import promote_configured
+from oml_mlflow.commands.rollback import rollback_configured
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.promotion.hooks import HookContext, Hooks
 from oml_mlflow.reconciler.loop import Pass, Reconciler
-from oml_mlflow.reconciler.pins import promote, rollback, unpin
+from oml_mlflow.reconciler.pins import unpin
 
 INTERVAL_S, LIMIT_S = 0.05, 60
 
@@ -89,19 +91,19 @@ def test_what_is_done_by_hand_stays(config: Config, oracle: Oracle) -> None:
             move(version)
             watched.wait(both(f"in sync {version}"))
 
-        back = rollback(config, "big", "clip")
+        back = rollback_configured(config, "big", "clip")
         assert back.alias == "clip@prod"
         watched.wait(both("in sync 1"))
         move(2)
         watched.wait(both("in sync 2"))
 
-        rollback(config, "big", "clip", pinned=True, reason="odd results")
+        rollback_configured(config, "big", "clip", pinned=True, reason="odd results")
         states = watched.wait(lambda states: states["big"] == "pinned 1")
         assert states["small"] == "in sync 2"
         assert unpin(config, "big", "clip")
         watched.wait(both("in sync 2"))
 
-        promote(config, "models:/clip/1", "small", "clip", pinned=True)
+        promote_configured(config, "models:/clip/1", "small", "clip", pinned=True)
         states = watched.wait(lambda states: states["small"] == "pinned 1")
         assert states["big"] == "in sync 2"
         unpin(config, "small", "clip")

@@ -29,11 +29,11 @@ from oml_mlflow.graph.retarget import read_head, retarget_pipeline
 from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.graph.shrink import estimated_size_bytes, shrink
 from oml_mlflow.graph.wire import Initializer, read_model
+from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair import export
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.template import ONNXPipelineConfig
 from oml_mlflow.parity.probes import golden_probes
-from oml_mlflow.pipeline import ONNXPipeline
 from oml_mlflow.source.model import open_source
 
 CUTS = {

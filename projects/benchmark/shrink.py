@@ -34,9 +34,9 @@ from test_exactness import captions
 from oml_mlflow.graph.precision import FLOAT32, PRECISIONS, measure_loss
 from oml_mlflow.graph.retarget import read_head
 from oml_mlflow.graph.runtime import open_session, run
+from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.template import ONNXPipelineConfig
-from oml_mlflow.pipeline import ONNXPipeline
 
 PROPERTIES: dict[str, dict[str, Any]] = {
     "float32": {},

@@ -1,0 +1,1 @@
+"""What this package does, one function a verb."""

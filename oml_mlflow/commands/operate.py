@@ -1,0 +1,42 @@
+"""Bring every configured target in line, or look at them."""
+
+from __future__ import annotations
+
+from oml_mlflow.config.file import Config, load_config
+from oml_mlflow.events import Listener, silent
+from oml_mlflow.promotion.options import Terms
+from oml_mlflow.reconciler.loop import Pass, Reconciler
+
+
+def reconcile(
+    *,
+    retry: bool = False,
+    take_over: bool = False,
+    accept_new_geometry: bool = False,
+    heal: bool = False,
+    config: Config | None = None,
+    on_event: Listener = silent,
+) -> Pass:
+    """Bring every bound name of every configured target in line with its alias, once.
+
+    Args:
+        retry: Try again what failed before.
+        take_over: Names may change hands: to another registered model or registry.
+        accept_new_geometry: See `promote`.
+        heal: Heal drift, whatever a target's policy is.
+        config: See `promote`.
+        on_event: Told of progress.
+
+    Returns:
+        How everything stands now, and what was changed or failed to be.
+
+    Raises:
+        RegistryUnreachable, OtherRegistry: Nothing was changed.
+
+    Side effects: Writes models, ledger rows and notes to targets, and tags and descriptions of
+    versions to the registry. Calls hooks.
+    """
+    terms = Terms(
+        retry=retry, take_over=take_over, accept_new_geometry=accept_new_geometry, heal=heal
+    )
+    return Reconciler(config or load_config(), on_event=on_event).run(terms=terms)

@@ -1,0 +1,212 @@
+"""Roll a name back: its alias where it follows one, or the name alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from oml_mlflow.config.bindings import Binding
+from oml_mlflow.config.file import Config, load_config
+from oml_mlflow.errors import ApplyError, RegistryUnreachable
+from oml_mlflow.events import Listener, silent
+from oml_mlflow.names import check_export_name
+from oml_mlflow.planning.observed import healed
+from oml_mlflow.planning.plan import plan_rollback
+from oml_mlflow.planning.records import LedgerEntry
+from oml_mlflow.promotion.apply import Promotion, observe
+from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.rollback import rollback as rollback_pair
+from oml_mlflow.promotion.target import Target
+from oml_mlflow.reconciler.fleet import Fleet
+from oml_mlflow.reconciler.loop import Pass, Reconciler
+from oml_mlflow.reconciler.pins import open_configured, pinned_for
+from oml_mlflow.registry import get_version, register_alias
+from oml_mlflow.targets import open_target
+
+
+@dataclass(frozen=True)
+class WentBack:
+    """What a rollback did.
+
+    Attributes:
+        alias: Alias that was moved, such as ``clip@prod``; empty if none was.
+        version: Version that is wanted now.
+        changed: What a reconciler's pass did once the alias was moved; None if the name was
+            pinned or is not bound.
+        promotion: What was done to the pinned or unbound name; None if the alias was moved.
+        pinned: Whether the name is pinned now.
+        reason: Why it was pinned although nobody asked for it; empty otherwise.
+    """
+
+    alias: str = ""
+    version: str = ""
+    changed: Pass | None = None
+    promotion: Promotion | None = None
+    pinned: bool = False
+    reason: str = ""
+
+
+def rollback_configured(
+    config: Config,
+    target: str,
+    name: str,
+    *,
+    to: int | None = None,
+    pinned: bool = False,
+    reason: str = "",
+    terms: Terms = USUAL,
+    on_event: Listener = silent,
+) -> WentBack:
+    """Make a kept generation live again; where the name follows an alias, move the alias first.
+
+    With the alias moved, every target that follows it goes back, and stays there. If the registry
+    does not answer, or `pinned` is given, only this name goes back, and is pinned.
+
+    Args:
+        config: Targets and bindings.
+        target: Name of the target.
+        name: Export name.
+        to: Generation; by default the newest kept one from before the live one.
+        pinned: Pin the name instead of moving the alias.
+        reason: Why, for whoever reads `status`.
+        terms: What is allowed beyond the usual.
+        on_event: Told of progress.
+
+    Raises:
+        ApplyError: If that generation is not kept, or is not of the model that the name follows.
+        OmlMlflowError: See `oml_mlflow.rollback`.
+
+    Side effects: Moves an alias, writes to every target that follows it; or writes a ledger row and
+        a note to this one.
+    """
+    export_name = check_export_name(name).upper()
+    database, why = open_configured(config, target), ""
+    chosen = _chosen(database, export_name, to)
+    if not pinned:
+        try:
+            binding = _binding(config, target, export_name)
+            if binding is None:
+                done = _go_back(database, export_name, to, terms, on_event)
+                return WentBack(version=done.entry.version, promotion=done)
+            return _move_back(config, binding, chosen, terms, on_event)
+        except RegistryUnreachable as error:
+            why = f"the registry could not be asked ({error.message})"
+    with pinned_for(database, export_name, reason or why or "rolled back by hand"):
+        done = _go_back(database, export_name, to, replace(terms, over_pin=True), on_event)
+    return WentBack(version=done.entry.version, promotion=done, pinned=True, reason=why)
+
+
+def _move_back(
+    config: Config, binding: Binding, chosen: LedgerEntry, terms: Terms, on_event: Listener
+) -> WentBack:
+    if chosen.registered_model != binding.model or not chosen.version:
+        raise ApplyError(
+            f"generation {chosen.restores or chosen.generation} of {binding.name} on "
+            f"{binding.target} is {chosen.origin}, which {binding.model}@{binding.alias} can't "
+            "point to. Nothing was changed.",
+            hint="go back with --pin, which leaves the alias alone.",
+        )
+    version = get_version(f"models:/{binding.model}/{chosen.version}")
+    register_alias(version, binding.alias)
+    changed = Reconciler(config, on_event=on_event).run([binding.model], terms=terms)
+    follows = f"{binding.model}@{binding.alias}"
+    return WentBack(alias=follows, version=chosen.version, changed=changed)
+
+
+def _go_back(
+    database: Target, name: str, to: int | None, terms: Terms, on_event: Listener
+) -> Promotion:
+    return rollback_pair(
+        database,
+        name,
+        to=to,
+        unverified=terms.unverified,
+        accept_new_geometry=terms.accept_new_geometry,
+        over_pin=terms.over_pin,
+        on_event=on_event,
+    )
+
+
+def _chosen(database: Target, name: str, to: int | None) -> LedgerEntry:
+    """Return what a rollback would make live."""
+    with database.session(f"roll back {name}", create=False) as session:
+        observed = healed(observe(session, name))
+    work = plan_rollback(observed, to=to, keep=database.keep, target=database.uri).work
+    assert work is not None  # noqa: S101 -- it raises where there is nothing to do
+    return work.entry
+
+
+def _binding(config: Config, target: str, name: str) -> Binding | None:
+    """Return what a name follows."""
+    for standing in Fleet(config).look(targets=[target]).plan.standings:
+        if standing.name == name and standing.binding is not None and not standing.is_error:
+            return standing.binding
+    return None
+
+
+def rollback(
+    target: Target | str,
+    name: str,
+    *,
+    to: int | None = None,
+    unverified: bool = False,
+    accept_new_geometry: bool = False,
+    pinned: bool = False,
+    config: Config | None = None,
+    on_event: Listener = silent,
+) -> Promotion:
+    """Make a kept generation live again, without loading anything.
+
+    Where the name of a configured target follows an alias, the alias is moved first, and every
+    target that follows it goes back.
+
+    Args:
+        target: A target, its URI, or the name of a configured one.
+        name: Export name in the database.
+        to: Generation; by default the newest kept one from before the live one.
+        unverified: Go back to a generation too that has no reference vectors.
+        accept_new_geometry: See `promote`.
+        pinned: Pin the name of a configured target instead of moving its alias.
+        config: See `promote`.
+        on_event: Told of progress.
+
+    Returns:
+        What is live in this target now.
+
+    Raises:
+        OmlMlflowError: See `oml_mlflow.promotion.rollback.rollback`.
+
+    Side effects: Moves an alias, or pins the name; writes ledger rows to targets; commits.
+    """
+    if isinstance(target, str):
+        config = config or load_config()
+        chosen = config.choose(target).name
+        if chosen in config.targets:
+            terms = Terms(unverified=unverified, accept_new_geometry=accept_new_geometry)
+            done = rollback_configured(
+                config, chosen, name, to=to, pinned=pinned, terms=terms, on_event=on_event
+            )
+            return done.promotion or _of_target(done, chosen, name)
+        target = open_target(target)
+    return rollback_pair(
+        target,
+        name,
+        to=to,
+        unverified=unverified,
+        accept_new_geometry=accept_new_geometry,
+        on_event=on_event,
+    )
+
+
+def _of_target(done: WentBack, target: str, name: str) -> Promotion:
+    """Return what the pass after the alias was moved did to one name."""
+    for outcome in done.changed.outcomes if done.changed else ():
+        if outcome.change.binding.place == (target, name.upper()):
+            if outcome.error is not None:
+                raise outcome.error
+            if outcome.promotion is not None:
+                return outcome.promotion
+    raise ApplyError(
+        f"{done.alias} points to version {done.version} again, but {name.upper()} on {target} did "
+        "not follow.",
+        hint="run `oml-mlflow status`.",
+    )
