@@ -35,7 +35,7 @@ def serve_webhook(host: str | None, port: int | None, interval: float | None) ->
     it. The secret is in OML_MLFLOW_WEBHOOK_SECRET, or in a file: secret_file in [webhook].
     """
     from oml_mlflow.reconciler.loop import Reconciler, prepare
-    from oml_mlflow.webhook_receiver import serve
+    from oml_mlflow.webhook.receiver import serve
 
     flags: dict[str, Any] = {"webhook.host": host, "webhook.port": port, "poll_s": interval}
     found = console.configuration(**flags)
@@ -74,16 +74,16 @@ def webhook() -> None:
 @config_option
 def install(url: str, name: str) -> None:
     """Make the webhook in MLflow, or change it; the secret is the receiver's."""
-    from oml_mlflow import webhook_setup
-    from oml_mlflow.webhook_signature import find_secrets
+    from oml_mlflow.webhook import setup
+    from oml_mlflow.webhook.signature import find_secrets
 
     secret = find_secrets(console.configuration().webhook.secret_file)[0]
     with _server_settings(url):
-        made, is_new = webhook_setup.install(url, secret, name)
+        made, is_new = setup.install(url, secret, name)
         console.out.print(
             f"webhook {made.name} {'made' if is_new else 'changed'}: {', '.join(made.events)} to "
             f"{made.url}.\nNext: oml-mlflow webhook test"
-            + (f" --name {name}" if name != webhook_setup.NAME else ""),
+            + (f" --name {name}" if name != setup.NAME else ""),
             markup=False,
         )
 
@@ -92,10 +92,10 @@ def install(url: str, name: str) -> None:
 @_name_option
 def test(name: str) -> None:
     """Have MLflow send examples, and see that our receiver answers."""
-    from oml_mlflow import webhook_setup
+    from oml_mlflow.webhook import setup
 
     with _server_settings():
-        found = webhook_setup.check(name)
+        found = setup.check(name)
         console.out.print(
             f"webhook {found.name} is listed, active, and our receiver answered 200 at "
             f"{found.url} to {', '.join(found.events)}.\nA test is sent even where deliveries "
@@ -108,13 +108,13 @@ def test(name: str) -> None:
 @_name_option
 def remove(name: str) -> None:
     """Remove the webhook from MLflow; nothing else changes."""
-    from oml_mlflow import webhook_setup
+    from oml_mlflow.webhook import setup
 
     with _server_settings():
-        gone = webhook_setup.remove(name)
+        gone = setup.remove(name)
         shown = ", ".join(f"{w.name} to {w.url}" for w in gone) or "nothing"
         console.out.print(
-            f"removed: {shown}. It may deliver for up to {webhook_setup.CACHE_TTL_S} s more.",
+            f"removed: {shown}. It may deliver for up to {setup.CACHE_TTL_S} s more.",
             markup=False,
         )
 
@@ -122,7 +122,7 @@ def remove(name: str) -> None:
 @contextmanager
 def _server_settings(url: str = "") -> Iterator[None]:
     """Ask MLflow without its client's minutes of asking again; show what its server needs."""
-    from oml_mlflow import webhook_setup
+    from oml_mlflow.webhook import setup
 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     try:
@@ -131,5 +131,5 @@ def _server_settings(url: str = "") -> Iterator[None]:
         console.show_table(
             "Settings of MLflow's server that its API does not show",
             ("setting", "value", "why"),
-            webhook_setup.server_settings(url),
+            setup.server_settings(url),
         )

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from oml_mlflow.secrets import Secret
-from oml_mlflow.webhook_signature import SECRET_ENV, sign
+from oml_mlflow.webhook.signature import SECRET_ENV, sign
 
 SECRET = Secret("a secret of the tests, long enough")
 OTHER_SECRET = Secret("a secret of somebody else, long too")

@@ -30,8 +30,8 @@ from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.targets.embedded.folder import CATALOG
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
-from oml_mlflow.webhook_setup import CACHE_TTL_S
-from oml_mlflow.webhook_signature import SECRET_ENV
+from oml_mlflow.webhook.setup import CACHE_TTL_S
+from oml_mlflow.webhook.signature import SECRET_ENV
 
 DEMO = Path(__file__).resolve().parents[1] / "projects" / "demo_model" / "demo"
 LONGEST_S = 10.0

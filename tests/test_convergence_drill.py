@@ -31,10 +31,10 @@ from oml_mlflow.config.bindings import Binding
 from oml_mlflow.config.file import Config, TargetConfig, WebhookConfig
 from oml_mlflow.reconciler.loop import Pass, Reconciler
 from oml_mlflow.reconciler.status import IN_SYNC
-from oml_mlflow.webhook_metrics import Metrics
-from oml_mlflow.webhook_queue import WebhookQueue
-from oml_mlflow.webhook_receiver import create_app
-from oml_mlflow.webhook_worker import Worker
+from oml_mlflow.webhook.metrics import Metrics
+from oml_mlflow.webhook.queue import WebhookQueue
+from oml_mlflow.webhook.receiver import create_app
+from oml_mlflow.webhook.worker import Worker
 
 SEED = 20261125
 POLL_S = 1.0

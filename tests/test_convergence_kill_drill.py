@@ -29,7 +29,7 @@ from registry_copies import USED, VERSIONS, Registry, using
 from oml_mlflow.cli import cli
 from oml_mlflow.config.file import Config
 from oml_mlflow.targets.embedded.folder import MODELS_FOLDER
-from oml_mlflow.webhook_signature import SECRET_ENV
+from oml_mlflow.webhook.signature import SECRET_ENV
 
 SEED = 20261126
 LONG, PATIENCE_S = 10, 120

@@ -24,7 +24,7 @@ from oml_mlflow.reconciler.plan_file import write_plan
 from oml_mlflow.reconciler.status import FleetPlan
 from oml_mlflow.targets.embedded.database import make_file
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
-from oml_mlflow.webhook_queue import Delivery, WebhookQueue
+from oml_mlflow.webhook.queue import Delivery, WebhookQueue
 
 
 @pytest.fixture(params=[0o000, 0o022], ids=["umask 000", "umask 022"])

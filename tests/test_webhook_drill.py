@@ -16,7 +16,7 @@ import pytest
 import receiving
 from receiving import OTHER_SECRET, Header, Running, alias_body, chunked, head, signed, wait_for
 
-from oml_mlflow.webhook_queue import WebhookQueue
+from oml_mlflow.webhook.queue import WebhookQueue
 
 SEED = 20261124
 BAD, GOOD, WARM_UP, MOST_MIB = 1000, 200, 60, 20.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oml_mlflow.errors import ConfigError
-from oml_mlflow.webhook_queue import Delivery, Job, QueueFull, WebhookQueue
+from oml_mlflow.webhook.queue import Delivery, Job, QueueFull, WebhookQueue
 
 DAY_S = 86_400.0
 

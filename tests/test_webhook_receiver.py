@@ -34,17 +34,17 @@ from oml_mlflow.reconciler.fleet import Outcome
 from oml_mlflow.reconciler.loop import Pass
 from oml_mlflow.reconciler.status import IN_SYNC, UNREACHABLE, Change, Standing
 from oml_mlflow.secrets import Secret
-from oml_mlflow.webhook_metrics import Metrics
-from oml_mlflow.webhook_queue import WebhookQueue
-from oml_mlflow.webhook_receiver import TESTED, Receiver, serve
-from oml_mlflow.webhook_signature import (
+from oml_mlflow.webhook.metrics import Metrics
+from oml_mlflow.webhook.queue import WebhookQueue
+from oml_mlflow.webhook.receiver import TESTED, Receiver, serve
+from oml_mlflow.webhook.signature import (
     OLD_SECRET_ENV,
     SECRET_ENV,
     check_signature,
     find_secrets,
     sign,
 )
-from oml_mlflow.webhook_worker import Worker, to_retry, to_wait_s
+from oml_mlflow.webhook.worker import Worker, to_retry, to_wait_s
 
 
 def deliver(running: Running, body: bytes) -> tuple[int, bytes]:

@@ -15,9 +15,9 @@ from servers import PROGRAM, Server, fetch, free_port, mlflow_server, running
 
 from oml_mlflow.cli import cli
 from oml_mlflow.errors import ConfigError, RegistryError, RegistryUnreachable
-from oml_mlflow.webhook_receiver import EVENTS
-from oml_mlflow.webhook_setup import check, install, list_webhooks, server_settings
-from oml_mlflow.webhook_signature import SECRET_ENV
+from oml_mlflow.webhook.receiver import EVENTS
+from oml_mlflow.webhook.setup import check, install, list_webhooks, server_settings
+from oml_mlflow.webhook.signature import SECRET_ENV
 
 
 @pytest.fixture(scope="module")

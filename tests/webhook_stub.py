@@ -17,7 +17,7 @@ from typing import Any
 
 from oml_mlflow.config.file import Config, WebhookConfig
 from oml_mlflow.errors import ERRORS_BY_CODE
-from oml_mlflow.webhook_receiver import serve
+from oml_mlflow.webhook.receiver import serve
 
 
 def main(folder: Path, settings: dict[str, float], poll_s: float) -> None:

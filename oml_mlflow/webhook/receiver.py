@@ -28,11 +28,11 @@ from starlette.requests import ClientDisconnect
 from oml_mlflow.config.file import Config, WebhookConfig
 from oml_mlflow.errors import ConfigError, WebhookRejected
 from oml_mlflow.secrets import Secret
-from oml_mlflow.webhook_metrics import Metrics
-from oml_mlflow.webhook_protocol import BACKLOG, Protocol
-from oml_mlflow.webhook_queue import Delivery, QueueFull, WebhookQueue
-from oml_mlflow.webhook_signature import check_signature, find_secrets, rejected
-from oml_mlflow.webhook_worker import Reconcile, Worker
+from oml_mlflow.webhook.metrics import Metrics
+from oml_mlflow.webhook.protocol import BACKLOG, Protocol
+from oml_mlflow.webhook.queue import Delivery, QueueFull, WebhookQueue
+from oml_mlflow.webhook.signature import check_signature, find_secrets, rejected
+from oml_mlflow.webhook.worker import Reconcile, Worker
 
 PATH = "/webhook"
 EVENTS = ("model_version_alias.created", "model_version_alias.deleted")

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from oml_mlflow.errors import ConfigError, RegistryError, RegistryUnreachable
 from oml_mlflow.secrets import Secret
-from oml_mlflow.webhook_receiver import EVENTS, PATH, TESTED
+from oml_mlflow.webhook.receiver import EVENTS, PATH, TESTED
 
 NAME = "oml_mlflow"
 CACHE_TTL_S = 60

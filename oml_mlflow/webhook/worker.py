@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
 from oml_mlflow.reconciler.status import UNREACHABLE
-from oml_mlflow.webhook_metrics import Metrics
-from oml_mlflow.webhook_queue import Job, WebhookQueue
+from oml_mlflow.webhook.metrics import Metrics
+from oml_mlflow.webhook.queue import Job, WebhookQueue
 
 if TYPE_CHECKING:
     from oml_mlflow.reconciler.loop import Pass

@@ -1,0 +1,1 @@
+"""From a signed delivery of MLflow to a pass of the reconciler."""
