@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet
 
-RECEIVER = [sys.executable, "-c", "from oml_mlflow.cli import main; main()", "serve-webhook"]
+RECEIVER = [sys.executable, "-c", "from oml_mlflow.cli.main import main; main()", "serve-webhook"]
 _LOOKED = re.compile(r"looked at everything")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet
 from receiving import wait_for
 
-PROGRAM = [sys.executable, "-c", "from oml_mlflow.cli import main; main()"]
+PROGRAM = [sys.executable, "-c", "from oml_mlflow.cli.main import main; main()"]
 
 
 @dataclass(frozen=True)

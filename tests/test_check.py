@@ -28,7 +28,7 @@ from oml_mlflow.source.model import open_source
 
 ORACLE = PROFILES["oracle-23.7"]
 ORACLE_PROFILES = [name for name in PROFILES if name.startswith("oracle-")]
-PROGRAM = [sys.executable, "-c", "from oml_mlflow.cli import main; main()"]
+PROGRAM = [sys.executable, "-c", "from oml_mlflow.cli.main import main; main()"]
 # every code of Oracle Database that our collected facts hold
 DOCUMENTED = {
     *(

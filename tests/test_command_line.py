@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import pytest
 
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 
-PROGRAM = [sys.executable, "-c", "from oml_mlflow.cli import main; main()"]
+PROGRAM = [sys.executable, "-c", "from oml_mlflow.cli.main import main; main()"]
 
 
 def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -96,7 +96,7 @@ def test_wrong_sql_is_an_error_not_a_traceback(mlflow_store: Path) -> None:
 def test_help_is_light_and_complete() -> None:
     script = (
         "import sys\n"
-        "from oml_mlflow.cli import cli\n"
+        "from oml_mlflow.cli.main import cli\n"
         "cli.main(['--help'], standalone_mode=False)\n"
         "heavy = {'mlflow', 'torch', 'transformers', 'onnx', 'onnxruntime', 'duckdb', 'pandas'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

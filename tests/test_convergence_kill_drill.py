@@ -26,7 +26,7 @@ from oracle_fixtures import Oracle
 from receiving import SECRET
 from registry_copies import USED, VERSIONS, Registry, using
 
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 from oml_mlflow.config.file import Config
 from oml_mlflow.targets.embedded.folder import MODELS_FOLDER
 from oml_mlflow.webhook.signature import SECRET_ENV

@@ -12,8 +12,8 @@ import mlflow
 import pytest
 from oracle_fixtures import PASSWORD, Oracle
 
-from oml_mlflow import console
-from oml_mlflow.cli import cli
+from oml_mlflow.cli import console
+from oml_mlflow.cli.main import cli
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
@@ -200,7 +200,7 @@ def test_what_makes_no_sense_is_refused(
 
 def test_watching_ends_after_the_pass_that_is_under_way(two: Path) -> None:
     point("1")
-    program = "from oml_mlflow.cli import main; main()"
+    program = "from oml_mlflow.cli.main import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", program, "reconcile", "--watch"],
         stdout=subprocess.PIPE,

@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 
 import oml_mlflow
 from oml_mlflow import PipelinePair, promote
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import ApplyError, PackageError, TargetError
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.flavor.package import read_package

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,7 +16,7 @@ import pytest
 from test_embedded import load_pair
 
 from oml_mlflow import PipelinePair, connect, open_target
-from oml_mlflow.cli import main
+from oml_mlflow.cli.main import main
 from oml_mlflow.config.file import Config, load_config
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.promotion.options import Terms

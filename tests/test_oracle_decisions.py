@@ -16,7 +16,7 @@ from oracle_fixtures import PASSWORD, Oracle, running
 from oracle_server.engine.database import EXTENSIONS
 
 from oml_mlflow import PipelinePair
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import CapabilityMissing, OmlMlflowError, ParityError
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.parity.probes import golden_probes

@@ -22,7 +22,7 @@ from oracle_server.faults import Faults
 from oracle_server.statement import ConnectionDropped, OraError
 
 from oml_mlflow import PipelinePair, promote
-from oml_mlflow.cli import main
+from oml_mlflow.cli.main import main
 from oml_mlflow.planning.records import WHOLE
 from oml_mlflow.promotion.preflight import examine
 
@@ -499,7 +499,7 @@ def test_a_process_shows_no_traceback(
 ) -> None:
     promote("models:/clip/1", oracle.target())
     with_faults(**faults)(oracle)
-    program = [sys.executable, "-m", "oml_mlflow.cli", "promote", "models:/clip/2"]
+    program = [sys.executable, "-m", "oml_mlflow.cli.main", "promote", "models:/clip/2"]
     done = subprocess.run(
         [*program, "--target", oracle.uri],
         env={**os.environ, **environment},

@@ -16,7 +16,7 @@ from oracle_server.wallet import write_alias, write_wallet
 
 import oml_mlflow
 from oml_mlflow import ONNXPipeline, PipelinePair, promote
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import (
     CapabilityMissing,
     ForeignModel,

@@ -16,7 +16,7 @@ from oracle_server.statement import OraError
 
 import oml_mlflow
 from oml_mlflow import PipelinePair, promote
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.promotion.promote import plan
 

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from oml_mlflow import PipelinePair
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import ConfigError, InputError
 from oml_mlflow.pair import pictures
 from oml_mlflow.pair.limits import MAX_PIXELS

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from test_embedded import load_pair
 
 from oml_mlflow import PipelinePair
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import TargetError
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 

@@ -17,7 +17,7 @@ from test_anchored import artifacts, live, strip, target  # noqa: F401 -- a fixt
 
 import oml_mlflow
 from oml_mlflow import PipelinePair
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import PackageError
 from oml_mlflow.flavor.package import read_package
 from oml_mlflow.promotion.promote import promote

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from oml_mlflow import PipelinePair, promote
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import ApplyError, ForeignModel, GeometryChanged, ParityError, TargetError
 from oml_mlflow.planning.geometry import pair_id
 from oml_mlflow.planning.records import SWAPPING, WHOLE, Dependant

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from onnx.utils import Extractor
 
-from oml_mlflow import cli
+from oml_mlflow.cli import main
 from oml_mlflow.errors import ConfigError, GraphError, ParityError
 from oml_mlflow.graph.precision import (
     PRECISIONS,
@@ -284,7 +284,7 @@ def test_logged_pair_carries_its_loss(pairs: dict[str, PipelinePair]) -> None:
 
 def test_command_line_prints_the_loss(tiny_folder: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(
-        cli.cli,
+        main.cli,
         ["export", str(tiny_folder), "small", "--output-dir", str(tmp_path), "--quantize-model"],
     )
     assert done.exit_code == 0, done.output

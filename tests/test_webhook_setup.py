@@ -13,7 +13,7 @@ from cryptography.fernet import Fernet
 from receiving import OTHER_SECRET, SECRET, wait_for
 from servers import PROGRAM, Server, fetch, free_port, mlflow_server, running
 
-from oml_mlflow.cli import cli
+from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import ConfigError, RegistryError, RegistryUnreachable
 from oml_mlflow.webhook.receiver import EVENTS
 from oml_mlflow.webhook.setup import check, install, list_webhooks, server_settings

@@ -98,7 +98,7 @@ def main(cache: Path, size: str, rounds: int, ours_only: bool, as_json: bool) ->
     weights_gb = (folder / "model.safetensors").stat().st_size / 1e9
     # a float32 L/14 is over the size that the default profile takes
     profile = ["--profile", "onnxruntime"]
-    ours = [sys.executable, "-m", "oml_mlflow.cli", "export", str(folder), "clip", *profile]
+    ours = [sys.executable, "-m", "oml_mlflow.cli.main", "export", str(folder), "clip", *profile]
     commands = {"oml-mlflow export, validated": ours}
     if not ours_only:
         task = ["--task", "zero-shot-image-classification", "out"]

@@ -9,7 +9,7 @@ import click
 import mlflow
 
 import oml_mlflow
-from oml_mlflow import console
+from oml_mlflow.cli import console
 from oml_mlflow.events import Listener
 from oml_mlflow.registry import ModelVersion, get_version, register_alias
 

@@ -10,7 +10,8 @@ import mlflow
 from export import export_and_log
 from grid import result_grid
 
-from oml_mlflow import console, promote
+from oml_mlflow import promote
+from oml_mlflow.cli import console
 from oml_mlflow.names import IMG, model_name
 from oml_mlflow.planning.records import Dependant
 from oml_mlflow.promotion.verify import Trace, trace_bytes

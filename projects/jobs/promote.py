@@ -8,7 +8,7 @@ import click
 import mlflow
 from record import configured, reconcile
 
-from oml_mlflow import console
+from oml_mlflow.cli import console
 from oml_mlflow.promotion.options import USUAL
 from oml_mlflow.registry import get_version, register_alias
 

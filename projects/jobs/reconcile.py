@@ -10,7 +10,7 @@ import click
 import mlflow
 from record import configured, log_pass, reconcile
 
-from oml_mlflow import console
+from oml_mlflow.cli import console
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.promotion.options import Terms

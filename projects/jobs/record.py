@@ -9,9 +9,9 @@ from pathlib import Path
 
 import mlflow
 
-from oml_mlflow import console
+from oml_mlflow.cli import console
+from oml_mlflow.cli.text import exit_code, outcome_line, show_standings
 from oml_mlflow.config.file import Config, load_config
-from oml_mlflow.fleet_text import exit_code, outcome_line, show_standings
 from oml_mlflow.promotion.options import Terms
 from oml_mlflow.reconciler.loop import Pass, Reconciler
 from oml_mlflow.reconciler.plan_file import write_plan

@@ -9,7 +9,7 @@ import gallery
 import mlflow
 from grid import result_grid
 
-from oml_mlflow import console
+from oml_mlflow.cli import console
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oml_mlflow import console
 from oml_mlflow._version import __version__
+from oml_mlflow.cli import console
 from oml_mlflow.graph.profiles import DEFAULT_PROFILE, get_profile
 
 if TYPE_CHECKING:

@@ -8,17 +8,8 @@ from __future__ import annotations
 
 import click
 
-from oml_mlflow import (
-    cli_config,
-    cli_database,
-    cli_fleet,
-    cli_model,
-    cli_promotion,
-    cli_standing,
-    cli_webhook,
-    console,
-)
 from oml_mlflow._version import __version__
+from oml_mlflow.cli import config, console, inspect, model, promotion, reconcile, webhook
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,29 +22,29 @@ def cli() -> None:
 
 
 for _verb in (
-    cli_model.export,
-    cli_model.log,
-    cli_model.relog,
-    cli_model.check,
-    cli_database.preflight,
-    cli_promotion.plan,
-    cli_fleet.apply,
-    cli_fleet.reconcile,
-    cli_standing.drift,
-    cli_fleet.pin,
-    cli_fleet.unpin,
-    cli_promotion.promote,
-    cli_promotion.rollback,
-    cli_promotion.drop,
-    cli_promotion.columns,
-    cli_database.verify,
-    cli_database.status,
-    cli_database.history,
-    cli_database.fingerprints,
-    cli_database.sql,
-    cli_config.config,
-    cli_webhook.serve_webhook,
-    cli_webhook.webhook,
+    model.export,
+    model.log,
+    model.relog,
+    model.check,
+    inspect.preflight,
+    promotion.plan,
+    promotion.apply,
+    reconcile.reconcile,
+    reconcile.drift,
+    reconcile.pin,
+    reconcile.unpin,
+    promotion.promote,
+    promotion.rollback,
+    promotion.drop,
+    inspect.columns,
+    inspect.verify,
+    inspect.status,
+    inspect.history,
+    inspect.fingerprints,
+    inspect.sql,
+    config.config,
+    webhook.serve_webhook,
+    webhook.webhook,
 ):
     cli.add_command(_verb)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from oml_mlflow import console
-from oml_mlflow.cli_standing import status_of_all, verify_all
-from oml_mlflow.console import html_option, json_option, name_option, target_option
+from oml_mlflow.cli import console
+from oml_mlflow.cli.console import html_option, json_option, name_option, target_option
+from oml_mlflow.cli.reconcile import status_of_all, verify_all
 from oml_mlflow.planning.records import WHOLE, LedgerEntry
 
 
@@ -293,3 +293,46 @@ def _origin(facts: dict[str, Any]) -> str:
 
 def _largest(entry: LedgerEntry) -> str:
     return f"{entry.parity['max_abs']:.1e}" if "max_abs" in entry.parity else ""
+
+
+@click.command()
+@click.argument("name")
+@target_option
+@click.option("--add", help="Column that holds vectors: table.column.")
+@click.option("--source", help="With --add: the column that was embedded.")
+@click.option("--side", type=click.Choice(["img", "txt"]), help="With --add: which pipeline.")
+@click.option("--remove", help="Column to forget: table.column.")
+@json_option
+def columns(
+    name: str,
+    target: str | None,
+    timeout: float | None,
+    add: str | None,
+    source: str | None,
+    side: str | None,
+    remove: str | None,
+    as_json: bool,
+) -> None:
+    """Show what depends on export NAME; remember or forget columns that hold its vectors.
+
+    A promotion that would make registered columns worthless is refused, and names them.
+    """
+    from oml_mlflow.names import check_export_name, model_name
+    from oml_mlflow.planning.records import Dependant
+
+    if add and not (source and side):
+        raise click.UsageError("--add needs --source and --side.")
+    export_name = check_export_name(name)
+    database = console.open_database(target, timeout)
+    with database.session(f"columns of {name}", create=bool(add or remove)) as session:
+        if add and source and side:
+            model = model_name(export_name, side)
+            session.register_column(export_name, Dependant("column", add, model, source))
+        if remove and not session.forget_column(export_name, remove):
+            raise click.UsageError(f"{remove} is not registered.")
+        found = session.dependants(export_name)
+    if as_json:
+        console.show_json({"format_version": "1.0", "dependants": [vars(d) for d in found]})
+        return
+    rows = [(d.kind, d.name, d.model, d.source) for d in found]
+    console.show_table(f"Depends on {name}", ("kind", "name", "model", "made from"), rows)

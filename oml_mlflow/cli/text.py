@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from oml_mlflow import console
+from oml_mlflow.cli import console
+from oml_mlflow.flavor.manifest import UNANCHORED
+from oml_mlflow.parity.policy import WARNED
 from oml_mlflow.reconciler.status import HEAL, IN_SYNC, UNREACHABLE, FleetPlan, Standing
 
 if TYPE_CHECKING:
+    from oml_mlflow.parity.difference import ClassSummary
+    from oml_mlflow.planning.plan import Plan
+    from oml_mlflow.promotion.apply import Promotion
+    from oml_mlflow.promotion.target import Target
     from oml_mlflow.reconciler.fleet import Outcome
     from oml_mlflow.reconciler.loop import Pass
 
@@ -171,3 +177,55 @@ def _follows(standing: Standing) -> str:
 def _live(standing: Standing) -> str:
     live = standing.live
     return f"{live.origin}, generation {live.generation}" if live else "nothing"
+
+
+def show_promotion_plan(planned: Plan, database: Target) -> None:
+    """Show what a promotion would do."""
+    observed, live = planned.observed, planned.observed.live
+    lines = [
+        f"Target {planned.target}   {observed.name}: "
+        + (f"{live.origin}, generation {live.generation}" if live else "nothing live"),
+        f"Wanted {planned.title}" + ("" if planned.anchored else f", {UNANCHORED}"),
+    ]
+    if planned.pending:
+        lines.append(f"First  {planned.pending}")
+    if planned.geometry is not None:
+        lines.append(f"geometry: {planned.geometry}")
+    lines += [f"{sign:>4} {text}" for sign, text in planned.to_steps()]
+    if planned.work is not None and planned.work.incoming:
+        lines.append(database.window)
+    for dependant in planned.observed.dependants:
+        lines.append(f"     depends on {dependant.model}: {dependant.kind} {dependant.name}")
+    lines.append(planned.summary())
+    console.out.print("\n".join(lines), markup=False)
+
+
+def show_done(done: Promotion, database: Target, as_json: bool) -> None:
+    """Show what a promotion or rollback did."""
+    entry = done.entry
+    if as_json:
+        facts = {"changed": done.changed, "healed": done.healed, "swap_s": done.swap_s}
+        console.show_json({**facts, **vars(entry), "target": database.uri})
+        return
+    if done.healed:
+        console.out.print(f"first: {done.healed}.", markup=False)
+    compared = f"{entry.verification}. {done.report.title}"
+    if done.report.rows:
+        compared = f"{done.report.summary}, largest difference {done.report.max_abs():.1e}"
+        warned = [c for c in done.report.by_class() if c.state == WARNED]
+        compared += "".join(f"; {c.category} {_off(c)} (only warns)" for c in warned)
+    verb = "is now" if done.changed else "was already"
+    swap = f" Swapped in {done.swap_s:.2f} s." if done.changed else ""
+    profile = f", profile {entry.profile}" if database.is_probed and entry.profile else ""
+    console.out.print(
+        f"{entry.name} in {database.uri} {verb} {entry.origin.replace(' ', ' version ')} "
+        f"(generation {entry.generation}{profile}); {compared}.{swap}",
+        markup=False,
+    )
+
+
+def _off(summary: ClassSummary) -> str:
+    refused = summary.count - summary.compared
+    if refused:
+        return f"{refused} of {summary.count} refused"
+    return f"{summary.max_abs:.1e}"

@@ -31,8 +31,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from oml_mlflow.errors import OmlMlflowError
+from oml_mlflow.cli import console
+from oml_mlflow.errors import ConfigError, OmlMlflowError
 from oml_mlflow.events import Event, Listener
+from oml_mlflow.names import showable
 from oml_mlflow.planning.records import now
 
 if TYPE_CHECKING:
@@ -62,6 +64,14 @@ config_option = click.option(
     expose_value=False,
     callback=lambda context, option, value: context.meta.update({_CONFIG: value}),
     help="Configuration; by default $OML_MLFLOW_CONFIG, else oml_mlflow.toml.",
+)
+CHANGES_PENDING = 2
+model_option = click.option(
+    "--model", "models", multiple=True, help="Only bindings of this registered model; repeatable."
+)
+name_of_target_option = click.option("--target", help="Only this configured target.")
+required_target_option = click.option(
+    "--target", help="Configured target; by default the configuration's."
 )
 
 
@@ -236,3 +246,64 @@ def run(command: click.Command) -> None:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def terms_options(function: _F) -> _F:
+    """Give a verb the options that allow what is not usual."""
+    for flag, text in (
+        ("--heal", "Load again what was changed behind our back, whatever the policy is."),
+        ("--accept-new-geometry", "Go on where stored vectors can't be compared with new ones."),
+        ("--take-over", "Let names change hands: from another model, registry, or others."),
+        ("--retry", "Try again what failed before."),
+    ):
+        function = click.option(flag, is_flag=True, help=text)(function)
+    return function
+
+
+def fleet_configuration(target: str | None = None, timeout: float | None = None) -> Config:
+    """Return the configuration, which must have targets, and the one named.
+
+    Raises:
+        ConfigError: If it has none, or not that one.
+    """
+    config = console.configuration()
+    if not config.targets:
+        place = config.path or "oml_mlflow.toml, which is not there"
+        raise ConfigError(
+            f"there are no targets in {place}. Nothing was changed.",
+            hint="add [targets.NAME] with a uri and what it accepts, or name a MODEL_URI and a "
+            "--target.",
+        )
+    if target is not None and target not in config.targets:
+        from oml_mlflow.config.values import did_you_mean
+
+        raise ConfigError(
+            f"there is no target {showable(target)!r} in {config.path}. Nothing was changed.",
+            hint=f"{did_you_mean(target, config.targets)}Configured are: "
+            f"{', '.join(sorted(config.targets))}.",
+        )
+    if timeout is None:
+        return config
+    waiting = {name: replace(t, timeout_s=timeout) for name, t in config.targets.items()}
+    return replace(config, targets=waiting)
+
+
+def configured_name(config: Config, target: str | None) -> str:
+    """Return the name of the configured target that --target or the configuration means.
+
+    Raises:
+        ConfigError: If that is a URI that no configured target has.
+    """
+    chosen = config.choose(target).name
+    if chosen in config.targets:
+        return chosen
+    raise ConfigError(
+        f"which target is meant? There are {', '.join(sorted(config.targets))}. Nothing was "
+        "changed.",
+        hint="say --target NAME, or set target in the configuration.",
+    )
+
+
+def only_target(target: str | None) -> list[str] | None:
+    """Return a list of one target, or None for all."""
+    return [target] if target else None

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from oml_mlflow import console
-from oml_mlflow.console import config_option
+from oml_mlflow.cli import console
+from oml_mlflow.cli.console import config_option
 
 _name_option = click.option(
     "--name", default="oml_mlflow", show_default=True, help="Name of the webhook in MLflow."

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from oml_mlflow import console
-from oml_mlflow.cli_fleet import (
+from oml_mlflow.cli import console
+from oml_mlflow.cli.console import (
     CHANGES_PENDING,
+    config_option,
+    fleet_configuration,
+    html_option,
+    json_option,
     model_option,
-    plan_all,
-    roll_back_bound,
+    name_of_target_option,
+    name_option,
+    only_target,
+    target_option,
     terms_options,
 )
-from oml_mlflow.console import html_option, json_option, name_option, target_option
+from oml_mlflow.cli.reconcile import roll_back_bound, run_pass, show_pass
+from oml_mlflow.cli.text import show_done, show_promotion_plan
 from oml_mlflow.errors import ParityError
-from oml_mlflow.flavor.manifest import UNANCHORED
-from oml_mlflow.parity.policy import WARNED
 
 if TYPE_CHECKING:
-    from oml_mlflow.parity.difference import ClassSummary
-    from oml_mlflow.planning.plan import Plan
-    from oml_mlflow.promotion.apply import Promotion
-    from oml_mlflow.promotion.target import Target
+    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.reconciler.status import FleetPlan
 
 _adopt_option = click.option(
     "--adopt",
@@ -107,29 +112,9 @@ def plan(
     elif as_json:
         console.show_json(planned.to_json())
     else:
-        _show_plan(planned, database)
+        show_promotion_plan(planned, database)
     if detailed_exitcode and (planned.work is not None or planned.pending):
         sys.exit(CHANGES_PENDING)
-
-
-def _show_plan(planned: Plan, database: Target) -> None:
-    observed, live = planned.observed, planned.observed.live
-    lines = [
-        f"Target {planned.target}   {observed.name}: "
-        + (f"{live.origin}, generation {live.generation}" if live else "nothing live"),
-        f"Wanted {planned.title}" + ("" if planned.anchored else f", {UNANCHORED}"),
-    ]
-    if planned.pending:
-        lines.append(f"First  {planned.pending}")
-    if planned.geometry is not None:
-        lines.append(f"geometry: {planned.geometry}")
-    lines += [f"{sign:>4} {text}" for sign, text in planned.to_steps()]
-    if planned.work is not None and planned.work.incoming:
-        lines.append(database.window)
-    for dependant in planned.observed.dependants:
-        lines.append(f"     depends on {dependant.model}: {dependant.kind} {dependant.name}")
-    lines.append(planned.summary())
-    console.out.print("\n".join(lines), markup=False)
 
 
 @click.command()
@@ -193,7 +178,7 @@ def promote(
         raise
     if html:
         console.write_page(done.report, html, model_uri, database.uri)
-    _show_done(done, database, as_json)
+    show_done(done, database, as_json)
 
 
 @click.command()
@@ -232,7 +217,7 @@ def rollback(
         terms = Terms(unverified=unverified, accept_new_geometry=accept_new_geometry)
         back = roll_back_bound(chosen.name, name, to, pin, reason, terms, as_json)
         if back is not None:
-            _show_done(back, database, as_json)
+            show_done(back, database, as_json)
         return
     if pin:
         raise click.UsageError("--pin is about a configured target: add it to oml_mlflow.toml.")
@@ -245,37 +230,7 @@ def rollback(
             accept_new_geometry=accept_new_geometry,
             on_event=listener,
         )
-    _show_done(done, database, as_json)
-
-
-def _show_done(done: Promotion, database: Target, as_json: bool) -> None:
-    entry = done.entry
-    if as_json:
-        facts = {"changed": done.changed, "healed": done.healed, "swap_s": done.swap_s}
-        console.show_json({**facts, **vars(entry), "target": database.uri})
-        return
-    if done.healed:
-        console.out.print(f"first: {done.healed}.", markup=False)
-    compared = f"{entry.verification}. {done.report.title}"
-    if done.report.rows:
-        compared = f"{done.report.summary}, largest difference {done.report.max_abs():.1e}"
-        warned = [c for c in done.report.by_class() if c.state == WARNED]
-        compared += "".join(f"; {c.category} {_off(c)} (only warns)" for c in warned)
-    verb = "is now" if done.changed else "was already"
-    swap = f" Swapped in {done.swap_s:.2f} s." if done.changed else ""
-    profile = f", profile {entry.profile}" if database.is_probed and entry.profile else ""
-    console.out.print(
-        f"{entry.name} in {database.uri} {verb} {entry.origin.replace(' ', ' version ')} "
-        f"(generation {entry.generation}{profile}); {compared}.{swap}",
-        markup=False,
-    )
-
-
-def _off(summary: ClassSummary) -> str:
-    refused = summary.count - summary.compared
-    if refused:
-        return f"{refused} of {summary.count} refused"
-    return f"{summary.max_abs:.1e}"
+    show_done(done, database, as_json)
 
 
 @click.command()
@@ -303,44 +258,97 @@ def drop(name: str, target: str | None, timeout: float | None, yes: bool) -> Non
     console.out.print(f"dropped {dropped} in {database.uri}.", markup=False)
 
 
-@click.command()
-@click.argument("name")
-@target_option
-@click.option("--add", help="Column that holds vectors: table.column.")
-@click.option("--source", help="With --add: the column that was embedded.")
-@click.option("--side", type=click.Choice(["img", "txt"]), help="With --add: which pipeline.")
-@click.option("--remove", help="Column to forget: table.column.")
-@json_option
-def columns(
-    name: str,
+def plan_all(
     target: str | None,
     timeout: float | None,
-    add: str | None,
-    source: str | None,
-    side: str | None,
-    remove: str | None,
+    models: Sequence[str],
+    terms: Terms,
+    *,
+    out: str | None,
+    detailed: bool,
     as_json: bool,
 ) -> None:
-    """Show what depends on export NAME; remember or forget columns that hold its vectors.
+    """Show what would be changed in all targets. Nothing is."""
+    from oml_mlflow.cli.text import exit_code, show_plan
+    from oml_mlflow.reconciler.loop import Reconciler
+    from oml_mlflow.reconciler.plan_file import write_plan
+    from oml_mlflow.reconciler.remarks import with_remarks
 
-    A promotion that would make registered columns worthless is refused, and names them.
-    """
-    from oml_mlflow.names import check_export_name, model_name
-    from oml_mlflow.planning.records import Dependant
-
-    if add and not (source and side):
-        raise click.UsageError("--add needs --source and --side.")
-    export_name = check_export_name(name)
-    database = console.open_database(target, timeout)
-    with database.session(f"columns of {name}", create=bool(add or remove)) as session:
-        if add and source and side:
-            model = model_name(export_name, side)
-            session.register_column(export_name, Dependant("column", add, model, source))
-        if remove and not session.forget_column(export_name, remove):
-            raise click.UsageError(f"{remove} is not registered.")
-        found = session.dependants(export_name)
+    reconciler = Reconciler(fleet_configuration(target, timeout))
+    found = with_remarks(reconciler.look(models or None, targets=only_target(target), terms=terms))
+    if out:
+        write_plan(Path(out), found, terms, target or "", models)
     if as_json:
-        console.show_json({"format_version": "1.0", "dependants": [vars(d) for d in found]})
-        return
-    rows = [(d.kind, d.name, d.model, d.source) for d in found]
-    console.show_table(f"Depends on {name}", ("kind", "name", "model", "made from"), rows)
+        console.show_json(found.to_json())
+    else:
+        show_plan(found)
+        if out:
+            console.out.print(f"Saved. Next: oml-mlflow apply {out}", markup=False)
+    if detailed:
+        pending = CHANGES_PENDING if found.changes else 0
+        sys.exit(1 if exit_code((), found.standings) else pending)
+
+
+@click.command()
+@click.argument("plan_file", required=False, type=click.Path(exists=True, dir_okay=False))
+@name_of_target_option
+@model_option
+@terms_options
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@config_option
+@json_option
+def apply(
+    plan_file: str | None,
+    target: str | None,
+    models: tuple[str, ...],
+    yes: bool,
+    as_json: bool,
+    **allowed: bool,
+) -> None:
+    """Make every bound name what its alias says; or run exactly what `plan --out` saved.
+
+    A PLAN_FILE is refused once anything that it is about has moved.
+    """
+    from oml_mlflow.cli.text import exit_code, show_plan
+    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.reconciler.loop import Reconciler
+    from oml_mlflow.reconciler.plan_file import read_plan, waiting_in
+
+    terms, saved = Terms(**allowed), None
+    if plan_file:
+        if target or models or any(allowed.values()):
+            raise click.UsageError("a plan file says itself what is meant: give no other options.")
+        saved = read_plan(Path(plan_file))
+        terms, target, models = saved.terms, saved.target or None, saved.models
+    config = fleet_configuration(target)
+    with console.progress() as listener:
+        reconciler = Reconciler(config, on_event=listener)
+        view = reconciler.look(models or None, targets=only_target(target), terms=terms)
+        found = view.plan
+        if saved is not None:
+            saved.demand_fresh(found)
+    waiting = waiting_in(found)
+    if not found.changes:
+        show_pass(found.standings, [], as_json)
+        if not as_json:
+            show_plan(found)
+        sys.exit(exit_code((), found.standings))
+    if saved is None and not yes:
+        _ask(found, as_json)
+    only = {change.key for change in found.changes} | set(waiting)
+    run_pass(config, terms, target, models, as_json, only=only, view=view)
+
+
+def _ask(plan: FleetPlan, as_json: bool) -> None:
+    """Ask whether to go on; exit if not, UsageError if nobody can be asked."""
+    from oml_mlflow.cli.text import show_plan
+
+    if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError(
+            f"{plan.summary()} Nobody can be asked. Say --yes, or apply a plan file, which "
+            "`oml-mlflow plan --out FILE` makes."
+        )
+    show_plan(plan)
+    if not click.confirm("Apply?"):
+        console.out.print("Nothing was changed.")
+        sys.exit(1)

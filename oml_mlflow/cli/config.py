@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oml_mlflow import console
-from oml_mlflow.console import config_option, json_option
+from oml_mlflow.cli import console
+from oml_mlflow.cli.console import config_option, json_option
 from oml_mlflow.pair.limits import LIMITS
 
 if TYPE_CHECKING:
