@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,15 +44,13 @@ from oml_mlflow.planning.records import BINDING
 from oml_mlflow.promotion.options import Terms
 from oml_mlflow.promotion.promote import promote
 from oml_mlflow.promotion.rollback import drop_pair
+from oml_mlflow.promotion.target import Session
 from oml_mlflow.reconciler import pins
 from oml_mlflow.reconciler.fleet import Fleet
 from oml_mlflow.reconciler.loop import Reconciler
 from oml_mlflow.reconciler.status import Standing
 from oml_mlflow.registry import get_version
 from oml_mlflow.targets import open_target, sql_call
-
-if TYPE_CHECKING:
-    from oml_mlflow.promotion.target import Session
 
 _TARGET_URI = re.compile(r"oml(?::/+(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)/?)?")
 _ALIAS_URI = re.compile(r"models:/(?P<model>[^/@:]+)@(?P<alias>[\w-]+)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Event, Listener, silent
@@ -16,9 +16,7 @@ from oml_mlflow.graph.retarget import retarget_pipeline, shared_metadata
 from oml_mlflow.graph.runtime import Ends
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.embedder import PairEmbedder
-
-if TYPE_CHECKING:
-    from oml_mlflow.parity.probes import References
+from oml_mlflow.parity.probes import References
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from oml_mlflow.parity.policy import FAILED, MUST, OK, SKIPPED, WARN, WARNED, Limits
-
-if TYPE_CHECKING:
-    from oml_mlflow.parity.probes import Probe
+from oml_mlflow.parity.probes import Probe
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from oml_mlflow.errors import CapabilityMissing, PackageError
 from oml_mlflow.events import Listener, silent
@@ -22,9 +24,6 @@ from oml_mlflow.planning.records import LoadedModel, now
 from oml_mlflow.promotion.capabilities import ask, choose_profile, pair_needs
 from oml_mlflow.promotion.target import Session, Target
 from oml_mlflow.registry import UNUSED, ModelVersion, local_files, logged_tags
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from oml_mlflow.errors import (
     CapabilityMissing,
@@ -36,9 +35,7 @@ from oml_mlflow.graph.needs import (
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.planning.capabilities import Answer, CapabilityTable
 from oml_mlflow.planning.records import LoadedModel, now
-
-if TYPE_CHECKING:
-    from oml_mlflow.promotion.target import Session
+from oml_mlflow.promotion.target import Session
 
 SCRATCH_PREFIX = "OML_MLFLOW_PROBE_"
 _SCRATCH = re.compile(rf"{SCRATCH_PREFIX}\d+")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from oml_mlflow.errors import GeometryChanged, TargetError
 from oml_mlflow.graph.profiles import get_profile
@@ -22,12 +23,8 @@ from oml_mlflow.planning.geometry import (
 from oml_mlflow.planning.observed import Observed
 from oml_mlflow.planning.plan import Plan
 from oml_mlflow.planning.records import LedgerEntry
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from oml_mlflow.promotion.candidate import Candidate
-    from oml_mlflow.promotion.target import Session, Target
+from oml_mlflow.promotion.candidate import Candidate
+from oml_mlflow.promotion.target import Session, Target
 
 _GEOMETRY = "g-"
 

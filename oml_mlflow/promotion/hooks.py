@@ -7,12 +7,9 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
 
 from oml_mlflow.errors import ConfigError, OmlMlflowError, Vetoed
-
-if TYPE_CHECKING:
-    from oml_mlflow.parity.report import ParityReport
+from oml_mlflow.parity.report import ParityReport
 
 GROUP = "oml_mlflow.hooks"
 BEFORE_LOAD, AFTER_VERIFY = "before_load", "after_verify"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from oml_mlflow.errors import InvalidName
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.package import read_package
+from oml_mlflow.graph.finding import Finding
 from oml_mlflow.graph.needs import Capability, needs
 from oml_mlflow.graph.profiles import Profile, get_profile
 from oml_mlflow.names import SIDES, check_export_name, model_name, slot_name
@@ -19,9 +20,6 @@ from oml_mlflow.promotion.candidate import checked_files, choose_candidate
 from oml_mlflow.promotion.capabilities import ask, next_command, pair_needs
 from oml_mlflow.promotion.target import Session, Target
 from oml_mlflow.registry import get_version
-
-if TYPE_CHECKING:
-    from oml_mlflow.graph.finding import Finding
 
 _MIB = 2**20
 

@@ -7,7 +7,6 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mlflow
 from mlflow.entities import LifecycleStage
@@ -15,9 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from oml_mlflow.parity.page import to_html
 from oml_mlflow.parity.plot import write_plot
-
-if TYPE_CHECKING:
-    from oml_mlflow.parity.report import ParityReport
+from oml_mlflow.parity.report import ParityReport
 
 _LOGGED_MODEL = re.compile(r"models:/(m-\w+)")
 _VERSION = re.compile(r"models:/([^/@:]+)/(\d+)")

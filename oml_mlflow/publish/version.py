@@ -9,20 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
 
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.names import IMG, TXT
+from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.records import UNVERIFIED, LedgerEntry, now
 from oml_mlflow.publish.artifacts import log_parity
 from oml_mlflow.publish.description import FAILED, LIVE, SUPERSEDED, Row, merge, parse, update
 from oml_mlflow.registry import is_anchored, to_version
-
-if TYPE_CHECKING:
-    from oml_mlflow.parity.report import ParityReport
 
 TAG_PREFIX = "oml.target."
 ARTIFACTS = "oml_mlflow"

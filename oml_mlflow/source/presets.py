@@ -13,13 +13,11 @@ import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from oml_mlflow.errors import SourceError
 from oml_mlflow.files import fingerprint_file
-
-if TYPE_CHECKING:
-    from oml_mlflow.source.model import Source
+from oml_mlflow.source.model import Source
 
 _log = logging.getLogger(__name__)
 _RECORD = "oml_mlflow.json"

@@ -10,14 +10,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote
 
 import duckdb
 
 from oml_mlflow.errors import ConfigError, TargetError
 from oml_mlflow.flavor.package import PREFERRED_PROFILE
+from oml_mlflow.graph.profiles import Profile
 from oml_mlflow.parity.policy import ParityPolicy
+from oml_mlflow.parity.probes import Probe
+from oml_mlflow.planning.observed import Survey
+from oml_mlflow.planning.plan import Plan
 from oml_mlflow.planning.records import Dependant
 from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.targets.embedded.connection import Connection
@@ -26,12 +30,6 @@ from oml_mlflow.targets.embedded.folder import CATALOG, MODELS_FOLDER, EmbeddedF
 from oml_mlflow.targets.embedded.schema import SCHEMA
 from oml_mlflow.targets.embedded.session import EmbeddedSession
 from oml_mlflow.targets.embedded.survey import read_survey
-
-if TYPE_CHECKING:
-    from oml_mlflow.graph.profiles import Profile
-    from oml_mlflow.parity.probes import Probe
-    from oml_mlflow.planning.observed import Survey
-    from oml_mlflow.planning.plan import Plan
 
 
 class EmbeddedTarget(EmbeddedFolder):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import oracledb
@@ -18,6 +18,9 @@ from oml_mlflow.graph.profiles import RAW, Profile
 from oml_mlflow.names import TXT
 from oml_mlflow.pair.texts import oracle_text_expression
 from oml_mlflow.parity.policy import ParityPolicy
+from oml_mlflow.parity.probes import Probe
+from oml_mlflow.planning.observed import Survey
+from oml_mlflow.planning.plan import Plan
 from oml_mlflow.planning.records import UNVERIFIED, Dependant, now, this_process
 from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.secrets import Secret
@@ -31,11 +34,6 @@ from oml_mlflow.targets.oracle.script import promotion_script
 from oml_mlflow.targets.oracle.session import OracleSession
 from oml_mlflow.targets.oracle.settings import PREFIX, OracleSettings
 from oml_mlflow.targets.oracle.survey import read_survey
-
-if TYPE_CHECKING:
-    from oml_mlflow.parity.probes import Probe
-    from oml_mlflow.planning.observed import Survey
-    from oml_mlflow.planning.plan import Plan
 
 MODULE = "oml_mlflow"
 # V$SESSION: MODULE, ACTION and CLIENT_INFO hold 64 bytes
