@@ -42,7 +42,7 @@ SIZES = {
 
 def make_model(folder: Path, size: str) -> None:
     """Write a full-size CLIP with random weights and CLIP's own vocabulary."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
     import clip_folders
     import torch
     from transformers import CLIPConfig, CLIPModel

@@ -93,7 +93,7 @@ def run(code: str, *arguments: str) -> dict:
 
 def log_pairs(folder: Path) -> dict[str, int]:
     """Log a tiny pair, a full-size one and the latter in other bytes; return their sizes."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
     import clip_folders
     import onnx
 
@@ -168,7 +168,7 @@ def main(rounds: int) -> None:
 
 def measure(folder: Path, sizes: dict[str, int], rounds: int) -> None:
     """Run everything against one stand-in."""
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
     from oracle_server.engine import Database, User
     from oracle_server.server import OracleServer
 

@@ -137,7 +137,7 @@ def prepared(folder: Path, pair: Path, oracle: str, others: int) -> Any:
 def main(models: int, fewer: int, rounds: int) -> None:
     """Compare a pass over a large registry with one over a small one."""
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "OML_MLFLOW_PASSWORD": PASSWORD}
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
     import mlflow
     from oracle_server.engine import Database, User
     from oracle_server.server import OracleServer

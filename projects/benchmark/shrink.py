@@ -1,9 +1,9 @@
 # ruff: noqa: E402 -- the tests' and the demo model's modules are found by path
 """Measure what INT8 and float16 cost and give: size, loss, speed, memory, batch, runtime.
 
-A model of ViT-B/32's size with random weights, from tests/clip_folders.py, and the demo model,
-whose weights are trained. Speed is processor time of one thread, the precisions taken in
-turn, so that other work on the machine changes little; ratios are what to read.
+A model of ViT-B/32's size with random weights, from tests/support/clip_folders.py, and the demo
+model, whose weights are trained. Speed is processor time of one thread, the precisions taken
+in turn, so that other work on the machine changes little; ratios are what to read.
 
     python projects/benchmark/shrink.py --other-python ENV/bin/python > table.md
 """
@@ -23,7 +23,12 @@ import click
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "projects" / "demo_model")]
+sys.path[:0] = [
+    str(ROOT / "tests"),
+    str(ROOT / "tests" / "support"),
+    str(ROOT / "tests" / "pair"),
+    str(ROOT / "projects" / "demo_model"),
+]
 
 import clip_folders
 import drawings

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 
 from oml_mlflow.names import SIDES  # noqa: E402
 from oml_mlflow.planning.records import FAILURE, PUBLISHED, LedgerEntry, LoadedModel, Note, now  # noqa: E402

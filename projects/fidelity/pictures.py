@@ -319,7 +319,10 @@ def small_model(cache: Path) -> Path:
 @click.option("--output", type=click.Path(path_type=Path), help="JSON file for all rows.")
 def main(cache: Path, releases: tuple[str, ...], model: Path | None, output: Path | None) -> None:
     """Print how far the pair's vectors are from those of transformers + Pillow."""
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+    sys.path[:0] = [
+        str(Path(__file__).resolve().parents[2] / "tests"),
+        str(Path(__file__).resolve().parents[2] / "tests" / "support"),
+    ]
     import clip_folders
 
     cache = cache.resolve()

@@ -278,7 +278,10 @@ def _figure(row: dict[str, Any]) -> str:
 
 def tiny_model(cache: Path) -> Path:
     """Return a tiny model with CLIP's own vocabulary, made by the tests' code."""
-    sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+    sys.path[:0] = [
+        str(Path(__file__).resolve().parents[2] / "tests"),
+        str(Path(__file__).resolve().parents[2] / "tests" / "support"),
+    ]
     import clip_folders
 
     folder = cache / "tiny"

@@ -15,7 +15,7 @@ from live.options import WITHOUT_DATABASE, Place, reached
 from old_runtimes import OLDEST_DRIVER
 from oracle_fixtures import PASSWORD, running
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def live_suite(*options: str, driver: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from onnxruntime_extensions import __version__ as release
 from oml_mlflow.graph.runtime import open_session
 from oml_mlflow.pair.texts import oracle_text_expression, prepare_text
 
-FIDELITY = Path(__file__).resolve().parents[1] / "projects" / "fidelity"
+FIDELITY = Path(__file__).resolve().parents[2] / "projects" / "fidelity"
 DEMO = FIDELITY.parent / "demo_model" / "demo"
 MODULES = ("corpora", "environments", "pictures", "texts")
 # what neither operator can be kept from: see the README of projects/fidelity
@@ -46,7 +46,7 @@ def fidelity() -> Iterator[SimpleNamespace]:
 
 @pytest.fixture(scope="module")
 def sources(fidelity: SimpleNamespace) -> dict[str, list[str]]:
-    path = Path(__file__).parent / "data" / "odd_texts.json"
+    path = Path(__file__).parents[1] / "data" / "odd_texts.json"
     return {
         "written by hand": json.loads(path.read_text(encoding="utf-8")),
         "generated": fidelity.corpora.generated_texts(250, seed=7),

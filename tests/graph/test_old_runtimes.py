@@ -15,13 +15,12 @@ from typing import Any
 import clip_folders
 import numpy as np
 import pytest
-from old_runtimes import ORT
+from old_runtimes import ORT, RUN_GRAPH
 from PIL import Image
 
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.reference import ReferenceModel
 
-RUN_GRAPH = Path(__file__).with_name("run_graph.py")
 # one value of 32 x 32 that is rounded to the next level moves a vector by up to 3e-4
 TINY_LIMIT, FULL_LIMIT = 1e-3, 1e-4
 Inputs = dict[str, dict[str, Any]]

@@ -24,7 +24,7 @@ from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.reference import ReferenceModel
 from oml_mlflow.source.model import open_source
 
-FIDELITY = Path(__file__).resolve().parents[1] / "projects" / "fidelity"
+FIDELITY = Path(__file__).resolve().parents[2] / "projects" / "fidelity"
 DEMO = FIDELITY.parent / "demo_model" / "demo"
 # of a black and white picture, 1 % of the values that ONNX Runtime resizes are a level off
 LIMIT = 1e-3

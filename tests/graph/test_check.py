@@ -131,7 +131,7 @@ def test_a_genuine_raw_export_of_optimum(tiny_folder: Path, tmp_path: Path) -> N
     """Optimum in an environment of its own: its transformers is older than ours."""
     environment = tmp_path / "optimum"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    constraints = Path(__file__).parent.parent / "projects" / "constraints.txt"
+    constraints = Path(__file__).parents[2] / "projects" / "constraints.txt"
     install = [environment / "bin" / "pip", "install", "-q", "-c", constraints]
     subprocess.run([*install, "optimum-onnx", "onnxruntime"], check=True)
     command = [environment / "bin" / "optimum-cli", "export", "onnx", "--model", tiny_folder]

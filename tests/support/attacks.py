@@ -23,7 +23,7 @@ from PIL import Image
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
 RECORDS, SPLIT, INPUTS, INSTANCES = "dataframe_records", "dataframe_split", "inputs", "instances"
 FORMS = (RECORDS, SPLIT, INPUTS, INSTANCES)
-ODD_TEXTS = json.loads((Path(__file__).parent / "data/odd_texts.json").read_text("utf-8"))
+ODD_TEXTS = json.loads((Path(__file__).parents[1] / "data/odd_texts.json").read_text("utf-8"))
 SPECIALS = ("<|startoftext|>", "<|endoftext|>", " <|endoftext|>", "<|ENDOFTEXT|>", "<|EndOfText|>")
 PIECES = (*' \n\t\u00a0\u3000\u2028\u0338\u200b\ufeff\u202e\\"_²½ﬁ🙂', "\r\n", "'s", *SPECIALS)
 PIECES += ("photo", "cat", "don't", "2019", "café", "北京", "שלום", "مرح", "👩\u200d🚀", "<|", "|>")

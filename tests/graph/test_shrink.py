@@ -48,7 +48,7 @@ PROPERTIES: dict[str, dict[str, Any]] = {
 }
 SHRUNK = [name for name in PROPERTIES if name != "float32"]
 TEXTS = ["a photo of a cat", "two dogs, 4711 and 08", "x", "", "a long story " * 40]
-DEMO = Path(__file__).resolve().parents[1] / "projects" / "demo_model" / "demo"
+DEMO = Path(__file__).resolve().parents[2] / "projects" / "demo_model" / "demo"
 
 
 def export_as(precision: str, model: Path, folder: Path, **options: Any) -> PipelinePair:

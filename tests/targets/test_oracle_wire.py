@@ -748,7 +748,7 @@ def test_all_of_it_with_the_oldest_driver(tmp_path: Path) -> None:
     target = tmp_path / "oldest"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target)]
     subprocess.run([*pip, "oracledb==4.0.2"], check=True)
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     path = os.pathsep.join([str(target), str(folder.parent), os.environ.get("PYTHONPATH", "")])
     begin = "import oracledb, pytest; assert oracledb.__version__ == '4.0.2'"
     code = f"{begin}; raise SystemExit(pytest.main([{__file__!r}, '-q', '-p', 'no:cacheprovider']))"

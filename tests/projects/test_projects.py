@@ -13,7 +13,7 @@ from mlflow.entities import Run
 import oml_mlflow
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 
-PROJECTS = Path(__file__).resolve().parents[1] / "projects"
+PROJECTS = Path(__file__).resolve().parents[2] / "projects"
 CONFIG = """\
 [targets.dev]
 uri = "embedded:///database"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "browser" / "set_alias.mjs"
+SCRIPT = Path(__file__).parents[1] / "browser" / "set_alias.mjs"
 
 
 @dataclass(frozen=True)

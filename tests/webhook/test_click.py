@@ -33,7 +33,7 @@ from oml_mlflow.targets.embedded.target import EmbeddedTarget
 from oml_mlflow.webhook.setup import CACHE_TTL_S
 from oml_mlflow.webhook.signature import SECRET_ENV
 
-DEMO = Path(__file__).resolve().parents[1] / "projects" / "demo_model" / "demo"
+DEMO = Path(__file__).resolve().parents[2] / "projects" / "demo_model" / "demo"
 LONGEST_S = 10.0
 TEXT = "three small red stars"
 EMBEDDED_SQL = f"SELECT CLIP_TXT('{TEXT}')"

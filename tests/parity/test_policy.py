@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from old_runtimes import RUN_GRAPH
 from PIL import Image
-from test_old_runtimes import RUN_GRAPH
 
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.graph.runtime import open_session, run

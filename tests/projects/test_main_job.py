@@ -12,7 +12,7 @@ from PIL import Image
 
 from oml_mlflow.cli.main import cli
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_project(store: Path, entry: str, **parameters: str) -> str:

@@ -34,7 +34,7 @@ from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.reference import ReferenceModel
 
-FIDELITY = Path(__file__).resolve().parents[1] / "projects" / "fidelity"
+FIDELITY = Path(__file__).resolve().parents[2] / "projects" / "fidelity"
 THREADS, CHUNK, TIMEOUT_S = 8, 200, 120
 VECTOR_LIMIT = 1e-5
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-DEMO = Path(__file__).resolve().parents[1] / "projects" / "demo_model"
+DEMO = Path(__file__).resolve().parents[2] / "projects" / "demo_model"
 WEIGHTS = DEMO / "demo"
 MODULES = ("drawings", "vocabulary", "train", "evaluate")
 RECALLS = ("text_to_image_recall_at_1", "image_to_image_recall_at_1")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+RUN_GRAPH = Path(__file__).with_name("run_graph.py")
+
 ORT = "1.15.1"
 OLDEST_EXTENSIONS = "0.12.0"
 OLDEST_DRIVER = "4.0.2"
