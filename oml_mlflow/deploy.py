@@ -96,8 +96,8 @@ def run_local(
     """
     with _as_mlflow():
         _demand_flavor(flavor)
-        switches: dict[str, Any] = _switches(config, [key for key in _TERMS if key != "retry"])
-        promote(model_uri, open_target(DEFAULT_TARGET), name, **switches)
+        terms = Terms(**_switches(config, [key for key in _TERMS if key != "retry"]))
+        promote(model_uri, open_target(DEFAULT_TARGET), name, terms=terms)
 
 
 class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow has no types

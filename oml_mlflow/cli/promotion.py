@@ -157,7 +157,7 @@ def promote(
     is_configured = chosen.name in config.targets
     if pin and not is_configured:
         raise click.UsageError("--pin is about a configured target: add it to oml_mlflow.toml.")
-    database = console.open_database(target, timeout)
+    database, terms = console.open_database(target, timeout), Terms(**allowed)
     try:
         with console.progress() as listener:
             if is_configured:
@@ -167,11 +167,11 @@ def promote(
                     chosen.name,
                     name,
                     pinned=pin,
-                    terms=Terms(**allowed),
+                    terms=terms,
                     on_event=listener,
                 )
             else:
-                done = run(model_uri, database, name, on_event=listener, **allowed)
+                done = run(model_uri, database, name, terms=terms, on_event=listener)
     except ParityError as error:
         if html:
             console.write_page(error.details["report"], html, model_uri, database.uri)

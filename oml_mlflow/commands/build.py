@@ -14,7 +14,7 @@ from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
 
-import oml_mlflow
+from oml_mlflow._version import __version__
 from oml_mlflow.errors import RegistryError
 from oml_mlflow.flavor.environment import index_requirements, read_requirements
 from oml_mlflow.flavor.manifest import LATER, check_files
@@ -75,7 +75,7 @@ def relog(
         )
     client = mlflow.MlflowClient()
     card = client.get_model_version(version.name, version.version).description or ""
-    line = f"Relogged from version {version.version} with oml_mlflow {oml_mlflow.__version__}."
+    line = f"Relogged from version {version.version} with oml_mlflow {__version__}."
     card = f"{without_block(card).rstrip()}\n\n{line}\n".lstrip()
     client.update_model_version(version.name, info.registered_model_version, card)
     return info
@@ -99,7 +99,7 @@ def _save(source: Path, path: str, mlflow_model: Model, **_options: Any) -> None
     is_carried = (source / _OWN_CODE).is_dir()
     shutil.copytree(source, root, dirs_exist_ok=True, ignore=partial(_ignored, source))
     if is_carried:
-        package = Path(oml_mlflow.__file__).parent
+        package = Path(__file__).parents[1]
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(package, root / _OWN_CODE, ignore=ignore)
     mlflow_model.signature = old.signature

@@ -77,16 +77,7 @@ def promote(
                 config, model_uri, chosen, name, pinned=pinned, terms=terms, on_event=on_event
             )
         target = open_target(target)
-    return promote_pair(
-        model_uri,
-        target,
-        name,
-        unverified=unverified,
-        adopt=adopt,
-        take_over=take_over,
-        accept_new_geometry=accept_new_geometry,
-        on_event=on_event,
-    )
+    return promote_pair(model_uri, target, name, terms=terms, on_event=on_event)
 
 
 def promote_configured(

@@ -52,10 +52,7 @@ def promote(
     target: Target,
     name: str | None = None,
     *,
-    unverified: bool = False,
-    adopt: bool = False,
-    take_over: bool = False,
-    accept_new_geometry: bool = False,
+    terms: Terms = USUAL,
     on_event: Listener = silent,
 ) -> Promotion:
     """Make a version the live pair of an export name in a database, if it proves right there.
@@ -69,12 +66,7 @@ def promote(
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
         target: The database.
         name: Export name in the database; the registered model's name by default.
-        unverified: Promote a pair too that no runtime here could run, so that nothing can be
-            compared; ledger and version then say ``unverified``. Others are compared all the same.
-        adopt: Take over models of others under the live names; they are kept, and never dropped.
-        take_over: Replace a pair too that belongs to another registered model or registry.
-        accept_new_geometry: Promote a version too whose vectors can't be compared with those that
-            were stored from the live one.
+        terms: What is allowed beyond the usual.
         on_event: Told of progress.
 
     Returns:
@@ -94,19 +86,13 @@ def promote(
         Vetoed: If a hook stops it; the live pair is as it was.
         GeometryChanged: If stored vectors would become worthless; nothing was loaded.
         ParityError: If a vector is not what it should be; the live pair is as it was.
-        ApplyError: If a step fails, or the pair can't be compared and `unverified` is not given;
+        ApplyError: If a step fails, or the pair can't be compared and that is not allowed;
             the message says what state was left.
 
     Side effects: Writes models and a ledger row to the target; commits. Tags the version if it is
     unverified. Calls hooks.
     """
     version = identified(get_version(model_uri))
-    terms = Terms(
-        unverified=unverified,
-        adopt=adopt,
-        take_over=take_over,
-        accept_new_geometry=accept_new_geometry,
-    )
     with checked_files(version) as folder:
         return promote_files(
             folder, version, target, name or version.name, terms=terms, on_event=on_event

@@ -14,10 +14,10 @@ from fleets import changed, live_versions, move, reconcile, states, two_targets
 from oracle_fixtures import Oracle
 
 import oml_mlflow
-from oml_mlflow import PipelinePair
+from oml_mlflow import PipelinePair, promote
 from oml_mlflow.errors import PackageError
 from oml_mlflow.flavor.save import SIGNATURE
-from oml_mlflow.promotion.promote import plan, promote
+from oml_mlflow.promotion.promote import plan
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.promotion.verify import trace_bytes, verify
 from oml_mlflow.registry import MANIFEST_TAG

@@ -56,7 +56,7 @@ class Job:
 def run(job: Job, report: Any = None) -> None:
     """Do the job; this is the child."""
     os.environ.update(dict(job.environment))
-    from oml_mlflow.promotion.promote import promote
+    from oml_mlflow import promote
     from oml_mlflow.promotion.rollback import rollback
     from oml_mlflow.targets import open_target
 
