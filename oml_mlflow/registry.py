@@ -25,20 +25,17 @@ _log = logging.getLogger(__name__)
 _DEFAULT_EXPERIMENT = "0"
 # the part of what requests raises that people want to read
 _CAUSE = re.compile(r"\(Caused by \w+\(.*?\): (?P<why>[^\"]+)\"\)\)")
-# tags of a version, and of its logged model
+# tags of a registered model; those of a version, and of its logged model
+BIND_TAG, PAUSE_TAG = "oml.bind", "oml.paused"
 MANIFEST_TAG, CODE_TAG = "oml.manifest", "oml.code"
-CODE_FOLDER = "code"
-# evidence of promotions, which comes later
-EVIDENCE_FOLDER = "oml_mlflow"
+# the second is evidence of promotions, which comes later
+CODE_FOLDER, EVIDENCE_FOLDER = "code", "oml_mlflow"
 # most of a version's files, none of which a database needs; each would be a request
 UNUSED = {CODE_FOLDER, EVIDENCE_FOLDER}
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
 _LOGGED_MODEL = re.compile(r"models:/(m-\w+)")
 _COPIES = 8
 _URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
-
-# tags of a registered model
-BIND_TAG, PAUSE_TAG = "oml.bind", "oml.paused"
 
 
 @dataclass(frozen=True)

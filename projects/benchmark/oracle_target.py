@@ -27,7 +27,7 @@ PASSWORD = "stand-in"  # noqa: S105 -- of a server that lives as long as this sc
 
 PROMOTE = """
 import json, resource, sys
-from oml_mlflow.promotion import promote
+from oml_mlflow import promote
 done = promote(sys.argv[1], sys.argv[2], sys.argv[3])
 assert "torch" not in sys.modules
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -107,11 +107,12 @@ def copy_whole(path: Path, stored: Path, model: LoadedModel, on_event: Listener)
     """Copy a file under its content's name; a reader never sees part of it, nor none.
 
     Raises:
-        TargetError: If the bytes are not those of the model, or can't be written.
+        TargetError: If the bytes are not those of the model.
+        OSError: If they can't be written.
     """
-    done, total, aside = 0, path.stat().st_size, ""
+    done, total = 0, path.stat().st_size
+    handle, aside = tempfile.mkstemp(prefix=LOADING_PREFIX, dir=stored.parent)
     try:
-        handle, aside = tempfile.mkstemp(prefix=LOADING_PREFIX, dir=stored.parent)
         with path.open("rb") as source, os.fdopen(handle, "wb") as copy:
             while chunk := source.read(_COPY_BYTES):
                 copy.write(chunk)
@@ -127,14 +128,8 @@ def copy_whole(path: Path, stored: Path, model: LoadedModel, on_event: Listener)
                 hint="log the pair again.",
             )
         os.replace(aside, stored)
-    except OSError as error:
-        raise TargetError(
-            f"{model.name}: {stored} can't be written ({error.strerror}). Nothing was loaded.",
-            hint="move away what is there, or make room; then try again.",
-        ) from error
     finally:
-        if aside:
-            Path(aside).unlink(missing_ok=True)
+        Path(aside).unlink(missing_ok=True)
 
 
 def _identity(found: os.stat_result) -> str:

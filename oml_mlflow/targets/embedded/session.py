@@ -135,7 +135,14 @@ class EmbeddedSession:
         """
         stored = self._target.model_path(model.fingerprint)
         if model.damage:
-            copy_whole(path, stored, model, on_event)
+            try:
+                copy_whole(path, stored, model, on_event)
+            except OSError as error:
+                raise TargetError(
+                    f"{model.name}: {stored} can't be written ({error.strerror}). What is live is "
+                    "as it was.",
+                    hint="move away what is there, or make room; then try again.",
+                ) from error
             return
         if any(loaded.name == model.name for loaded in self._connection.models()):
             raise TargetError(

@@ -24,7 +24,6 @@ from oml_mlflow.planning.records import (
     refuse_unplanned,
 )
 from oml_mlflow.targets.oracle import catalog, preflight, swap
-from oml_mlflow.targets.oracle import catalog as oracle_notes
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.connection import Database
 from oml_mlflow.targets.oracle.load import drop, load
@@ -131,15 +130,15 @@ class OracleSession:
 
     def notes(self, name: str | None = None) -> list[Note]:
         """Return what is remembered about an export name, or about all. Read-only."""
-        return oracle_notes.notes(self._db, name)
+        return catalog.notes(self._db, name)
 
     def write_note(self, note: Note) -> None:
         """Remember something about an export name, instead of what its kind was. Commits."""
-        oracle_notes.write_note(self._db, note)
+        catalog.write_note(self._db, note)
 
     def forget_note(self, name: str, kind: str) -> bool:
         """Forget something about an export name; return whether there was one. Commits."""
-        return oracle_notes.forget_note(self._db, name, kind)
+        return catalog.forget_note(self._db, name, kind)
 
     def capabilities(self) -> CapabilityTable | None:
         """Return what capability probes found out, if they ever ran here. Read-only."""
