@@ -21,6 +21,8 @@ from oml_mlflow.pair.texts import prepare_text
 
 # texts of one run are padded to the longest of them
 _TEXTS_PER_RUN = 32
+# how much of a text counts takes 0.3 s to find out, more than whatever such a text costs
+_SHORT_CHARACTERS = 2_000
 # byte-pair operators take time in proportion to the square of a word: 0.4 s for one of these
 _UNBOUNDED_CHARACTERS = 20_000
 # undecoded pixels: (height, width, 3)
@@ -80,7 +82,8 @@ class PairEmbedder:
                 tokenizer of unknown length; its number is named, nothing is embedded.
         """
         texts = list(texts)
-        reach, is_bounded = self._reading if texts else (None, True)
+        is_long = any(isinstance(text, str) and len(text) > _SHORT_CHARACTERS for text in texts)
+        reach, is_bounded = self._reading if is_long else (None, True)
         for i, text in enumerate(texts):
             if not is_bounded and isinstance(text, str) and len(text) > _UNBOUNDED_CHARACTERS:
                 raise InputError(
