@@ -185,6 +185,12 @@ def prepare_picture(data: bytes, label: str = "picture") -> bytes:
         return png.tobytes()
 
 
+def picture_pixels(data: bytes, label: str = "picture") -> np.ndarray:
+    """Return a picture's pixels, uint8 ``(height, width, 3)``, RGB; see `prepare_picture`."""
+    with in_work(data, label, as_pixels) as pixels:
+        return pixels
+
+
 def _plugin(data: bytes, label: str) -> type[ImageFile.ImageFile]:
     """Return Pillow's plugin for a picture, by its first bytes."""
     for start, plugin in _PLUGINS.items():

@@ -36,7 +36,7 @@ print(json.dumps({"peak_kib": peak, "swap_s": done.swap_s, "rows": done.report.s
 """
 ROLLBACK = """
 import json, sys, time
-from oml_mlflow.restore import rollback
+from oml_mlflow import rollback
 seen = []
 begun = time.perf_counter()
 done = rollback(sys.argv[1], sys.argv[2], on_event=seen.append)
@@ -48,10 +48,10 @@ UPLOAD = """
 import json, sys, time
 from pathlib import Path
 import oracledb
-from oml_mlflow.fingerprint import fingerprint_file
-from oml_mlflow.ledger import LoadedModel, now
-from oml_mlflow.targets.oracle import OracleTarget
-from oml_mlflow.targets.oracle_load import _CHUNK_BYTES, _send
+from oml_mlflow.files import fingerprint_file
+from oml_mlflow.planning.records import LoadedModel, now
+from oml_mlflow.targets.oracle.target import OracleTarget
+from oml_mlflow.targets.oracle.load import _CHUNK_BYTES, _send
 uri, path, rounds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 size, digest = path.stat().st_size, fingerprint_file(path)
 times = {"bare": [], "ours": [], "whole": []}

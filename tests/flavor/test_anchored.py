@@ -110,7 +110,7 @@ def test_one_file_is_named(versions: Pairs, tmp_path: Path, name: str, word: str
 
 def test_exchanged_code_is_seen_where_it_is_fetched(versions: Pairs, tmp_path: Path) -> None:
     """A database needs no code, and promoting fetches none, wherever the artifacts are."""
-    code = artifacts(1) / "code" / "oml_mlflow" / "scoring.py"
+    code = artifacts(1) / "code" / "oml_mlflow" / "flavor" / "scoring.py"
     code.write_text("raise SystemExit('not ours')\n")
     assert promote("models:/clip/1", open_target(f"embedded:///{tmp_path / 'database'}")).report.ok
     for load in (oml_mlflow.load_model, oml_mlflow.relog):

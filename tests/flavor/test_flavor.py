@@ -66,7 +66,7 @@ def test_requirements_name_what_serving_needs_and_no_more(saved: Path) -> None:
         "pillow",
         "pyyaml",
     }
-    assert (saved / "code" / "oml_mlflow" / "flavor.py").is_file()
+    assert (saved / "code" / "oml_mlflow" / "flavor" / "save.py").is_file()
 
 
 def test_package_index_replaces_the_code(tiny_pair: PipelinePair, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def old_version(mlflow_store: Path, tiny_pair: PipelinePair) -> Path:
         extra_pip_requirements=["requests>=2"],
     )
     folder = artifacts(1)
-    (folder / "code" / "oml_mlflow" / "scoring.py").write_text(OLD_SCORING)
+    (folder / "code" / "oml_mlflow" / "flavor" / "scoring.py").write_text(OLD_SCORING)
     mlmodel = yaml.safe_load((folder / "MLmodel").read_text())
     mlmodel["flavors"]["oml_mlflow"]["oml_mlflow_version"] = "0.1.0"
     (folder / "MLmodel").write_text(yaml.safe_dump(mlmodel))

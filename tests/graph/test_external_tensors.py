@@ -285,7 +285,7 @@ from pathlib import Path
 import onnxruntime
 path = sys.argv[1]
 from oml_mlflow.errors import PackageError
-from oml_mlflow.runtime import open_session
+from oml_mlflow.graph.runtime import open_session
 try:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     leaked = session.run(None, {})[0].tobytes().decode()

@@ -428,8 +428,8 @@ INTERRUPTED = textwrap.dedent(
     """
     import json, os, signal, sys
     import onnxruntime, onnxruntime_extensions, torch, transformers
-    import oml_mlflow.reference
-    from oml_mlflow.pipeline import ONNXPipeline
+    import oml_mlflow.pair.reference
+    from oml_mlflow.oml4py import ONNXPipeline
 
     folder, root, cases = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 

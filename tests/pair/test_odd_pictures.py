@@ -38,7 +38,7 @@ LIMITED = (
 EMBED_EACH = """
 import json, sys
 from pathlib import Path
-from oml_mlflow.embedder import PairEmbedder
+from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.errors import InputError
 embedder = PairEmbedder(Path(sys.argv[1]), Path(sys.argv[1]), int(sys.argv[2]))
 for path in sorted(Path(sys.argv[3]).iterdir()):

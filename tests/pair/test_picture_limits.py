@@ -113,7 +113,7 @@ if host == "errors": warnings.simplefilter("error")
 if host == "unlimited": Image.MAX_IMAGE_PIXELS = None
 if host == "low": Image.MAX_IMAGE_PIXELS = 1000
 from oml_mlflow.errors import InputError
-from oml_mlflow.pictures import prepare_picture
+from oml_mlflow.pair.pictures import prepare_picture
 def state():
     return (list(warnings.filters), Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
 small = io.BytesIO()
@@ -212,7 +212,7 @@ MEMORY = """
 import gc, io, json, sys, threading
 from pathlib import Path
 from PIL import Image
-from oml_mlflow.embedder import PairEmbedder
+from oml_mlflow.pair.embedder import PairEmbedder
 def figure(name):
     text = Path("/proc/self/status").read_text()
     return int(text.split(name + ":")[1].split()[0]) // 1024
