@@ -41,7 +41,7 @@ from oml_mlflow.flavor.scoring import PyfuncPair
 from oml_mlflow.names import IMG, TXT, check_export_name, model_name
 from oml_mlflow.planning.observed import Held, Survey
 from oml_mlflow.planning.records import BINDING
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.promotion.promote import promote
 from oml_mlflow.promotion.rollback import drop_pair
 from oml_mlflow.promotion.target import Session
@@ -54,7 +54,7 @@ from oml_mlflow.targets import open_target, sql_call
 
 _TARGET_URI = re.compile(r"oml(?::/+(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)/?)?")
 _ALIAS_URI = re.compile(r"models:/(?P<model>[^/@:]+)@(?P<alias>[\w-]+)")
-_TERMS = ("accept_new_geometry", "adopt", "retry", "take_over", "unverified")
+_OPTIONS = ("accept_new_geometry", "adopt", "retry", "take_over", "unverified")
 _DROP = "drop"
 
 
@@ -96,8 +96,8 @@ def run_local(
     """
     with _as_mlflow():
         _demand_flavor(flavor)
-        terms = Terms(**_switches(config, [key for key in _TERMS if key != "retry"]))
-        promote(model_uri, open_target(DEFAULT_TARGET), name, terms=terms)
+        options = Options(**_switches(config, [key for key in _OPTIONS if key != "retry"]))
+        promote(model_uri, open_target(DEFAULT_TARGET), name, options=options)
 
 
 class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow has no types
@@ -235,17 +235,19 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
     def _deploy(
         self, name: str, model_uri: str, config: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        terms = Terms(**_switches(config, _TERMS))
+        options = Options(**_switches(config, _OPTIONS))
         parts = _ALIAS_URI.fullmatch(model_uri)
         # before anything is written
         get_version(model_uri)
         if parts is None:
             promote_configured(
-                self._config, model_uri, self._target, name, pinned=True, terms=terms
+                self._config, model_uri, self._target, name, pinned=True, options=options
             )
             return self._shown(self._find(name))
         pins.bind(self._config, self._target, name, parts["model"], parts["alias"])
-        done = Reconciler(self._config).run([parts["model"]], targets=[self._target], terms=terms)
+        done = Reconciler(self._config).run(
+            [parts["model"]], targets=[self._target], options=options
+        )
         for outcome in done.outcomes:
             if outcome.error is not None and outcome.change.binding.name == name:
                 raise outcome.error

@@ -248,7 +248,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def terms_options(function: _F) -> _F:
+def allowing_options(function: _F) -> _F:
     """Give a verb the options that allow what is not usual."""
     for flag, text in (
         ("--heal", "Load again what was changed behind our back, whatever the policy is."),

@@ -26,7 +26,7 @@ from oml_mlflow.errors import OmlMlflowError
 if TYPE_CHECKING:
     from oml_mlflow.config.file import Config
     from oml_mlflow.promotion.apply import Promotion
-    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.options import Options
     from oml_mlflow.reconciler.fleet import Outcome, View
     from oml_mlflow.reconciler.loop import Pass
     from oml_mlflow.reconciler.status import Standing
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def run_pass(
     config: Config,
-    terms: Terms,
+    options: Options,
     target: str | None,
     models: Sequence[str],
     as_json: bool,
@@ -52,7 +52,7 @@ def run_pass(
         done = reconciler.run(
             models or None,
             targets=only_target(target),
-            terms=terms,
+            options=options,
             only=only,
             view=view,
             on_outcome=show,
@@ -104,19 +104,19 @@ def reconcile(
     as_json: bool,
 ) -> None:
     """Make every bound name what its alias says, without asking; once, or again and again."""
-    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.options import Options
 
     if once == watch:
         raise click.UsageError("say --once or --watch, one of the two.")
     if watch and (models or as_json):
         raise click.UsageError("--watch is about all bindings, and writes lines.")
-    config, terms = fleet_configuration(), Terms(retry=retry)
+    config, options = fleet_configuration(), Options(retry=retry)
     if once:
-        run_pass(config, terms, None, models, as_json)
-    _watch(config, terms, interval)
+        run_pass(config, options, None, models, as_json)
+    _watch(config, options, interval)
 
 
-def _watch(config: Config, terms: Terms, interval: float | None) -> None:
+def _watch(config: Config, options: Options, interval: float | None) -> None:
     from oml_mlflow.reconciler.loop import Reconciler
 
     stop = threading.Event()
@@ -130,7 +130,7 @@ def _watch(config: Config, terms: Terms, interval: float | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
     console.err.print(f"watching {len(config.targets)} targets.")
-    Reconciler(config).watch(stop, interval_s=interval, terms=terms, on_pass=_show_watched)
+    Reconciler(config).watch(stop, interval_s=interval, options=options, on_pass=_show_watched)
 
 
 def _show_watched(found: Pass | OmlMlflowError) -> None:
@@ -182,7 +182,7 @@ def roll_back_bound(
     to: int | None,
     pin: bool,
     reason: str,
-    terms: Terms,
+    options: Options,
     as_json: bool,
 ) -> Promotion | None:
     """Roll a name of a configured target back; show what became of its alias.
@@ -195,7 +195,14 @@ def roll_back_bound(
     config = fleet_configuration(target)
     with console.progress() as listener:
         done = run(
-            config, target, name, to=to, pinned=pin, reason=reason, terms=terms, on_event=listener
+            config,
+            target,
+            name,
+            to=to,
+            pinned=pin,
+            reason=reason,
+            options=options,
+            on_event=listener,
         )
     if done.changed is None:
         if done.pinned and not as_json:

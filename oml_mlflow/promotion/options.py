@@ -1,4 +1,4 @@
-"""Terms: what a promotion may do beyond the usual, because somebody said so."""
+"""Options of a promotion: what it may do that it does not do by default."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What is allowed beyond the usual.
+class Options:
+    """What a promotion may do that it does not do by default.
 
     Attributes:
         unverified: Promote a pair too that no runtime here could run, so that nothing is compared.
@@ -29,4 +29,4 @@ class Terms:
     heal: bool = False
 
 
-USUAL = Terms()
+DEFAULTS = Options()

@@ -37,7 +37,7 @@ from oml_mlflow.promotion.candidate import Candidate, checked_files, choose_cand
 from oml_mlflow.promotion.capabilities import ask, pair_needs
 from oml_mlflow.promotion.geometry import demand_geometry, keep_vectors, with_geometry
 from oml_mlflow.promotion.hooks import HookContext, Hooks, load_hooks
-from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.promotion.preflight import preflight
 from oml_mlflow.promotion.target import Session, Target
 from oml_mlflow.promotion.verify import demand_vectors, refuse_unverifiable
@@ -52,7 +52,7 @@ def promote(
     target: Target,
     name: str | None = None,
     *,
-    terms: Terms = USUAL,
+    options: Options = DEFAULTS,
     on_event: Listener = silent,
 ) -> Promotion:
     """Make a version the live pair of an export name in a database, if it proves right there.
@@ -66,7 +66,7 @@ def promote(
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
         target: The database.
         name: Export name in the database; the registered model's name by default.
-        terms: What is allowed beyond the usual.
+        options: What it may do besides; see `Options`.
         on_event: Told of progress.
 
     Returns:
@@ -95,7 +95,7 @@ def promote(
     version = identified(get_version(model_uri))
     with checked_files(version) as folder:
         return promote_files(
-            folder, version, target, name or version.name, terms=terms, on_event=on_event
+            folder, version, target, name or version.name, options=options, on_event=on_event
         )
 
 
@@ -105,7 +105,7 @@ def promote_files(
     database: Target,
     name: str,
     *,
-    terms: Terms = USUAL,
+    options: Options = DEFAULTS,
     before: int | None = None,
     hooks: Hooks | None = None,
     target_name: str = "",
@@ -119,7 +119,7 @@ def promote_files(
         version: The version, identified.
         database: Where to.
         name: Export name there.
-        terms: What is allowed beyond the usual.
+        options: What it may do besides; see `Options`.
         before: Generation that must be live until then; any by default.
         hooks: What is called on the way; those that are installed by default.
         target_name: What the configuration calls the target.
@@ -130,12 +130,12 @@ def promote_files(
         PlanStale: If another generation than `before` is live; nothing was changed.
     """
     export_name = check_export_name(name).upper()
-    refuse_unverifiable(registered(read_package(folder), version), terms.unverified)
+    refuse_unverifiable(registered(read_package(folder), version), options.unverified)
     run = _Run(
         database,
         export_name,
         version.uri,
-        terms,
+        options,
         load_hooks() if hooks is None else hooks,
         HookContext(
             uri=database.uri,
@@ -197,19 +197,19 @@ def make_live(
         registered_model=candidate.registered_model,
         version=candidate.version,
     )
-    terms = Terms(adopt=adopt, take_over=take_over, accept_new_geometry=accept_new_geometry)
-    run = _Run(database, name, candidate.title, terms, load_hooks(), context, on_event)
+    options = Options(adopt=adopt, take_over=take_over, accept_new_geometry=accept_new_geometry)
+    run = _Run(database, name, candidate.title, options, load_hooks(), context, on_event)
     return run.make_live(choose)
 
 
 @dataclass
 class _Run:
-    """One promotion: where to, on which terms, and who is told of it."""
+    """One promotion: where to, with which options, and who is told of it."""
 
     database: Target
     export_name: str
     title: str
-    terms: Terms
+    options: Options
     hooks: Hooks
     context: HookContext
     on_event: Listener
@@ -225,7 +225,7 @@ class _Run:
         return done
 
     def _make_live(self, choose: _Choose, before: int | None) -> Promotion:
-        name, terms = self.export_name, self.terms
+        name, options = self.export_name, self.options
         purpose = f"promote {self.title}"
         with contextlib.ExitStack() as held:
             session = held.enter_context(self.database.session(purpose))
@@ -244,7 +244,7 @@ class _Run:
                         session.load(damaged[fingerprint], candidate.paths[side], self.on_event)
                 mended = "; ".join(filter(None, [mended, describe_rewritten(damaged)]))
                 observed = observed.rewritten(damaged)
-            planned = plan_candidate(session, self.database, observed, candidate, terms.adopt)
+            planned = plan_candidate(session, self.database, observed, candidate, options.adopt)
             live = planned.observed.live
             if planned.work is None and live is not None:
                 report = self._compared(session, candidate, f"which is live as {name}")(
@@ -257,9 +257,9 @@ class _Run:
                 name,
                 candidate.paths,
                 get_profile(candidate.profile),
-                adopt=terms.adopt,
+                adopt=options.adopt,
             ).demand()
-            demand_geometry(planned, self.database, terms.accept_new_geometry)
+            demand_geometry(planned, self.database, options.accept_new_geometry)
             shown = live.origin if live else ""
             self.context = replace(
                 self.context, fingerprints=dict(candidate.fingerprints), live=shown
@@ -288,12 +288,12 @@ class _Run:
                 f"{generation} is live. Nothing was changed.",
                 hint="look at it again: `oml-mlflow plan`, or `oml-mlflow history`.",
             )
-        if not self.terms.over_pin:
+        if not self.options.over_pin:
             demand_unpinned(session, name, where)
 
     def _demand_owner(self, observed: Observed, candidate: Candidate) -> None:
         live = observed.live
-        if live is None or not live.registered_model or self.terms.take_over:
+        if live is None or not live.registered_model or self.options.take_over:
             return
         if live.registered_model != candidate.registered_model:
             owner = f"registered model {live.registered_model}"

@@ -21,7 +21,7 @@ from oml_mlflow.planning.records import (
     Note,
     is_other_registry,
 )
-from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.reconciler.status import (
     DEGRADED,
     FINISH,
@@ -52,7 +52,7 @@ def plan_fleet(
     models: Mapping[str, Registered | None],
     policies: Mapping[str, str],
     *,
-    terms: Terms = USUAL,
+    options: Options = DEFAULTS,
     proven: Proven = (),
 ) -> FleetPlan:
     """Return how everything stands, and what is to be changed.
@@ -64,7 +64,7 @@ def plan_fleet(
         refusals: Those that do not.
         models: Registered models by name; None for one that is not there.
         policies: Digest of each target's parity policy.
-        terms: What is allowed beyond the usual.
+        options: What it may do besides; see `Options`.
         proven: What was live and verified before, where a chain asks for it.
     """
     standings = []
@@ -74,7 +74,7 @@ def plan_fleet(
             standings.append(_unreachable(binding.target, binding.name, survey, binding))
             continue
         held = survey.names.get(binding.name)
-        standing = _Judge(targets[binding.target], survey, held, policies, terms).judge(
+        standing = _Judge(targets[binding.target], survey, held, policies, options).judge(
             binding, models.get(binding.model)
         )
         standings.append(standing)
@@ -102,7 +102,7 @@ class _Judge:
     survey: Survey
     held: Held | None
     policies: Mapping[str, str]
-    terms: Terms
+    options: Options
 
     def judge(self, binding: Binding, model: Registered | None) -> Standing:
         live = self.held.observed.live if self.held else None
@@ -120,7 +120,7 @@ class _Judge:
             return replace(standing, state=PAUSED, text=text, hint="remove that tag.")
         if model is None or not wanted:
             return replace(standing, state=UNBOUND, **_absent(binding, model))
-        if (other := self._other_owner(live, binding, model)) and not self.terms.take_over:
+        if (other := self._other_owner(live, binding, model)) and not self.options.take_over:
             return replace(standing, state=DEGRADED, is_error=True, **other)
         return self._compared(standing, model)
 
@@ -152,15 +152,15 @@ class _Judge:
         )
         names = {model_name(binding.name, side) for side in SIDES}
         strangers = sorted(names & self.survey.strangers)
-        if live is None and strangers and not self.terms.take_over:
+        if live is None and strangers and not self.options.take_over:
             text = f"{', '.join(strangers)}: loaded by others, and not touched"
             return replace(standing, state=DEGRADED, text=text, hint=_TAKE_OVER, is_error=True)
-        change = replace(change, adopt=self.terms.take_over)
+        change = replace(change, adopt=self.options.take_over)
         return self._unless_failed(replace(standing, state=OUT_OF_SYNC, text=text, change=change))
 
     def _drifted(self, standing: Standing, change: Change) -> Standing:
         text = "; ".join(standing.drift)
-        if self.target.drift != HEAL_POLICY and not self.terms.heal:
+        if self.target.drift != HEAL_POLICY and not self.options.heal:
             hint = "`oml-mlflow apply --heal` loads it again; what others loaded is kept."
             return replace(standing, state=DEGRADED, text=text, hint=hint, is_error=True)
         change = replace(change, kind=HEAL, adopt=True)
@@ -169,7 +169,7 @@ class _Judge:
     def _unless_failed(self, standing: Standing) -> Standing:
         """Return the standing without its change, if just that failed before."""
         failure, change = self._note(FAILURE), standing.change
-        if failure is None or change is None or self.terms.retry:
+        if failure is None or change is None or self.options.retry:
             return standing
         if dict(failure.content.get("tried", {})) != tried(change, self.policies, self.survey):
             return standing

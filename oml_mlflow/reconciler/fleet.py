@@ -29,7 +29,7 @@ from oml_mlflow.planning.records import BINDING, FAILURE, VERIFIED, Note, this_p
 from oml_mlflow.promotion.apply import Promotion
 from oml_mlflow.promotion.candidate import checked_files
 from oml_mlflow.promotion.hooks import Hooks, load_hooks
-from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.promotion.promote import promote_files
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler.desired import Desired, read_desired
@@ -120,14 +120,14 @@ class Fleet:
         *,
         models: Collection[str] | None = None,
         targets: Collection[str] | None = None,
-        terms: Terms = USUAL,
+        options: Options = DEFAULTS,
     ) -> View:
         """Return how everything stands, and what is to be changed. Read-only.
 
         Args:
             models: Only bindings of these registered models; all by default.
             targets: Only these targets; all by default.
-            terms: What is allowed beyond the usual.
+            options: What it may do besides; see `Options`.
 
         Raises:
             RegistryUnreachable: If the registry does not answer, or with an error.
@@ -146,9 +146,9 @@ class Fleet:
         if models is not None:
             bindings = tuple(b for b in bindings if b.model in models)
             refusals = tuple(r for r in refusals if r.binding.model in models)
-        if not terms.take_over:
+        if not options.take_over:
             _demand_registry(desired, surveys, bindings)
-        plan = self._plan(surveys, bindings, refusals, desired, terms)
+        plan = self._plan(surveys, bindings, refusals, desired, options)
         chosen = tuple(
             standing
             for standing in (*plan.standings, *_unread(desired, models))
@@ -163,7 +163,7 @@ class Fleet:
         bindings: Sequence[Binding],
         refusals: Sequence[Refusal],
         desired: Desired,
-        terms: Terms,
+        options: Options,
     ) -> FleetPlan:
         policies = {name: self.open(name).policy.digest for name in self.config.targets}
 
@@ -175,7 +175,7 @@ class Fleet:
                 refusals,
                 desired.models,
                 policies,
-                terms=terms,
+                options=options,
                 proven=proven,
             )
 
@@ -215,14 +215,14 @@ class Fleet:
             for e in ledger
         )
 
-    def apply(self, changes: Sequence[Change], terms: Terms = USUAL) -> list[Outcome]:
+    def apply(self, changes: Sequence[Change], options: Options = DEFAULTS) -> list[Outcome]:
         """Carry out changes, targets side by side, and remember which failed.
 
         Once one of an alias's targets has failed, no further target of it is begun.
 
         Args:
             changes: What to do; those of one target one after another.
-            terms: What is allowed beyond the usual.
+            options: What it may do besides; see `Options`.
 
         Side effects: Writes models, ledger rows and notes to targets; commits. Calls hooks.
         """
@@ -239,7 +239,7 @@ class Fleet:
                     follows = (change.binding.model, change.binding.alias)
                     if follows in stopped:
                         continue
-                    outcome = self._run(change, files[change.uri], terms)
+                    outcome = self._run(change, files[change.uri], options)
                     if outcome.error is not None:
                         stopped.add(follows)
                     outcomes.append(outcome)
@@ -264,7 +264,7 @@ class Fleet:
         self,
         change: Change,
         files: tuple[ModelVersion, Path] | OmlMlflowError,
-        terms: Terms,
+        options: Options,
     ) -> Outcome:
         begun, binding = monotonic(), change.binding
         promotion, failure = None, None
@@ -277,7 +277,7 @@ class Fleet:
                 version,
                 self.open(binding.target),
                 binding.name,
-                terms=replace(terms, adopt=terms.adopt or change.adopt),
+                options=replace(options, adopt=options.adopt or change.adopt),
                 before=change.before,
                 hooks=self._hooks,
                 target_name=binding.target,

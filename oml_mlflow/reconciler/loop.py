@@ -13,7 +13,7 @@ from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.promotion.hooks import Hooks
-from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.reconciler.fleet import Fleet, Outcome, View
 from oml_mlflow.reconciler.show import show_back
 from oml_mlflow.reconciler.status import Standing
@@ -64,7 +64,7 @@ class Reconciler:
         models: Collection[str] | None = None,
         *,
         targets: Collection[str] | None = None,
-        terms: Terms = USUAL,
+        options: Options = DEFAULTS,
         only: Collection[tuple[str, str, str]] | None = None,
         view: View | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
@@ -77,7 +77,7 @@ class Reconciler:
         Args:
             models: Only bindings of these registered models; all by default.
             targets: Only these targets; all by default.
-            terms: What is allowed beyond the usual.
+            options: What it may do besides; see `Options`.
             only: Nothing but these: target, name and version.
             view: What `look` gave for the same arguments: what it would change is begun with, and
                 what has moved since fails with PlanStale.
@@ -89,7 +89,7 @@ class Reconciler:
         Side effects: Writes models, ledger rows and notes to targets, and tags and descriptions of
             versions to the registry.
         """
-        view = view or self.fleet.look(models=models, targets=targets, terms=terms)
+        view = view or self.fleet.look(models=models, targets=targets, options=options)
         outcomes: list[Outcome] = []
         warnings: list[str] = []
         begun: set[tuple[str, str, str]] = set()
@@ -102,7 +102,7 @@ class Reconciler:
                 and (only is None or change.key in only)
                 and (change.binding.model, change.binding.alias) not in failed
             ]
-            done = self.fleet.apply(changes, terms)
+            done = self.fleet.apply(changes, options)
             warnings += show_back(self.fleet, view, done)
             if not done:
                 break
@@ -114,7 +114,7 @@ class Reconciler:
                     on_outcome(outcome)
             outcomes += done
             try:
-                view = self.fleet.look(models=models, targets=targets, terms=terms)
+                view = self.fleet.look(models=models, targets=targets, options=options)
             except OmlMlflowError as error:
                 warnings.append(f"how everything stands now is not known: {error}")
                 break
@@ -127,17 +127,17 @@ class Reconciler:
         models: Collection[str] | None = None,
         *,
         targets: Collection[str] | None = None,
-        terms: Terms = USUAL,
+        options: Options = DEFAULTS,
     ) -> View:
         """Return how everything stands, and what `run` would change. Read-only."""
-        return self.fleet.look(models=models, targets=targets, terms=terms)
+        return self.fleet.look(models=models, targets=targets, options=options)
 
     def watch(
         self,
         stop: threading.Event,
         *,
         interval_s: float | None = None,
-        terms: Terms = USUAL,
+        options: Options = DEFAULTS,
         on_pass: Callable[[Pass | OmlMlflowError], None] | None = None,
     ) -> None:
         """Run again and again until told to stop.
@@ -147,7 +147,7 @@ class Reconciler:
         Args:
             stop: Ends it, after the pass that is under way.
             interval_s: Seconds between passes; `poll_s` of the configuration by default.
-            terms: What is allowed beyond the usual.
+            options: What it may do besides; see `Options`.
             on_pass: Told of every pass, or why there was none.
         """
         interval = self.config.poll_s if interval_s is None else interval_s
@@ -155,7 +155,7 @@ class Reconciler:
         while not stop.is_set():
             found: Pass | OmlMlflowError
             try:
-                found = self.run(terms=terms)
+                found = self.run(options=options)
                 missed = 0
             except OmlMlflowError as error:
                 _log.warning("nothing was changed: %s", error)

@@ -13,7 +13,7 @@ from oml_mlflow.config.bindings import Binding
 from oml_mlflow.errors import ConfigError, PlanStale
 from oml_mlflow.files import keep_private
 from oml_mlflow.planning.records import now, this_process
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.status import FORMAT_VERSION, Change, FleetPlan
 
 # target, name, version
@@ -27,7 +27,7 @@ class SavedPlan:
     Attributes:
         changes: What is to be done now.
         waiting: What is to be done once the targets before have it.
-        terms: What was allowed when it was made.
+        options: Those it was made with.
         target: The only target it is about; empty: all.
         models: The only registered models it is about; empty: all.
         made: Who made it, and when.
@@ -35,7 +35,7 @@ class SavedPlan:
 
     changes: tuple[Change, ...]
     waiting: tuple[Key, ...]
-    terms: Terms
+    options: Options
     target: str = ""
     models: tuple[str, ...] = ()
     made: str = ""
@@ -66,7 +66,7 @@ def waiting_in(plan: FleetPlan) -> tuple[Key, ...]:
 
 
 def write_plan(
-    path: Path, plan: FleetPlan, terms: Terms, target: str, models: Collection[str]
+    path: Path, plan: FleetPlan, options: Options, target: str, models: Collection[str]
 ) -> None:
     """Write a plan for `read_plan`, which only its owner can read. No secrets are in it.
 
@@ -77,7 +77,7 @@ def write_plan(
         **plan.to_json(),
         "made": {"by": this_process(), "at": f"{now():%Y-%m-%d %H:%M:%S} UTC"},
         "oml_mlflow": __version__,
-        "terms": asdict(terms),
+        "terms": asdict(options),  # the key's name in all plan files so far
         "target": target,
         "models": sorted(models),
         "waiting": waiting_in(plan),
@@ -109,7 +109,7 @@ def read_plan(path: Path) -> SavedPlan:
                 if standing["change"] is not None
             ),
             waiting=tuple((t, n, v) for t, n, v in stored["waiting"]),
-            terms=Terms(**{f.name: stored["terms"][f.name] is True for f in fields(Terms)}),
+            options=Options(**{f.name: stored["terms"][f.name] is True for f in fields(Options)}),
             target=str(stored["target"]),
             models=tuple(map(str, stored["models"])),
             made=f"{stored['made']['by']} at {stored['made']['at']}",

@@ -12,7 +12,7 @@ import mlflow
 from oml_mlflow.cli import console
 from oml_mlflow.cli.text import exit_code, outcome_line, show_standings
 from oml_mlflow.config.file import Config, load_config
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.loop import Pass, Reconciler
 from oml_mlflow.reconciler.plan_file import write_plan
 from oml_mlflow.reconciler.status import IN_SYNC
@@ -25,14 +25,14 @@ def configured(path: str) -> Config:
     return load_config(file)
 
 
-def reconcile(config: Config, models: Sequence[str], terms: Terms) -> int:
+def reconcile(config: Config, models: Sequence[str], options: Options) -> int:
     """Log the plan, apply it, log and show how everything stands; return the exit code."""
     reconciler = Reconciler(config)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "plan.json"
-        write_plan(path, reconciler.look(models or None, terms=terms).plan, terms, "", models)
+        write_plan(path, reconciler.look(models or None, options=options).plan, options, "", models)
         mlflow.log_artifact(str(path))
-    found = reconciler.run(models or None, terms=terms)
+    found = reconciler.run(models or None, options=options)
     for number, outcome in enumerate(found.outcomes, 1):
         line = outcome_line(number, len(found.outcomes), outcome)
         console.out.print(line, markup=False)

@@ -200,9 +200,9 @@ def test_all_targets_refuse_remember_and_show_it(
     assert live_versions(config) == {"small": "1", "big": "1"}
     shutil.rmtree(artifacts(2))
     shutil.copytree(kept, artifacts(2))
-    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.options import Options
 
-    assert set(states(reconcile(config, terms=Terms(retry=True))).values()) == {"in sync"}
+    assert set(states(reconcile(config, options=Options(retry=True))).values()) == {"in sync"}
     assert live_versions(config) == {"small": "2", "big": "2"}
 
 

@@ -24,7 +24,7 @@ from oml_mlflow.planning.records import (
     Note,
     now,
 )
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.desired import read_tag
 from oml_mlflow.reconciler.diff import plan_fleet, tried
 from oml_mlflow.reconciler.status import (
@@ -52,12 +52,12 @@ class World:
     bindings: tuple[Binding, ...]
     models: Mapping[str, Registered | None]
 
-    def plan(self, terms: Terms = Terms()) -> FleetPlan:  # noqa: B008 -- frozen
+    def plan(self, options: Options = Options()) -> FleetPlan:  # noqa: B008 -- frozen
         accepted = {name: (Acceptance(),) for name in self.targets}
         kept, refused = settle(self.bindings, accepted, self.targets)
         policies = dict.fromkeys(self.targets, "p")
         return plan_fleet(
-            self.targets, self.surveys, kept, refused, self.models, policies, terms=terms
+            self.targets, self.surveys, kept, refused, self.models, policies, options=options
         )
 
     def applied(self, changes: tuple[Change, ...]) -> World:
@@ -156,28 +156,28 @@ def worlds(draw: st.DrawFn, troubled: bool = True) -> World:
     return World(targets, surveys, tuple(bindings), models)
 
 
-def settled(world: World, terms: Terms) -> World:
+def settled(world: World, options: Options) -> World:
     """Return the world after all that can be done was done, a link of a chain at a time."""
     for _ in range(len(TARGETS) + 1):
-        world = world.applied(world.plan(terms).changes)
+        world = world.applied(world.plan(options).changes)
     return world
 
 
 @settings(max_examples=300, deadline=None)
 @given(worlds(), st.booleans(), st.booleans())
 def test_after_an_apply_the_plan_is_empty(world: World, take_over: bool, heal: bool) -> None:
-    terms = Terms(take_over=take_over, heal=heal)
-    after = settled(world, terms)
-    assert after.plan(terms).changes == ()
-    assert settled(after, terms) == after
+    options = Options(take_over=take_over, heal=heal)
+    after = settled(world, options)
+    assert after.plan(options).changes == ()
+    assert settled(after, options) == after
 
 
 @settings(max_examples=300, deadline=None)
 @given(worlds(troubled=False))
 def test_applied_it_gives_what_was_wanted(world: World) -> None:
-    terms = Terms(take_over=True)
-    after = settled(world, terms)
-    for standing in after.plan(terms).standings:
+    options = Options(take_over=True)
+    after = settled(world, options)
+    for standing in after.plan(options).standings:
         if standing.binding is None or standing.is_error or not standing.wanted:
             continue
         if standing.waits_for:
@@ -230,7 +230,7 @@ def test_what_failed_is_not_tried_again(world: World) -> None:
         }
         remembered = replace(world, surveys=surveys)
         assert change not in remembered.plan().changes
-        assert change in remembered.plan(Terms(retry=True)).changes
+        assert change in remembered.plan(Options(retry=True)).changes
         anew = replace(survey, names={**survey.names, name: noted}, capabilities="others")
         surveys = {**world.surveys, change.binding.target: anew}
         assert change in replace(world, surveys=surveys).plan().changes

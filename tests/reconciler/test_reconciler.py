@@ -29,7 +29,7 @@ from oml_mlflow.config.file import Config, TargetConfig
 from oml_mlflow.errors import NotAccepted, OmlMlflowError, OtherRegistry, RegistryUnreachable
 from oml_mlflow.promotion.apply import observe
 from oml_mlflow.promotion.hooks import HookContext, Hooks
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.loop import Reconciler
 from oml_mlflow.reconciler.pins import pin, unpin
 from oml_mlflow.registry import registry_id
@@ -87,11 +87,11 @@ def test_a_failed_version_is_not_tried_again(config: Config, oracle: Oracle) -> 
     shown = mlflow.MlflowClient().get_model_version("clip", "3")
     assert "geometry-changed" in shown.tags["oml.target.big.v3"]
 
-    found = reconcile(config, terms=Terms(retry=True, accept_new_geometry=True))
+    found = reconcile(config, options=Options(retry=True, accept_new_geometry=True))
     assert found.ok
     assert live_versions(config) == {"small": "3", "big": "3"}
     move(1)
-    found = reconcile(config, terms=Terms(accept_new_geometry=True))
+    found = reconcile(config, options=Options(accept_new_geometry=True))
     assert found.ok
     assert live_versions(config) == {"small": "1", "big": "1"}
 
@@ -241,7 +241,7 @@ def test_a_registry_that_is_not_ours_stops_the_pass(
     assert models_of(config, oracle) == before
     assert live_versions(config) == {"small": "1", "big": "1"}
     if registry == "different":
-        found = reconcile(config, terms=Terms(take_over=True))
+        found = reconcile(config, options=Options(take_over=True))
         assert found.ok
         assert live_versions(config) == {"small": "2", "big": "2"}
 
@@ -307,7 +307,7 @@ def test_a_veto_keeps_the_old_pair_live(stage: str, config: Config, oracle: Orac
     assert freeze.told[0] == ("before_load", "big", "2", "prod")
     assert freeze.told[-1][0] == "on_failure"
     told = Freeze("never")
-    found = Reconciler(config, hooks=Hooks((("told", told),))).run(terms=Terms(retry=True))
+    found = Reconciler(config, hooks=Hooks((("told", told),))).run(options=Options(retry=True))
     assert found.ok
     assert [stage for stage, target, *_ in told.told if target == "big"] == [
         *["before_load", "after_verify", "after_swap"]
@@ -373,7 +373,7 @@ def test_what_a_killed_run_loaded_is_not_kept_for_ever(config: Config, oracle: O
     reconcile(config)
     oracle.database.faults.before_statement = None
     move(3)
-    assert reconcile(config, terms=Terms(accept_new_geometry=True)).ok
+    assert reconcile(config, options=Options(accept_new_geometry=True)).ok
     # the generation before is kept, and nothing else
     with oracle.target().session("look", create=False) as session:
         observed = observe(session, NAME)

@@ -11,7 +11,7 @@ from oracle_fixtures import Oracle
 
 from oml_mlflow import PipelinePair, open_target
 from oml_mlflow.config.file import Config
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.status import Standing
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
@@ -59,7 +59,7 @@ def test_drift_is_found_and_healed(
         # left as it is, however often it is looked at
         assert standing(config, target).drift == found.drift
         healed = (
-            standing(config, target, terms=Terms(heal=True))
+            standing(config, target, options=Options(heal=True))
             if number == 0
             else standing(healing, target)
         )
