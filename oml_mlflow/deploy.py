@@ -48,7 +48,7 @@ from oml_mlflow.promotion.target import Session
 from oml_mlflow.reconciler import pins
 from oml_mlflow.reconciler.fleet import Fleet
 from oml_mlflow.reconciler.loop import Reconciler
-from oml_mlflow.reconciler.status import Standing
+from oml_mlflow.reconciler.status import Status
 from oml_mlflow.registry import get_version
 from oml_mlflow.targets import open_target, sql_call
 
@@ -205,7 +205,7 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         """Return every name of the target that is live or bound. Read-only."""
         with _as_mlflow():
             _demand_flavor(None, endpoint)
-            return [self._shown(standing) for standing in self._standings()]
+            return [self._shown(status) for status in self._statuses()]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         """Return how a name stands, what is live, and the SQL that calls it. Read-only."""
@@ -253,15 +253,15 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
                 raise outcome.error
         return self._shown(self._find(name))
 
-    def _standings(self) -> list[Standing]:
+    def _statuses(self) -> list[Status]:
         plan = self._fleet.look(targets=[self._target]).plan
-        return [standing for standing in plan.standings if standing.target == self._target]
+        return [status for status in plan.statuses if status.target == self._target]
 
-    def _find(self, name: str) -> Standing:
+    def _find(self, name: str) -> Status:
         export_name = check_export_name(name).upper()
-        for standing in self._standings():
-            if standing.name == export_name:
-                return standing
+        for status in self._statuses():
+            if status.name == export_name:
+                return status
         raise _unknown(name, self._target)
 
     def _held(self, name: str) -> Held | None:
@@ -269,20 +269,20 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         survey = self._fleet.open(self._target).survey()
         return survey.names.get(export_name) if isinstance(survey, Survey) else None
 
-    def _shown(self, standing: Standing) -> dict[str, Any]:
-        live, binding = standing.live, standing.binding
+    def _shown(self, status: Status) -> dict[str, Any]:
+        live, binding = status.live, status.binding
         uri = self._config.targets[self._target].uri
         return {
-            "name": standing.name,
+            "name": status.name,
             "flavor": FLAVOR_NAME,
             "target": self._target,
-            "state": standing.state,
-            "why": standing.text,
-            "next_step": standing.hint,
+            "state": status.state,
+            "why": status.text,
+            "next_step": status.hint,
             "follows": f"models:/{binding.model}@{binding.alias}" if binding else "",
             "live": live.origin if live else "",
             "generation": live.generation if live else 0,
-            "sql": sql_call(uri, standing.name) if live else "",
+            "sql": sql_call(uri, status.name) if live else "",
         }
 
 

@@ -288,7 +288,7 @@ def plan_all(
             console.out.print(f"Saved. Next: oml-mlflow apply {out}", markup=False)
     if detailed:
         pending = CHANGES_PENDING if found.changes else 0
-        sys.exit(1 if exit_code((), found.standings) else pending)
+        sys.exit(1 if exit_code((), found.statuses) else pending)
 
 
 @click.command()
@@ -331,10 +331,10 @@ def apply(
             saved.demand_fresh(found)
     waiting = waiting_in(found)
     if not found.changes:
-        show_pass(found.standings, [], as_json)
+        show_pass(found.statuses, [], as_json)
         if not as_json:
             show_plan(found)
-        sys.exit(exit_code((), found.standings))
+        sys.exit(exit_code((), found.statuses))
     if saved is None and not yes:
         _ask(found, as_json)
     only = {change.key for change in found.changes} | set(waiting)

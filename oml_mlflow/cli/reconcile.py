@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from oml_mlflow.promotion.options import Options
     from oml_mlflow.reconciler.fleet import Outcome, View
     from oml_mlflow.reconciler.loop import Pass
-    from oml_mlflow.reconciler.status import Standing
+    from oml_mlflow.reconciler.status import Status
 
 
 def run_pass(
@@ -66,19 +66,19 @@ def _exit(done: Pass, as_json: bool) -> None:
     """Exit with the code of the worst."""
     from oml_mlflow.cli.text import exit_code
 
-    show_pass(done.standings, done.outcomes, as_json)
-    sys.exit(exit_code(done.outcomes, done.standings))
+    show_pass(done.statuses, done.outcomes, as_json)
+    sys.exit(exit_code(done.outcomes, done.statuses))
 
 
-def show_pass(standings: Sequence[Standing], outcomes: Sequence[Outcome], as_json: bool) -> None:
-    """Write standings and outcomes to stdout as one JSON document, if that is asked for."""
+def show_pass(statuses: Sequence[Status], outcomes: Sequence[Outcome], as_json: bool) -> None:
+    """Write statuses and outcomes to stdout as one JSON document, if that is asked for."""
     from oml_mlflow.cli.text import outcome_json
 
     if as_json:
         console.show_json(
             {
                 "outcomes": [outcome_json(outcome) for outcome in outcomes],
-                "standings": [standing.to_json() for standing in standings],
+                "standings": [status.to_json() for status in statuses],
             }
         )
 
@@ -220,7 +220,7 @@ def roll_back_bound(
 
 def status_of_all(as_json: bool) -> None:
     """Show how every bound name of every configured target stands."""
-    from oml_mlflow.cli.text import show_standings
+    from oml_mlflow.cli.text import show_statuses
     from oml_mlflow.reconciler.loop import Reconciler
     from oml_mlflow.reconciler.remarks import with_remarks
     from oml_mlflow.registry import shown_registry
@@ -228,10 +228,10 @@ def status_of_all(as_json: bool) -> None:
     config = fleet_configuration()
     found = with_remarks(Reconciler(config).look())
     if as_json:
-        show_pass(found.standings, [], as_json)
+        show_pass(found.statuses, [], as_json)
     else:
         title = f"Targets of {config.path}, registry {shown_registry()}"
-        show_standings(title, found.standings)
+        show_statuses(title, found.statuses)
 
 
 def verify_all(target: str | None, timeout: float | None, as_json: bool) -> None:

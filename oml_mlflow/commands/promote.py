@@ -141,13 +141,13 @@ def promote_configured(
 
 def _demand_followed(config: Config, target: str, name: str, model: str, version: str) -> None:
     """Raise NotAccepted if a name follows an alias that points to another version."""
-    for standing in Fleet(config).look(targets=[target]).plan.standings:
-        binding = standing.binding
-        if standing.name != name or binding is None:
+    for status in Fleet(config).look(targets=[target]).plan.statuses:
+        binding = status.binding
+        if status.name != name or binding is None:
             continue
-        if (binding.model, standing.wanted) != (model, version) and standing.wanted:
+        if (binding.model, status.wanted) != (model, version) and status.wanted:
             raise NotAccepted(
                 f"{name} on {target} follows {binding.model}@{binding.alias}, which is version "
-                f"{standing.wanted}, not models:/{model}/{version}. Nothing was changed.",
+                f"{status.wanted}, not models:/{model}/{version}. Nothing was changed.",
                 hint="move the alias, or promote it with --pin.",
             )

@@ -137,9 +137,9 @@ def _chosen(database: Target, name: str, to: int | None) -> LedgerEntry:
 
 def _binding(config: Config, target: str, name: str) -> Binding | None:
     """Return what a name follows."""
-    for standing in Fleet(config).look(targets=[target]).plan.standings:
-        if standing.name == name and standing.binding is not None and not standing.is_error:
-            return standing.binding
+    for status in Fleet(config).look(targets=[target]).plan.statuses:
+        if status.name == name and status.binding is not None and not status.is_error:
+            return status.binding
     return None
 
 

@@ -34,7 +34,7 @@ from oml_mlflow.promotion.promote import promote_files
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler.desired import Desired, read_desired
 from oml_mlflow.reconciler.diff import Proven, plan_fleet, tried
-from oml_mlflow.reconciler.status import UNBOUND, Change, FleetPlan, Standing
+from oml_mlflow.reconciler.status import UNBOUND, Change, FleetPlan, Status
 from oml_mlflow.registry import ModelVersion, Registered, get_version
 from oml_mlflow.targets import open_target
 
@@ -150,10 +150,10 @@ class Fleet:
             _demand_registry(desired, surveys, bindings)
         plan = self._plan(surveys, bindings, refusals, desired, options)
         chosen = tuple(
-            standing
-            for standing in (*plan.standings, *_unread(desired, models))
-            if (targets is None or standing.target in targets)
-            and (models is None or standing.binding is not None or standing.target == "")
+            status
+            for status in (*plan.statuses, *_unread(desired, models))
+            if (targets is None or status.target in targets)
+            and (models is None or status.binding is not None or status.target == "")
         )
         return View(FleetPlan(chosen), surveys, desired.models)
 
@@ -190,9 +190,9 @@ class Fleet:
         may have gone on since.
         """
         proven = set()
-        for standing in plan.standings:
-            binding = standing.binding
-            for before in standing.waits_for if binding else ():
+        for status in plan.statuses:
+            binding = status.binding
+            for before in status.waits_for if binding else ():
                 assert binding is not None  # noqa: S101 -- only bound names wait
                 own = [
                     b
@@ -200,8 +200,8 @@ class Fleet:
                     if (b.target, b.model) == (before, binding.model) and b.alias != binding.alias
                 ]
                 for name in {b.name for b in own}:
-                    if self._had(before, name, binding.model, standing.wanted):
-                        proven.add((before, binding.model, standing.wanted))
+                    if self._had(before, name, binding.model, status.wanted):
+                        proven.add((before, binding.model, status.wanted))
         return proven
 
     def _had(self, target: str, name: str, model: str, version: str) -> bool:
@@ -342,9 +342,9 @@ def _deployed(surveys: Mapping[str, Survey | OmlMlflowError]) -> list[Binding]:
     ]
 
 
-def _unread(desired: Desired, models: Collection[str] | None) -> list[Standing]:
+def _unread(desired: Desired, models: Collection[str] | None) -> list[Status]:
     return [
-        Standing(
+        Status(
             "",
             model,
             UNBOUND,

@@ -16,7 +16,7 @@ from oml_mlflow.promotion.hooks import Hooks
 from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.reconciler.fleet import Fleet, Outcome, View
 from oml_mlflow.reconciler.show import show_back
-from oml_mlflow.reconciler.status import Standing
+from oml_mlflow.reconciler.status import Status
 
 MAX_BACKOFF_S = 600.0
 # onnxruntime_extensions imports all of transformers where that is installed
@@ -29,12 +29,12 @@ class Pass:
     """What one look at everything found and did.
 
     Attributes:
-        standings: How every name stands afterwards.
+        statuses: Status of every name afterwards.
         outcomes: What was changed, or failed to be.
         warnings: What could not be shown in the registry.
     """
 
-    standings: tuple[Standing, ...] = ()
+    statuses: tuple[Status, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -120,7 +120,7 @@ class Reconciler:
                 break
         for warning in warnings:
             _log.warning("%s", warning)
-        return Pass(view.plan.standings, tuple(outcomes), tuple(warnings))
+        return Pass(view.plan.statuses, tuple(outcomes), tuple(warnings))
 
     def look(
         self,

@@ -62,7 +62,7 @@ class SavedPlan:
 
 def waiting_in(plan: FleetPlan) -> tuple[Key, ...]:
     """Return what is to be done once targets before have it."""
-    return tuple((s.target, s.name, s.wanted) for s in plan.standings if s.waits_for)
+    return tuple((s.target, s.name, s.wanted) for s in plan.statuses if s.waits_for)
 
 
 def write_plan(
@@ -104,9 +104,9 @@ def read_plan(path: Path) -> SavedPlan:
             raise ValueError
         return SavedPlan(
             changes=tuple(
-                _change(standing["change"])
-                for standing in stored["standings"]
-                if standing["change"] is not None
+                _change(status["change"])
+                for status in stored["standings"]
+                if status["change"] is not None
             ),
             waiting=tuple((t, n, v) for t, n, v in stored["waiting"]),
             options=Options(**{f.name: stored["terms"][f.name] is True for f in fields(Options)}),

@@ -10,7 +10,7 @@ from packaging.version import InvalidVersion, Version
 from oml_mlflow.flavor.manifest import UNANCHORED
 from oml_mlflow.planning.records import LedgerEntry, is_other_registry
 from oml_mlflow.reconciler.fleet import View
-from oml_mlflow.reconciler.status import FleetPlan, Standing
+from oml_mlflow.reconciler.status import FleetPlan, Status
 from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG, find_version, logged_tags
 
 # Code of ours that versions carry: the release that mends it, and what is wrong with it before.
@@ -43,15 +43,15 @@ def with_remarks(view: View) -> FleetPlan:
         RegistryUnreachable: If the registry does not answer, or with an error.
     """
     known: dict[tuple[str, str], tuple[str, ...]] = {}
-    standings = []
-    for standing in view.plan.standings:
+    statuses = []
+    for status in view.plan.statuses:
         remarks: tuple[str, ...] = ()
-        for version in _versions(standing, view):
+        for version in _versions(status, view):
             if version not in known:
                 known[version] = tuple(_remarks(*version))
             remarks += known[version]
-        standings.append(replace(standing, remarks=remarks))
-    return FleetPlan(tuple(standings))
+        statuses.append(replace(status, remarks=remarks))
+    return FleetPlan(tuple(statuses))
 
 
 def _remarks(model: str, number: str) -> Iterator[str]:
@@ -70,8 +70,8 @@ def _remarks(model: str, number: str) -> Iterator[str]:
         )
 
 
-def _versions(standing: Standing, view: View) -> list[tuple[str, str]]:
-    live, change = standing.live, standing.change
+def _versions(status: Status, view: View) -> list[tuple[str, str]]:
+    live, change = status.live, status.change
     found = []
     if live is not None and live.version and not _is_elsewhere(live, view):
         found.append((live.registered_model, live.version))

@@ -14,7 +14,7 @@ from oml_mlflow.planning.observed import Held, Survey
 from oml_mlflow.planning.records import FAILURE, PUBLISHED, LedgerEntry, Note, this_process
 from oml_mlflow.publish.version import Showing, publish, publish_all
 from oml_mlflow.reconciler.fleet import Fleet, Outcome, View
-from oml_mlflow.reconciler.status import Standing
+from oml_mlflow.reconciler.status import Status
 
 _log = logging.getLogger(__name__)
 
@@ -50,20 +50,20 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
         warnings += told.warnings
         if told.is_settled:
             _note(fleet, outcome.change.binding.place, _after(outcome, before))
-    for standing in view.plan.standings:
-        place = (standing.target, standing.name)
+    for status in view.plan.statuses:
+        place = (status.target, status.name)
         survey, held = _held(view, place)
-        if place in seen or standing.binding is None or survey is None or held is None:
+        if place in seen or status.binding is None or survey is None or held is None:
             continue
-        warnings += _catch_up(fleet, standing, survey, held)
+        warnings += _catch_up(fleet, status, survey, held)
     return warnings
 
 
-def _catch_up(fleet: Fleet, standing: Standing, survey: Survey, held: Held) -> list[str]:
+def _catch_up(fleet: Fleet, status: Status, survey: Survey, held: Held) -> list[str]:
     """Show what an earlier pass, or a promotion by hand, could not."""
     live, failure, told = held.observed.live, held.notes.get(FAILURE), held.notes.get(PUBLISHED)
     known = dict(told.content) if told else {}
-    place = (standing.target, standing.name)
+    place = (status.target, status.name)
     state = _state(live, failure)
     if state == known or not (live or failure):
         return []
@@ -71,9 +71,9 @@ def _catch_up(fleet: Fleet, standing: Standing, survey: Survey, held: Held) -> l
     if live is not None and live.version and state["generation"] != known.get("generation"):
         shown.append(
             Showing(
-                standing.target,
+                status.target,
                 survey.uri,
-                standing.name,
+                status.name,
                 live.registered_model,
                 live.version,
                 entry=live,
@@ -83,9 +83,9 @@ def _catch_up(fleet: Fleet, standing: Standing, survey: Survey, held: Held) -> l
         tried = failure.content["tried"]
         shown.append(
             Showing(
-                standing.target,
+                status.target,
                 survey.uri,
-                standing.name,
+                status.name,
                 str(tried["model"]),
                 str(tried["version"]),
                 error=_said(failure),

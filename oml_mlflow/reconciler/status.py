@@ -1,4 +1,4 @@
-"""Standing: how a bound name stands, what is to be changed about it, and the words for both."""
+"""Status of a bound name, the change it needs, and the words for both."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How one name of one target stands.
+class Status:
+    """Status of one name of one target.
 
     Attributes:
         target: Name of the target.
@@ -102,24 +102,24 @@ class Standing:
 
 @dataclass(frozen=True)
 class FleetPlan:
-    """How everything stands, and what is to be changed.
+    """Status of every name, and the changes that are due.
 
     Attributes:
-        standings: One for each bound name, each refused binding, each name that is live but not
+        statuses: One for each bound name, each refused binding, each name that is live but not
             bound, and each target that can't be reached; by target and name.
     """
 
-    standings: tuple[Standing, ...]
+    statuses: tuple[Status, ...]
 
     @property
     def changes(self) -> tuple[Change, ...]:
         """What is to be done now."""
-        return tuple(s.change for s in self.standings if s.change is not None)
+        return tuple(s.change for s in self.statuses if s.change is not None)
 
     def summary(self) -> str:
         """Return the last line of a plan."""
         kinds = [change.kind for change in self.changes]
-        waiting = sum(bool(s.waits_for) for s in self.standings)
+        waiting = sum(bool(s.waits_for) for s in self.statuses)
         later = f" {waiting} more once the targets before have it." if waiting else ""
         if not self.changes and not waiting:
             return "Nothing to do."
@@ -133,5 +133,6 @@ class FleetPlan:
         return {
             "format_version": FORMAT_VERSION,
             "summary": self.summary(),
-            "standings": [standing.to_json() for standing in self.standings],
+            # the key that plan files and readers of --json know
+            "standings": [status.to_json() for status in self.statuses],
         }

@@ -166,7 +166,7 @@ class Worker:
         for warning in found.warnings:
             _log.warning("%s", warning)
         if models is None:
-            self._metrics.show_states(standing.state for standing in found.standings)
+            self._metrics.show_states(status.state for status in found.statuses)
         _log.info("looked at %s in %.1f s", what, time.monotonic() - started)
         return to_retry(found)
 
@@ -181,7 +181,7 @@ def to_retry(found: Pass) -> str:
     for outcome in found.outcomes:
         if outcome.error is not None and outcome.error.retryable:
             return outcome.error.code
-    is_unreachable = any(standing.state == UNREACHABLE for standing in found.standings)
+    is_unreachable = any(status.state == UNREACHABLE for status in found.statuses)
     return TargetUnreachable.code if is_unreachable else ""
 
 

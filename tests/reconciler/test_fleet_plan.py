@@ -177,32 +177,32 @@ def test_after_an_apply_the_plan_is_empty(world: World, take_over: bool, heal: b
 def test_applied_it_gives_what_was_wanted(world: World) -> None:
     options = Options(take_over=True)
     after = settled(world, options)
-    for standing in after.plan(options).standings:
-        if standing.binding is None or standing.is_error or not standing.wanted:
+    for status in after.plan(options).statuses:
+        if status.binding is None or status.is_error or not status.wanted:
             continue
-        if standing.waits_for:
+        if status.waits_for:
             # a link before is not bound to the version, and never will be
             continue
-        assert standing.state == IN_SYNC
-        assert standing.live is not None
-        assert standing.live.version == standing.wanted
-        assert standing.live.registered_model == standing.binding.model
+        assert status.state == IN_SYNC
+        assert status.live is not None
+        assert status.live.version == status.wanted
+        assert status.live.registered_model == status.binding.model
 
 
 @settings(max_examples=300, deadline=None)
 @given(worlds())
 def test_only_what_is_out_of_line_is_changed(world: World) -> None:
     plan = world.plan()
-    for standing in plan.standings:
-        change = standing.change
+    for status in plan.statuses:
+        change = status.change
         if change is None:
             continue
-        assert standing.state in (OUT_OF_SYNC, DEGRADED)
-        assert standing.state not in (PAUSED, PINNED, UNBOUND, UNREACHABLE)
-        assert change.version == standing.wanted
-        is_same = standing.live is not None and standing.live.version == standing.wanted
+        assert status.state in (OUT_OF_SYNC, DEGRADED)
+        assert status.state not in (PAUSED, PINNED, UNBOUND, UNREACHABLE)
+        assert change.version == status.wanted
+        is_same = status.live is not None and status.live.version == status.wanted
         assert not is_same or change.kind == HEAL
-        assert standing.live is None or standing.live.registered_model == change.binding.model
+        assert status.live is None or status.live.registered_model == change.binding.model
     assert len({c.binding.place for c in plan.changes}) == len(plan.changes)
 
 
@@ -244,8 +244,8 @@ def test_what_could_not_be_compared_says_so() -> None:
         (Binding("dev", "N", "a", "x"),),
         {"a": Registered("a", {"x": "1"}, {}, "r:1")},
     )
-    [standing] = world.plan().standings
-    assert standing.state == "unverified"
+    [status] = world.plan().statuses
+    assert status.state == "unverified"
 
 
 def test_two_bindings_of_one_place_count_for_nothing() -> None:

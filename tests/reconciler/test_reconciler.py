@@ -81,7 +81,7 @@ def test_a_failed_version_is_not_tried_again(config: Config, oracle: Oracle) -> 
     third = reconcile(config)
     assert third.outcomes == ()
     assert set(states(third).values()) == {"degraded"}
-    [big] = [s for s in third.standings if s.target == "big"]
+    [big] = [s for s in third.statuses if s.target == "big"]
     assert "clip 3 failed" in big.text
     assert "--retry" in big.hint
     shown = mlflow.MlflowClient().get_model_version("clip", "3")
@@ -103,7 +103,7 @@ def test_pin_and_unpin(config: Config) -> None:
     move(2)
     found = reconcile(config)
     assert states(found) == {"small": "in sync", "big": "pinned"}
-    [big] = [s for s in found.standings if s.target == "big"]
+    [big] = [s for s in found.statuses if s.target == "big"]
     assert big.text.startswith("pinned by ")
     assert "audit" in big.text
     assert live_versions(config) == {"small": "2", "big": "1"}
@@ -206,7 +206,7 @@ def test_nothing_is_dropped_because_something_is_missing(
     found = reconcile(config)
     assert found.outcomes == ()
     assert set(states(found).values()) == {"degraded"}
-    assert all("deleted and made anew" in s.text for s in found.standings)
+    assert all("deleted and made anew" in s.text for s in found.statuses)
     assert models_of(config, oracle) == before
 
 
@@ -255,11 +255,11 @@ def test_tags_bind_inside_what_a_target_accepts(config: Config) -> None:
     free = changed(free, "small", allow_tag_bindings=True)
     found = reconcile(free)
     assert [o.change.binding.name for o in found.outcomes] == ["VISION"]
-    refused = [s for s in found.standings if s.is_error]
+    refused = [s for s in found.statuses if s.is_error]
     assert [s.target for s in refused] == ["big"]
     assert "takes no bindings from tags" in refused[0].text
     client.set_registered_model_tag("clip", "oml.bind", "nonsense")
-    [unread] = [s for s in reconcile(free).standings if s.is_error]
+    [unread] = [s for s in reconcile(free).statuses if s.is_error]
     assert "can't be read" in unread.text
     client.set_registered_model_tag("clip", "oml.paused", "true")
     assert states(reconcile(config))["big"] == "paused"
@@ -428,7 +428,7 @@ def test_a_chain_waits_for_a_target_that_is_down(
     down = changed(config, "test", uri=nowhere)
     found = reconcile(down)
     assert [o.change.binding.target for o in found.outcomes if not o.error] == ["dev"]
-    waiting = {s.target: s for s in found.standings}
+    waiting = {s.target: s for s in found.statuses}
     assert waiting["test"].state == ("unreachable" if middle == "oracle" else "out of sync")
     assert waiting["live"].waits_for == ("test",)
     assert waiting["live"].live is not None

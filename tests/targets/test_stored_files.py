@@ -144,13 +144,13 @@ def test_drift_is_healed_in_place(
     exchange(stored(target, versions[0], "img"))
     exchange(stored(target, versions[0]))
     files._hashed.clear()
-    [small] = [s for s in reconcile(config).standings if s.target == "small"]
+    [small] = [s for s in reconcile(config).statuses if s.target == "small"]
     assert small.state == "degraded"
     assert len(small.drift) == 2
     assert "apply --heal" in small.hint
     found = reconcile(changed(config, "small", drift="heal"))
     assert found.ok
-    assert {s.state for s in found.standings} == {"in sync"}
+    assert {s.state for s in found.statuses} == {"in sync"}
     with target.session("look", create=False) as session:
         assert [entry.generation for entry in session.ledger()] == [1]
     assert text_vector(target).shape == (16,)
