@@ -55,7 +55,7 @@ class Observed:
         """In-database names of the live pair, by side, whether they are there or not."""
         return {side: model_name(self.name, side) for side in SIDES}
 
-    def strangers(self) -> list[LoadedModel]:
+    def unmanaged(self) -> list[LoadedModel]:
         """Return models under the live names that are not what the ledger says."""
         live = self.live
         found = []
@@ -72,13 +72,13 @@ class Observed:
         return found
 
     def of_others(self) -> list[LoadedModel]:
-        """Return strangers but for models of ours whose bytes were damaged."""
-        return [model for model in self.strangers() if model.foreign or not model.damage]
+        """Return unmanaged models, except ours whose bytes were damaged."""
+        return [model for model in self.unmanaged() if model.foreign or not model.damage]
 
     def is_whole(self) -> bool:
         """Return whether both live models are there, and what the ledger says."""
         there = all(name in self.models for name in self.live_names.values())
-        return self.live is not None and there and not self.strangers()
+        return self.live is not None and there and not self.unmanaged()
 
     def damaged(self, fingerprints: Collection[str]) -> dict[str, LoadedModel]:
         """Return by fingerprint models of these bytes whose stored ones are others, or gone."""
@@ -102,7 +102,7 @@ class Observed:
                 found[entry.generation] = names
         return found
 
-    def loose(self) -> dict[int, dict[str, str]]:
+    def unfinished(self) -> dict[int, dict[str, str]]:
         """Return slot names by side of models of ours that never became live, by their number.
 
         A run that was killed loaded them; both sides of a number need not be there.
@@ -197,11 +197,11 @@ class Held:
         if live is None or observed.state.work is not None:
             return ()
         found = []
-        strangers = {model.name: model for model in observed.strangers()}
+        unmanaged = {model.name: model for model in observed.unmanaged()}
         for side, name in observed.live_names.items():
             if name not in observed.models:
                 found.append(f"{name} was dropped")
-            elif (model := strangers.get(name)) is not None:
+            elif (model := unmanaged.get(name)) is not None:
                 found.append(_altered(model, live.fingerprints.get(side, "")))
         return tuple(found)
 
@@ -216,14 +216,14 @@ class Survey:
         names: What is held by export name, upper-case; names with a note only are there too.
         capabilities: Digest of what capability probes found out, whenever that was; empty if they
             never ran.
-        strangers: Names of models, such as ``CLIP_IMG``, that nothing here knows.
+        unmanaged: Live names, such as ``CLIP_IMG``, of models that no ledger here has.
     """
 
     uri: str
     version: str
     names: Mapping[str, Held]
     capabilities: str = ""
-    strangers: frozenset[str] = frozenset()
+    unmanaged: frozenset[str] = frozenset()
 
 
 def assemble(

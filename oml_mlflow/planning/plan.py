@@ -136,21 +136,21 @@ def plan_promotion(
     if live is not None and observed.is_whole() and _is_same(live, entry):
         return Plan(target, observed, title, None)
     adoption = None
-    if strangers := observed.of_others():
-        refuse_strangers(strangers, adopt)
+    if foreign := observed.of_others():
+        refuse_foreign(foreign, adopt)
         adoption = _adoption(observed, entry)
         observed = _after(observed, adoption)
     kept = [g for g, names in observed.kept().items() if _is_same_bytes(observed, names, entry)]
-    loose = {} if kept else _loaded(observed, entry)
-    number = _number_of(observed, loose) or observed.next_generation()
+    unfinished = {} if kept else _loaded(observed, entry)
+    number = _number_of(observed, unfinished) or observed.next_generation()
     entry = replace(entry, generation=number, action=PROMOTE, restores=number)
     if kept:
         incoming, loads = observed.kept()[kept[-1]], {}
     else:
         incoming = {
-            side: loose.get(side) or slot_name(observed.name, side, number) for side in SIDES
+            side: unfinished.get(side) or slot_name(observed.name, side, number) for side in SIDES
         }
-        loads = {s: replace(m, name=incoming[s]) for s, m in uploads.items() if s not in loose}
+        loads = {s: replace(m, name=incoming[s]) for s, m in uploads.items() if s not in unfinished}
     work = _swap_work(observed, entry, incoming, keep)
     work = replace(work, uploads=tuple(model.name for model in loads.values()))
     return Plan(target, observed, title, work, tuple(loads.values()), adoption)
@@ -169,8 +169,8 @@ def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str 
         ApplyError: If that generation is not kept.
         ForeignModel: If a live name is taken by a model of others.
     """
-    if strangers := observed.of_others():
-        refuse_strangers(strangers, adopt=False)
+    if foreign := observed.of_others():
+        refuse_foreign(foreign, adopt=False)
     live, kept = observed.live, observed.kept()
     if to is None:
         before = _root(live) if live else observed.state.generation + 1
@@ -212,14 +212,14 @@ def plan_drop(observed: Observed, entry_by: str, *, target: str = "") -> Plan:
             f"there is no pair {observed.name} in {target}. Nothing was changed.",
             hint="run `oml-mlflow status`.",
         )
-    if strangers := observed.of_others():
-        refuse_strangers(strangers, adopt=False)
+    if foreign := observed.of_others():
+        refuse_foreign(foreign, adopt=False)
     names = list(observed.live_names.values()) if observed.live else []
     for generation, slots in observed.kept().items():
         entry = observed.entry(generation)
         if entry and entry.action != ADOPT:
             names += slots.values()
-    for slots in observed.loose().values():
+    for slots in observed.unfinished().values():
         names += slots.values()
     entry = LedgerEntry(
         name=observed.name,
@@ -237,19 +237,18 @@ def plan_drop(observed: Observed, entry_by: str, *, target: str = "") -> Plan:
     return Plan(target, observed, "nothing", work)
 
 
-def refuse_strangers(strangers: Sequence[LoadedModel], adopt: bool) -> None:
+def refuse_foreign(foreign: Sequence[LoadedModel], adopt: bool) -> None:
     """Raise ForeignModel for models of others, unless they are to be adopted."""
     if adopt:
         return
     shown = "; ".join(
-        f"{m.name} ({m.size_bytes:,} bytes, made {m.loaded_at:%Y-%m-%d %H:%M} UTC)"
-        for m in strangers
+        f"{m.name} ({m.size_bytes:,} bytes, made {m.loaded_at:%Y-%m-%d %H:%M} UTC)" for m in foreign
     )
     raise ForeignModel(
         f"not loaded by this package, or not what the ledger says: {shown}. Nothing was changed.",
         hint="choose another name (--name), or take it over with --adopt: it is kept under a slot "
         "name and never dropped.",
-        details={"models": [model.name for model in strangers]},
+        details={"models": [model.name for model in foreign]},
     )
 
 
@@ -296,7 +295,7 @@ def _beyond(
 
     What a killed run loaded counts as a generation, by its number.
     """
-    spare = {**observed.loose(), **observed.kept()}
+    spare = {**observed.unfinished(), **observed.kept()}
     loaded = [g for g, names in spare.items() if not incoming & set(names.values())]
     ours = [g for g in loaded if (e := observed.entry(g)) is None or e.action != ADOPT]
     newest = sorted(ours, key=lambda g: _root(observed.entry(g)) or g, reverse=True)
@@ -355,17 +354,17 @@ def _loaded(observed: Observed, entry: LedgerEntry) -> dict[str, str]:
     """Return by side what a run that was killed loaded of a pair."""
     return {
         side: name
-        for _number, names in sorted(observed.loose().items())
+        for _number, names in sorted(observed.unfinished().items())
         for side, name in names.items()
         if observed.models[name].fingerprint == entry.fingerprints[side]
     }
 
 
-def _number_of(observed: Observed, loose: Mapping[str, str]) -> int | None:
+def _number_of(observed: Observed, unfinished: Mapping[str, str]) -> int | None:
     """Return the number that a killed run gave the very pair, if it can still be had."""
-    for number, names in observed.loose().items():
+    for number, names in observed.unfinished().items():
         newest = max((entry.generation for entry in observed.ledger), default=0)
-        if number > newest and names and names == {side: loose.get(side) for side in names}:
+        if number > newest and names and names == {side: unfinished.get(side) for side in names}:
             return number
     return None
 

@@ -86,18 +86,18 @@ def _check_models(session: Session, export_name: str, adopt: bool) -> Check:
     found = [models[name] for name in names if name in models]
     ledger = session.ledger(export_name.upper())
     is_adopted = bool(ledger) and ledger[-1].action == ADOPT
-    strangers = [model for model in found if model.foreign and not is_adopted]
-    if strangers and not adopt:
+    foreign = [model for model in found if model.foreign and not is_adopted]
+    if foreign and not adopt:
         return Check(
             "existing models",
             FAILED,
-            f"not loaded by this package: {'; '.join(_described(m) for m in strangers)}",
+            f"not loaded by this package: {'; '.join(_described(m) for m in foreign)}",
             "choose another name (--name), or take them over with --adopt: they are kept, and "
             "never dropped.",
             "model-foreign",
         )
-    if strangers:
-        shown = "; ".join(_described(model) for model in strangers)
+    if foreign:
+        shown = "; ".join(_described(model) for model in foreign)
         return Check("existing models", OK, f"to be adopted, and kept: {shown}")
     if not found:
         return Check("existing models", OK, f"none of {' and '.join(names)} is there yet")

@@ -147,9 +147,9 @@ class _Judge:
             return replace(status, state=IN_SYNC, text=f"{live.origin}, verified")
         text = f"{live.origin if live else 'nothing'} is live, @{binding.alias} is {status.wanted}"
         names = {model_name(binding.name, side) for side in SIDES}
-        strangers = sorted(names & self.survey.strangers)
-        if live is None and strangers and not self.options.take_over:
-            text = f"{', '.join(strangers)}: loaded by others, and not touched"
+        unmanaged = sorted(names & self.survey.unmanaged)
+        if live is None and unmanaged and not self.options.take_over:
+            text = f"{', '.join(unmanaged)}: loaded by others, and not touched"
             return replace(status, state=DEGRADED, text=text, hint=_TAKE_OVER, is_error=True)
         change = replace(change, adopt=self.options.take_over)
         return self._unless_failed(replace(status, state=OUT_OF_SYNC, text=text, change=change))

@@ -361,7 +361,7 @@ def test_what_a_killed_run_loaded_is_used_when_it_is_wanted_again(
     assert uploads(oracle) == loaded
     # once live, it is a generation like any other
     with oracle.target().session("look", create=False) as session:
-        assert observe(session, NAME).loose() == {}
+        assert observe(session, NAME).unfinished() == {}
 
 
 def test_what_a_killed_run_loaded_is_not_kept_for_ever(config: Config, oracle: Oracle) -> None:
@@ -377,7 +377,7 @@ def test_what_a_killed_run_loaded_is_not_kept_for_ever(config: Config, oracle: O
     # the generation before is kept, and nothing else
     with oracle.target().session("look", create=False) as session:
         observed = observe(session, NAME)
-        assert (observed.loose(), sorted(observed.kept())) == ({}, [1])
+        assert (observed.unfinished(), sorted(observed.kept())) == ({}, [1])
         assert len(session.list_models()) == 4
 
 
