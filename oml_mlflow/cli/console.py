@@ -249,7 +249,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def allowing_options(function: _F) -> _F:
-    """Give a verb the options that allow what is not usual."""
+    """Give a verb the switches of `Options` that concern all bindings."""
     for flag, text in (
         ("--heal", "Load again what was changed behind our back, whatever the policy is."),
         ("--accept-new-geometry", "Go on where stored vectors can't be compared with new ones."),

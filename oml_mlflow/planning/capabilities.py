@@ -1,4 +1,4 @@
-"""What a database answered when it was asked what it can run."""
+"""Answers of a database to capability probes: what it can run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _CODE = re.compile(r"\bORA-\d{5}\b")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a database said about one capability.
+    """A database's answer about one capability.
 
     Attributes:
         capability: The capability.
-        taken: Whether it has it; None if it was not asked, or did not answer.
-        message: What it refused it with, or why there is no answer.
+        taken: Whether it has it; None if there is no answer.
+        message: Its refusal, or why there is no answer.
     """
 
     capability: Capability
@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class CapabilityTable:
-    """What a database answered to capability probes.
+    """All answers of a database to capability probes.
 
     Attributes:
         rows: An answer for each capability.
@@ -73,7 +73,7 @@ class CapabilityTable:
         ]
 
     def age(self, at: datetime | None = None) -> str:
-        """Return how long ago it was asked, for people: ``12 minutes``, ``3 days``."""
+        """Return the age of the answers, for people: ``12 minutes``, ``3 days``."""
         seconds = max(0.0, ((at or now()) - self.probed_at).total_seconds())
         for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
             if seconds >= size:

@@ -1,4 +1,4 @@
-"""Checks that come before a promotion, and what they found."""
+"""Results of the checks that come before a promotion."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Preflight:
         }
 
     def demand(self) -> None:
-        """Raise the error of the first failed check, which tells of all of them.
+        """Raise the error of the first failed check; its text lists all of them.
 
         Raises:
             PreflightError: Or the class that the check names, such as `PrivilegeError`,

@@ -1,4 +1,4 @@
-"""Observed: what a target has under an export name. Pure: no I/O."""
+"""Observed state: one export name in full, or a survey of all names. No I/O."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Observed:
         return {side: model_name(self.name, side) for side in SIDES}
 
     def unmanaged(self) -> list[LoadedModel]:
-        """Return models under the live names that are not what the ledger says."""
+        """Return models under the live names that the ledger does not account for."""
         live = self.live
         found = []
         for side, name in self.live_names.items():
@@ -81,12 +81,12 @@ class Observed:
         return self.live is not None and there and not self.unmanaged()
 
     def damaged(self, fingerprints: Collection[str]) -> dict[str, LoadedModel]:
-        """Return by fingerprint models of these bytes whose stored ones are others, or gone."""
+        """Return by fingerprint the models of these bytes whose stored bytes are damaged."""
         models = self.models.values()
         return {m.fingerprint: m for m in models if m.damage and m.fingerprint in fingerprints}
 
     def rewritten(self, fingerprints: Collection[str]) -> Observed:
-        """Return what will be there once the bytes of damaged models are written again."""
+        """Return the state after the bytes of damaged models are written again."""
         models = {
             name: replace(m, damage="") if m.fingerprint in fingerprints else m
             for name, m in self.models.items()
@@ -103,9 +103,9 @@ class Observed:
         return found
 
     def unfinished(self) -> dict[int, dict[str, str]]:
-        """Return slot names by side of models of ours that never became live, by their number.
+        """Return slot names by side, and by number, of models that a killed run left.
 
-        A run that was killed loaded them; both sides of a number need not be there.
+        They never became live; a number may have one side only.
         """
         known = {entry.generation for entry in self.ledger}
         found: dict[int, dict[str, str]] = {}
@@ -129,7 +129,7 @@ class Observed:
         return next((e for e in self.ledger if e.generation == generation), None)
 
     def next_generation(self) -> int:
-        """Return a number after all in the ledger, whose slot names are free."""
+        """Return the first number beyond the ledger whose slot names are free."""
         number = max((entry.generation for entry in self.ledger), default=0) + 1
         while any(slot_name(self.name, side, number) in self.models for side in SIDES):
             number += 1
@@ -137,12 +137,7 @@ class Observed:
 
 
 def unusable(work: Work, models: Mapping[str, LoadedModel]) -> list[str]:
-    """Return what was being loaded and is not whole: without identity, nobody can tell what it is.
-
-    Args:
-        work: What was being done.
-        models: What is there, by name.
-    """
+    """Return the models of an interrupted load that are missing, damaged or without identity."""
     found = {name: models.get(name) for name in work.uploads}
     return [
         name for name, m in found.items() if m is None or m.foreign or m.damage or not m.fingerprint
@@ -150,7 +145,7 @@ def unusable(work: Work, models: Mapping[str, LoadedModel]) -> list[str]:
 
 
 def healed(observed: Observed) -> Observed:
-    """Return what a target will have once the next run has finished or undone what was begun."""
+    """Return the state after the next run has finished or undone what was begun."""
     state, models = observed.state, dict(observed.models)
     work = state.work
     if work is None or state.phase == WHOLE:
@@ -176,22 +171,19 @@ def healed(observed: Observed) -> Observed:
 
 @dataclass(frozen=True)
 class Held:
-    """What a target holds under one export name.
+    """What a survey found under one export name.
 
     Attributes:
         observed: Live state, the ledger entry that is live (only that one), and the models under
             the live names (only those).
-        notes: What it remembers about the name, by kind.
+        notes: The target's notes about the name, by kind.
     """
 
     observed: Observed
     notes: Mapping[str, Note] = field(default_factory=dict)
 
     def drift(self) -> tuple[str, ...]:
-        """Return what is not as the ledger says, one text each; empty if nothing is.
-
-        While something is being done about the name, nothing is drift.
-        """
+        """Return each difference from the ledger as a text; none while work is under way."""
         observed = self.observed
         live = observed.live
         if live is None or observed.state.work is not None:
@@ -208,14 +200,13 @@ class Held:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a target holds.
+    """What a target holds under all export names.
 
     Attributes:
         uri: Where it is, without secrets.
         version: Version of the database.
-        names: What is held by export name, upper-case; names with a note only are there too.
-        capabilities: Digest of what capability probes found out, whenever that was; empty if they
-            never ran.
+        names: By export name, upper-case; names that only have a note are included.
+        capabilities: Digest of the answers to capability probes; empty if they never ran.
         unmanaged: Live names, such as ``CLIP_IMG``, of models that no ledger here has.
     """
 
@@ -237,12 +228,12 @@ def assemble(
     """Return the survey of a target from what was read there.
 
     Args:
-        uri: Where it is, without secrets.
-        version: Version of the database.
-        live: What is live, with its entry in the ledger; one for each export name.
+        uri: See `Survey`.
+        version: See `Survey`.
+        live: What is live and its ledger entry, for each export name.
         models: Models whose names end as those of live ones do.
-        notes: What is remembered about names.
-        capabilities: Digest of what capability probes found out.
+        notes: Notes about names.
+        capabilities: See `Survey`.
     """
     states = {state.name: (state, entry) for state, entry in live}
     noted: dict[str, dict[str, Note]] = {}

@@ -1,4 +1,4 @@
-"""Plan: what a promotion or rollback would do, from what a target has. Pure: no I/O."""
+"""Plan: the steps of a promotion, rollback or drop. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Plan:
         work: What would be done; None if it is live already.
         uploads: Models to load first.
         adoption: What is recorded first, if models of others are to be adopted.
-        geometry: How its vectors stand to the live ones; None where none are compared.
-        pending: What an earlier run left, and what is done about it first; empty if nothing.
+        geometry: How its vectors compare with the live ones; None where that does not matter.
+        pending: What an earlier run left and what is done about it first; empty if nothing.
         paths: Files to load, by side.
-        anchored: Whether the registry says what the version's files are.
+        anchored: Whether the registry holds a manifest of the version's files.
     """
 
     target: str
@@ -54,7 +54,7 @@ class Plan:
     anchored: bool = True
 
     def to_steps(self) -> list[tuple[str, str]]:
-        """Return sign and text of each step, as terraform shows them."""
+        """Return the sign and text of each step, in the style of Terraform."""
         if self.work is None:
             return []
         work, steps = self.work, []
@@ -121,16 +121,16 @@ def plan_promotion(
 
     Args:
         observed: What the target has.
-        entry: What the ledger shall say; its generation is set here.
-        uploads: The pair's models by side, their names set here; not loaded again where a kept
-            generation of the same bytes is there.
+        entry: The ledger entry to write; its generation is set here.
+        uploads: The pair's models by side; their names are set here. Not loaded again where a
+            kept generation has the same bytes.
         keep: How many generations before the live one stay loaded.
-        adopt: Take over models of others under the live names.
+        adopt: Adopt foreign models under the live names.
         target: URI of the target.
-        title: What an error calls the pair.
+        title: Name of the pair in errors.
 
     Raises:
-        ForeignModel: If a live name is taken by a model of others, and `adopt` is not given.
+        ForeignModel: If a foreign model has a live name, and `adopt` is not given.
     """
     live = observed.live
     if live is not None and observed.is_whole() and _is_same(live, entry):
@@ -238,7 +238,7 @@ def plan_drop(observed: Observed, entry_by: str, *, target: str = "") -> Plan:
 
 
 def refuse_foreign(foreign: Sequence[LoadedModel], adopt: bool) -> None:
-    """Raise ForeignModel for models of others, unless they are to be adopted."""
+    """Raise ForeignModel for foreign models, unless they are to be adopted."""
     if adopt:
         return
     shown = "; ".join(
@@ -291,10 +291,7 @@ def _swap_work(
 def _beyond(
     observed: Observed, incoming: set[str], outgoing: Mapping[str, str], keep: int
 ) -> tuple[str, ...]:
-    """Return slots that are too many once the live pair is kept too.
-
-    What a killed run loaded counts as a generation, by its number.
-    """
+    """Return the slots beyond `keep`; a killed run's models count as a generation."""
     spare = {**observed.unfinished(), **observed.kept()}
     loaded = [g for g, names in spare.items() if not incoming & set(names.values())]
     ours = [g for g in loaded if (e := observed.entry(g)) is None or e.action != ADOPT]
@@ -319,7 +316,7 @@ def _adoption(observed: Observed, entry: LedgerEntry) -> Work:
         fingerprints=found,
         dims=max((observed.models[observed.live_names[side]].dims for side in found), default=0),
         action=ADOPT,
-        # what was stored until now was made with the pair that the ledger names
+        # vectors stored so far came from the pair that the ledger names
         geometry=observed.live.geometry if observed.live else "",
         promoted_by=entry.promoted_by,
     )
@@ -351,7 +348,7 @@ def _is_same_bytes(observed: Observed, names: Mapping[str, str], entry: LedgerEn
 
 
 def _loaded(observed: Observed, entry: LedgerEntry) -> dict[str, str]:
-    """Return by side what a run that was killed loaded of a pair."""
+    """Return by side which models of a pair a killed run has loaded already."""
     return {
         side: name
         for _number, names in sorted(observed.unfinished().items())
@@ -361,7 +358,7 @@ def _loaded(observed: Observed, entry: LedgerEntry) -> dict[str, str]:
 
 
 def _number_of(observed: Observed, unfinished: Mapping[str, str]) -> int | None:
-    """Return the number that a killed run gave the very pair, if it can still be had."""
+    """Return the number that a killed run gave this pair, if it is still usable."""
     for number, names in observed.unfinished().items():
         newest = max((entry.generation for entry in observed.ledger), default=0)
         if number > newest and names and names == {side: unfinished.get(side) for side in names}:
@@ -370,5 +367,5 @@ def _number_of(observed: Observed, unfinished: Mapping[str, str]) -> int | None:
 
 
 def _root(entry: LedgerEntry | None) -> int:
-    """Return the generation whose place an entry takes."""
+    """Return the generation that an entry goes back to: its own, unless it is a rollback."""
     return (entry.restores or entry.generation) if entry else 0

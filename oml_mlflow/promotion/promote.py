@@ -1,4 +1,4 @@
-"""Promotion: make a version live in a database, if it proves right there."""
+"""Promotion: plan it, and make a version live if its vectors prove right."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def promote(
     What an earlier run left is finished or undone first. Then the database is asked what it can
     run, the fitting pair is loaded under slot names, the version's golden probes are embedded by
     the database in SQL, and their vectors are compared with the version's own. Only then the live
-    names are swapped. The pair that was live before stays loaded under its slot names.
+    names are swapped. The pair that was live before stays loaded under slot names.
 
     Args:
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
@@ -112,18 +112,18 @@ def promote_files(
     alias: str = "",
     on_event: Listener = silent,
 ) -> Promotion:
-    """Make a version whose files are at hand live; see `promote`.
+    """Make a version live whose files are already here; see `promote`.
 
     Args:
         folder: The version's files, checked.
         version: The version, identified.
-        database: Where to.
+        database: The target.
         name: Export name there.
         options: What it may do besides; see `Options`.
         before: Generation that must be live until then; any by default.
-        hooks: What is called on the way; those that are installed by default.
-        target_name: What the configuration calls the target.
-        alias: Alias that it follows.
+        hooks: Hooks to call; the installed ones by default.
+        target_name: Name of the target in the configuration.
+        alias: Alias that the name follows.
         on_event: Told of progress.
 
     Raises:
@@ -166,23 +166,7 @@ def make_live(
 ) -> Promotion:
     """Make a pair the live one of an export name, if it proves right in the database.
 
-    Args:
-        candidate: The pair.
-        database: Where to.
-        export_name: Name there.
-        adopt: See `promote`.
-        take_over: See `promote`.
-        accept_new_geometry: See `promote`.
-        on_event: Told of progress.
-
-    Returns:
-        What is live now. If the candidate was live already, nothing is written.
-
-    Raises:
-        InvalidName, TargetLocked, PreflightError, ForeignModel, OtherOwner, Pinned, Vetoed,
-        GeometryChanged, ParityError, ApplyError: See `promote`.
-
-    Side effects: Writes models and a ledger row to the target; commits. Calls hooks.
+    Like `promote`, with the same errors and side effects, but for a pair of any origin.
     """
 
     def choose(session: Session) -> Candidate:
@@ -204,7 +188,7 @@ def make_live(
 
 @dataclass
 class _Run:
-    """One promotion: where to, with which options, and who is told of it."""
+    """One promotion: its target, options, hooks and listener."""
 
     database: Target
     export_name: str
@@ -229,7 +213,7 @@ class _Run:
         purpose = f"promote {self.title}"
         with contextlib.ExitStack() as held:
             session = held.enter_context(self.database.session(purpose))
-            # before anything is written, our tables too: what is missing is told with its GRANT
+            # before anything is written, even our tables, so that the error can name the GRANT
             early = Preflight(f"{name} in {self.database.uri}", tuple(session.checks(0)))
             early.demand()
             held.enter_context(session.lock(name, purpose))
@@ -309,7 +293,7 @@ class _Run:
 
 
 def demand_unpinned(session: Session, name: str, where: str) -> None:
-    """Raise Pinned if an export name is to stay as it is."""
+    """Raise Pinned if an export name is pinned."""
     for note in session.notes(name):
         if note.kind == PIN:
             since = f"{note.written_at:%Y-%m-%d %H:%M} UTC" if note.written_at else "some time"
@@ -328,7 +312,7 @@ def plan(
     adopt: bool = False,
     on_event: Listener = silent,
 ) -> Plan:
-    """Return what `promote` would do. Read-only: the database is not even asked what it can run.
+    """Return what `promote` would do. Read-only: not even capability probes are run.
 
     Args:
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
@@ -363,7 +347,7 @@ def plan(
 def plan_candidate(
     session: Session, database: Target, observed: Observed, candidate: Candidate, adopt: bool
 ) -> Plan:
-    """Return what making a pair live would do, its geometry judged. Read-only."""
+    """Return the plan that makes a pair live, with its geometry. Read-only."""
     entry = LedgerEntry(
         name=observed.name,
         generation=0,

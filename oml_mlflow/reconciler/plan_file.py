@@ -27,7 +27,7 @@ class SavedPlan:
     Attributes:
         changes: What is to be done now.
         waiting: What is to be done once the targets before have it.
-        options: Those it was made with.
+        options: Options that it was made with.
         target: The only target it is about; empty: all.
         models: The only registered models it is about; empty: all.
         made: Who made it, and when.
