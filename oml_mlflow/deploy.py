@@ -1,8 +1,8 @@
-"""The plugin of `mlflow deployments`: ``-t oml:/TARGET``, a target of `oml_mlflow.toml`.
+"""Plugin of `mlflow deployments`: ``-t oml:/TARGET``, a configured target.
 
 A deployment is an export name of that target. ``models:/m@alias`` makes it follow the alias, a
-fixed version pins it. MLflow takes this module for a plugin because of its entry point ``oml``, and
-wants exactly one client class in it. Source: `mlflow.deployments.plugin_manager`.
+fixed version pins it. MLflow loads this module by its entry point ``oml``, and expects exactly one
+client class in it. Source: `mlflow.deployments.plugin_manager`.
 """
 
 from __future__ import annotations
@@ -135,9 +135,10 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> dict[str, Any]:
-        """Make a name follow ``models:/m@alias``, or be a fixed version and stay it.
+        """Make a name follow ``models:/m@alias``, or pin it to a fixed version.
 
-        Creating what is there already changes nothing; what follows another alias is to be updated.
+        Creating what is there already changes nothing; a name that follows another alias has to be
+        updated instead.
 
         Side effects: Writes a note to the target, and promotes; commits.
         """
@@ -162,7 +163,7 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> dict[str, Any]:
-        """Make a name follow another alias, or be another fixed version.
+        """Make a name follow another alias, or pin it to another fixed version.
 
         Side effects: Writes a note to the target, and promotes; commits.
         """
@@ -179,7 +180,7 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
     def delete_deployment(
         self, name: str, config: Mapping[str, Any] | None = None, endpoint: str | None = None
     ) -> None:
-        """Remove a name's binding and pin, if there are any; the pair stays, unless told to drop.
+        """Remove a name's binding and pin, if any; the pair stays live unless ``drop`` is set.
 
         Side effects: Removes notes from the target, and with ``drop`` the pair; commits.
         """
@@ -208,7 +209,7 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
             return [self._shown(status) for status in self._statuses()]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
-        """Return how a name stands, what is live, and the SQL that calls it. Read-only."""
+        """Return the status of a name, what is live, and the SQL that calls it. Read-only."""
         with _as_mlflow():
             _demand_flavor(None, endpoint)
             return self._shown(self._find(name))
@@ -288,7 +289,7 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
 
 @dataclass(frozen=True)
 class _DatabasePair:
-    """A live pair behind the same calls as one in this process."""
+    """A live pair with the interface of one in this process."""
 
     session: Session
     name: str
@@ -303,7 +304,7 @@ class _DatabasePair:
 
 @contextmanager
 def _as_mlflow() -> Iterator[None]:
-    """Raise our errors as MLflow's, with the original as the cause."""
+    """Raise our errors as MlflowException, with the original as the cause."""
     try:
         yield
     except OmlMlflowError as error:
@@ -335,7 +336,7 @@ def _demand_flavor(flavor: str | None, endpoint: str | None = None) -> None:
 
 
 def _switches(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, bool]:
-    """Return settings of ``-C``, which MLflow gives as texts. No value is ever in an error."""
+    """Return settings of ``-C``, which MLflow passes as texts. Errors never quote a value."""
     found = {}
     for key, value in (config or {}).items():
         if key not in known:

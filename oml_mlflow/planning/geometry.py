@@ -146,7 +146,7 @@ def _equal(ours: Vectors, theirs: Vectors, limits: Mapping[str, float]) -> bool:
         for key in common:
             if ours[key].shape != theirs[key].shape:
                 return False
-            # `not <=` instead of `>`, so that NaN counts as different
+            # not `>`: NaN has to count as different
             if not float(np.abs(ours[key] - theirs[key]).max()) <= limits[side]:
                 return False
     return True

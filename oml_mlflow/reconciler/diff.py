@@ -1,4 +1,4 @@
-"""Fleet plan: what every bound name should be against what it is. Pure: no I/O."""
+"""Diff: every bound name as it should be and as it is. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from oml_mlflow.reconciler.status import (
 )
 from oml_mlflow.registry import PAUSE_TAG, Registered
 
-# (target, model, version): that it was live and verified there once
+# (target, model, version) that was once live and verified there
 Proven = Collection[tuple[str, str, str]]
 _TAKE_OVER = "choose another name, or take it over: `oml-mlflow apply --take-over`."
 
@@ -55,17 +55,17 @@ def plan_fleet(
     options: Options = DEFAULTS,
     proven: Proven = (),
 ) -> FleetPlan:
-    """Return how everything stands, and what is to be changed.
+    """Return the status of every name, and the changes that are due.
 
     Args:
         targets: Every configured target.
-        surveys: What each target holds, or why nobody knows.
-        bindings: Those that count.
-        refusals: Those that do not.
+        surveys: What each target holds, or why that is unknown.
+        bindings: Bindings that count.
+        refusals: Bindings that do not.
         models: Registered models by name; None for one that is not there.
         policies: Digest of each target's parity policy.
         options: What it may do besides; see `Options`.
-        proven: What was live and verified before, where a chain asks for it.
+        proven: What was live and verified earlier, for targets with `after`.
     """
     statuses = []
     for binding in bindings:
@@ -96,7 +96,7 @@ def plan_fleet(
 
 @dataclass(frozen=True)
 class _Judge:
-    """What one bound name is judged by."""
+    """What the status of one bound name depends on."""
 
     target: TargetConfig
     survey: Survey
@@ -163,7 +163,7 @@ class _Judge:
         return self._unless_failed(replace(status, state=DEGRADED, text=text, change=change))
 
     def _unless_failed(self, status: Status) -> Status:
-        """Return the status without its change, if just that failed before."""
+        """Return the status without its change if the same change failed before."""
         failure, change = self._note(FAILURE), status.change
         if failure is None or change is None or self.options.retry:
             return status
@@ -197,7 +197,7 @@ class _Judge:
 
 
 def tried(change: Change, policies: Mapping[str, str], survey: Survey) -> dict[str, str]:
-    """Return what a failure depends on: tried again once any of it is another."""
+    """Return what a failure depends on; a change is tried again once any of it differs."""
     return {
         "model": change.binding.model,
         "version": change.version,
@@ -214,7 +214,7 @@ def _in_order(
     statuses: Sequence[Status],
     proven: Proven,
 ) -> Status:
-    """Return the status, its change taken out while a target before it lacks the version."""
+    """Return the status without its change while a target in `after` lacks the version."""
     change = status.change
     if change is None:
         return status

@@ -1,4 +1,4 @@
-"""Fleet: all configured targets at once: looked at, planned for, and changed."""
+"""Fleet: survey, plan and change all configured targets together."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a change.
+    """Result of a change.
 
     Attributes:
-        change: What was to be done.
+        change: The change.
         promotion: What was done; None if it failed.
         error: Why it failed; None if it did not.
-        elapsed_s: How long it took.
+        elapsed_s: Duration in seconds.
     """
 
     change: Change
@@ -61,11 +61,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class View:
-    """What one look at everything found.
+    """The registry and all targets at one time.
 
     Attributes:
-        plan: How everything stands.
-        surveys: What each target holds, or why nobody knows.
+        plan: Status of every name, and the changes that are due.
+        surveys: What each target holds, or why that is unknown.
         models: Registered models by name; None for one that is not there.
     """
 
@@ -77,11 +77,11 @@ class View:
 class Fleet:
     """Every configured target.
 
-    Nothing is kept between two looks: what is true is in the registry and in the targets.
+    No state is kept between calls: the truth is in the registry and in the targets.
 
     Args:
         config: Targets and bindings.
-        hooks: What is called on the way; those that are installed by default.
+        hooks: Hooks to call; the installed ones by default.
         on_event: Told of progress.
     """
 
@@ -97,14 +97,14 @@ class Fleet:
         return open_target(chosen.uri, timeout_s=chosen.timeout_s)
 
     def survey(self) -> dict[str, Survey | OmlMlflowError]:
-        """Return what every target holds, or why nobody knows. Read-only; one query each."""
+        """Return what every target holds, or why that is unknown. Read-only; one query each."""
 
         def look(name: str) -> Survey | OmlMlflowError:
             try:
                 return self.open(name).survey()
             except OmlMlflowError as error:
                 return error
-            except Exception as error:  # one target's trouble must not keep others from their turn
+            except Exception as error:  # one target's failure must not stop the others
                 _log.exception("%s can't be looked at", name)
                 return TargetError(
                     f"{name} can't be looked at: {type(error).__name__}: {error}. Nothing was "
@@ -122,7 +122,7 @@ class Fleet:
         targets: Collection[str] | None = None,
         options: Options = DEFAULTS,
     ) -> View:
-        """Return how everything stands, and what is to be changed. Read-only.
+        """Return the status of every name, and the changes that are due. Read-only.
 
         Args:
             models: Only bindings of these registered models; all by default.
@@ -184,10 +184,10 @@ class Fleet:
         return plan(proven) if proven else found
 
     def _proven(self, plan: FleetPlan, bindings: Sequence[Binding]) -> Proven:
-        """Return what targets before had live and verified once, where they follow another alias.
+        """Return what earlier targets that follow another alias had live and verified once.
 
-        A target that follows the same alias must have the version now; one with an alias of its own
-        may have gone on since.
+        A target that follows the same alias must have the version now; one with its own alias may
+        have moved on since.
         """
         proven = set()
         for status in plan.statuses:
@@ -216,12 +216,12 @@ class Fleet:
         )
 
     def apply(self, changes: Sequence[Change], options: Options = DEFAULTS) -> list[Outcome]:
-        """Carry out changes, targets side by side, and remember which failed.
+        """Carry out changes, targets in parallel, and note which failed.
 
-        Once one of an alias's targets has failed, no further target of it is begun.
+        Once one target of an alias has failed, no further target of that alias is begun.
 
         Args:
-            changes: What to do; those of one target one after another.
+            changes: What to do; the changes of one target run in this order.
             options: What it may do besides; see `Options`.
 
         Side effects: Writes models, ledger rows and notes to targets; commits. Calls hooks.
@@ -286,7 +286,7 @@ class Fleet:
             )
         except OmlMlflowError as error:
             failure = error
-        except Exception as error:  # one target's trouble must not keep others from their change
+        except Exception as error:  # one target's failure must not stop the others
             _log.exception("%s failed", change)
             failure = ApplyError(
                 f"{change} failed: {type(error).__name__}: {error}. What is live is as it was, or "
@@ -297,7 +297,7 @@ class Fleet:
         return Outcome(change, promotion, failure, monotonic() - begun)
 
     def _remember(self, change: Change, failure: OmlMlflowError | None) -> None:
-        """Write down what failed, so that it is not tried again; forget it once it succeeded."""
+        """Note what failed, so that it is not tried again; forget it once it succeeded."""
         name = change.binding.name
         if failure is not None and (failure.retryable or not _is_about_it(failure)):
             return
@@ -324,7 +324,7 @@ class Fleet:
             _log.warning("%s: what came of it could not be noted: %s", change, error)
 
     def _at_once(self, call: Callable[..., _T], values: Sequence[object]) -> list[_T]:
-        """Return what a call gives for each value, several at once."""
+        """Return the results of a call for each value, several in parallel."""
         if len(values) < 2 or self.config.concurrency < 2:
             return [call(value) for value in values]
         with ThreadPoolExecutor(self.config.concurrency, "oml_mlflow") as pool:

@@ -1,4 +1,4 @@
-"""Plan files: what `plan --out` saved, and whether it still holds."""
+"""Plan files: what `plan --out` saves, and whether it is still current."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class SavedPlan:
-    """What a plan file says.
+    """Content of a plan file.
 
     Attributes:
-        changes: What is to be done now.
-        waiting: What is to be done once the targets before have it.
+        changes: Changes that are due now.
+        waiting: Changes that are due once earlier targets have the version.
         options: Options that it was made with.
-        target: The only target it is about; empty: all.
-        models: The only registered models it is about; empty: all.
+        target: The only target it covers; empty for all.
+        models: The only registered models it covers; empty for all.
         made: Who made it, and when.
     """
 
@@ -42,11 +42,11 @@ class SavedPlan:
 
     @property
     def keys(self) -> set[Key]:
-        """Everything that it would do."""
+        """Keys of all changes, those that wait included."""
         return {change.key for change in self.changes} | set(self.waiting)
 
     def demand_fresh(self, plan: FleetPlan) -> None:
-        """Raise PlanStale unless everything stands as it did when this one was made."""
+        """Raise PlanStale if a plan made now differs from this one."""
         known, found = set(self.changes), set(plan.changes)
         moved = [f"no longer as planned: {change}" for change in sorted(known - found, key=str)]
         moved += [f"not planned: {change}" for change in sorted(found - known, key=str)]
@@ -61,14 +61,14 @@ class SavedPlan:
 
 
 def waiting_in(plan: FleetPlan) -> tuple[Key, ...]:
-    """Return what is to be done once targets before have it."""
+    """Return the changes that are due once earlier targets have the version."""
     return tuple((s.target, s.name, s.wanted) for s in plan.statuses if s.waits_for)
 
 
 def write_plan(
     path: Path, plan: FleetPlan, options: Options, target: str, models: Collection[str]
 ) -> None:
-    """Write a plan for `read_plan`, which only its owner can read. No secrets are in it.
+    """Write a plan for `read_plan`, readable by its owner only. It holds no secrets.
 
     Raises:
         ConfigError: If the file can't be written.
@@ -93,10 +93,10 @@ def write_plan(
 
 
 def read_plan(path: Path) -> SavedPlan:
-    """Return what `write_plan` wrote.
+    """Return a plan that `write_plan` wrote.
 
     Raises:
-        ConfigError: If it is no plan, or one of another format.
+        ConfigError: If the file is no plan, or one of another format.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))

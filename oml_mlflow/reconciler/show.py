@@ -1,7 +1,7 @@
-"""Showing: what came of changes, told to the registry, where people look.
+"""Write the results of changes to the registry, where people see them.
 
-Each target remembers what the registry was told of a name, so that what could not be told, because
-the registry was away, is told by a later pass; what was told already costs no call.
+Each target keeps a note of what was last written about a name. So a later pass writes what could
+not be written while the registry was unreachable, and nothing is written twice.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _log = logging.getLogger(__name__)
 
 
 def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str]:
-    """Show in the registry what is live where, and what failed.
+    """Write to the registry what is live where, and what failed.
 
     Args:
-        fleet: Where notes are kept of what was shown.
-        view: How everything stood before the outcomes.
-        outcomes: What came of the changes; each is shown with its comparison.
+        fleet: The targets, which keep the notes.
+        view: State before the changes.
+        outcomes: Results of the changes.
 
     Returns:
-        What could not be shown, for people.
+        What could not be written, for people.
 
     Side effects: Writes tags, descriptions and artifacts to the registry, notes to targets.
     """
@@ -40,7 +40,7 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
         place = outcome.change.binding.place
         survey, held = _held(view, place)
         lives.append(before := held.observed.live if held else None)
-        # what was recorded before the swap can still be the live entry of a promotion in vain
+        # a promotion that changed nothing replaced nothing
         changed = outcome.promotion is None or outcome.promotion.changed
         uri = survey.uri if survey else ""
         is_kept = fleet.open(place[0]).keep > 0
@@ -60,7 +60,7 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
 
 
 def _catch_up(fleet: Fleet, status: Status, survey: Survey, held: Held) -> list[str]:
-    """Show what an earlier pass, or a promotion by hand, could not."""
+    """Write what an earlier pass, or a promotion by hand, could not."""
     live, failure, told = held.observed.live, held.notes.get(FAILURE), held.notes.get(PUBLISHED)
     known = dict(told.content) if told else {}
     place = (status.target, status.name)
@@ -110,7 +110,7 @@ def _state(live: LedgerEntry | None, failure: Note | None) -> dict[str, object]:
 
 
 def _said(failure: Note) -> OmlMlflowError:
-    """Return the error that a note was made of, as far as it tells."""
+    """Return the error that a note records."""
     kind = ERRORS_BY_CODE.get(str(failure.content.get("code")), ApplyError)
     return kind(str(failure.content.get("message")), hint=str(failure.content.get("hint")))
 
@@ -134,13 +134,13 @@ def _note(fleet: Fleet, place: tuple[str, str], state: dict[str, object]) -> Non
 def from_outcome(
     outcome: Outcome, uri: str, before: LedgerEntry | None, *, is_kept: bool = True
 ) -> Showing:
-    """Return what there is to show of a change.
+    """Return what a version's page shows of a change.
 
     Args:
-        outcome: What came of it.
-        uri: The target, as `Target.uri` gives it.
+        outcome: Result of the change.
+        uri: `Target.uri` of the target.
         before: What was live before.
-        is_kept: Whether that is still loaded, if it was replaced.
+        is_kept: Whether that is still loaded if it was replaced.
     """
     change, done, error = outcome.change, outcome.promotion, outcome.error
     report = done.report if done else error.details.get("report") if error else None
