@@ -75,7 +75,7 @@ Name and model
 
 -C key=value, each true or false
   accept_new_geometry  create, update: go on where stored vectors can't be compared with new ones
-  adopt                create, update: take over models of others under the live names
+  adopt                create, update: take over foreign models under the live names
   retry                create, update: try again what failed before
   take_over            create, update: let the name change hands, from another model or registry
   unverified           create, update, of a fixed version: promote what nothing here can run

@@ -1,4 +1,4 @@
-"""Verbs that change a database: plan, promote, rollback, drop, columns."""
+"""Verbs that plan and change what is live: plan, apply, promote, rollback, drop."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 _adopt_option = click.option(
     "--adopt",
     is_flag=True,
-    help="Take over models of others under the live names; they are kept, and never dropped.",
+    help="Take over foreign models under the live names; they are kept, and never dropped.",
 )
 _take_over_option = click.option(
     "--take-over",
     is_flag=True,
-    help="Replace a pair too that belongs to another registered model or registry.",
+    help="Also replace a pair of another registered model or registry.",
 )
 _geometry_option = click.option(
     "--accept-new-geometry",
     is_flag=True,
-    help="Go on where vectors that were stored can't be compared with new ones.",
+    help="Go on where stored vectors can't be compared with new ones.",
 )
 
 
@@ -62,7 +62,7 @@ _geometry_option = click.option(
 @click.option(
     "--detailed-exitcode",
     is_flag=True,
-    help="Exit 0 if there is nothing to do, 2 if there is, 1 if something keeps a name back.",
+    help="Exit 0 if there is nothing to do, 2 if there is, 1 if a name needs attention.",
 )
 @json_option
 def plan(
@@ -124,7 +124,7 @@ def plan(
 @click.option(
     "--unverified",
     is_flag=True,
-    help="Promote a pair too that nothing here can run, so that nothing is compared.",
+    help="Also promote a pair that nothing here can run, without a comparison.",
 )
 @_adopt_option
 @_take_over_option
@@ -186,7 +186,7 @@ def promote(
 @target_option
 @click.option("--to", type=click.IntRange(min=1), help="Generation; the one before by default.")
 @click.option(
-    "--unverified", is_flag=True, help="Go back to a generation too that has no references."
+    "--unverified", is_flag=True, help="Also go back to a generation that has no references."
 )
 @_geometry_option
 @click.option("--pin", is_flag=True, help="Pin the name instead of moving the alias it follows.")
@@ -251,7 +251,7 @@ def drop(name: str, target: str | None, timeout: float | None, yes: bool) -> Non
         raise click.UsageError(
             f"this would drop {', '.join(there) or 'nothing'} in {database.uri} and generations "
             f"{sorted(observed.kept()) or 'none'}; known to depend on it: {used or 'nothing'}. "
-            "Nothing was changed. Say --yes."
+            "Nothing was changed. Give --yes."
         )
     done = drop_pair(database, name)
     dropped = ", ".join(done.work.drops) if done.work else ""
@@ -268,7 +268,7 @@ def plan_all(
     detailed: bool,
     as_json: bool,
 ) -> None:
-    """Show what would be changed in all targets. Nothing is."""
+    """Show what would be changed in all targets. Nothing is changed."""
     from oml_mlflow.cli.text import exit_code, show_plan
     from oml_mlflow.reconciler.loop import Reconciler
     from oml_mlflow.reconciler.plan_file import write_plan
@@ -319,7 +319,7 @@ def apply(
     options, saved = Options(**allowed), None
     if plan_file:
         if target or models or any(allowed.values()):
-            raise click.UsageError("a plan file says itself what is meant: give no other options.")
+            raise click.UsageError("a plan file holds its own options: give no other options.")
         saved = read_plan(Path(plan_file))
         options, target, models = saved.options, saved.target or None, saved.models
     config = fleet_configuration(target)
@@ -342,13 +342,13 @@ def apply(
 
 
 def _ask(plan: FleetPlan, as_json: bool) -> None:
-    """Ask whether to go on; exit if not, UsageError if nobody can be asked."""
+    """Ask whether to go on; exit if not, UsageError without a terminal."""
     from oml_mlflow.cli.text import show_plan
 
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(
-            f"{plan.summary()} Nobody can be asked. Say --yes, or apply a plan file, which "
-            "`oml-mlflow plan --out FILE` makes."
+            f"{plan.summary()} There is no terminal to ask on. Give --yes, or apply a plan file "
+            "made by `oml-mlflow plan --out FILE`."
         )
     show_plan(plan)
     if not click.confirm("Apply?"):

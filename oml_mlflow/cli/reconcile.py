@@ -1,4 +1,4 @@
-"""Verbs that change all configured targets, or one name of one: apply, reconcile, pin, unpin."""
+"""Verbs over all targets: reconcile, drift, pin, unpin; parts of others."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run_pass(
     only: set[tuple[str, str, str]] | None = None,
     view: View | None = None,
 ) -> None:
-    """Run one pass, show its outcomes as they come, and exit with the code of the worst."""
+    """Run one pass, show each outcome, and exit with the code of the worst."""
     from oml_mlflow.cli.text import Outcomes
     from oml_mlflow.reconciler.loop import Reconciler
 
@@ -63,7 +63,7 @@ def run_pass(
 
 
 def _exit(done: Pass, as_json: bool) -> None:
-    """Exit with the code of the worst."""
+    """Show the pass as JSON if asked for, and exit with the code of the worst."""
     from oml_mlflow.cli.text import exit_code
 
     show_pass(done.statuses, done.outcomes, as_json)
@@ -71,7 +71,7 @@ def _exit(done: Pass, as_json: bool) -> None:
 
 
 def show_pass(statuses: Sequence[Status], outcomes: Sequence[Outcome], as_json: bool) -> None:
-    """Write statuses and outcomes to stdout as one JSON document, if that is asked for."""
+    """Write statuses and outcomes to stdout as one JSON document, if asked for."""
     from oml_mlflow.cli.text import outcome_json
 
     if as_json:
@@ -103,11 +103,11 @@ def reconcile(
     retry: bool,
     as_json: bool,
 ) -> None:
-    """Make every bound name what its alias says, without asking; once, or again and again."""
+    """Make every bound name what its alias says, without asking; once or in a loop."""
     from oml_mlflow.promotion.options import Options
 
     if once == watch:
-        raise click.UsageError("say --once or --watch, one of the two.")
+        raise click.UsageError("give either --once or --watch.")
     if watch and (models or as_json):
         raise click.UsageError("--watch is about all bindings, and writes lines.")
     config, options = fleet_configuration(), Options(retry=retry)
@@ -185,11 +185,7 @@ def roll_back_bound(
     options: Options,
     as_json: bool,
 ) -> Promotion | None:
-    """Roll a name of a configured target back; show what became of its alias.
-
-    Returns:
-        What was done to a name that is pinned now, or follows nothing; None if an alias was moved.
-    """
+    """Roll back a name of a configured target; None if its alias was moved, and that shown."""
     from oml_mlflow.commands.rollback import rollback_configured as run
 
     config = fleet_configuration(target)
@@ -219,7 +215,7 @@ def roll_back_bound(
 
 
 def status_of_all(as_json: bool) -> None:
-    """Show how every bound name of every configured target stands."""
+    """Show the status of every bound name of every configured target."""
     from oml_mlflow.cli.text import show_statuses
     from oml_mlflow.reconciler.loop import Reconciler
     from oml_mlflow.reconciler.remarks import with_remarks
@@ -287,7 +283,7 @@ def verify_all(target: str | None, timeout: float | None, as_json: bool) -> None
 @config_option
 @json_option
 def drift(target: str | None, as_json: bool) -> None:
-    """List models that were dropped, replaced or altered behind our back; exit 3 if there are any.
+    """List models dropped, replaced or altered outside this package; exit 3 if there are any.
 
     The registry is not asked.
     """
@@ -322,10 +318,11 @@ def drift(target: str | None, as_json: bool) -> None:
         if rows:
             console.show_table("Drift", ("target", "name", "what", "next step"), rows)
         for name, error in unread:
-            console.out.print(f"{name} was not looked at: {error}", markup=False)
+            console.out.print(f"{name} was not checked: {error}", markup=False)
         checked = len(config.targets) if target is None else 1
         console.out.print(
-            f"{len(rows)} changes behind our back in {checked - len(unread)} of {checked} targets.",
+            f"{len(rows)} changes outside this package in {checked - len(unread)} of {checked} "
+            "targets.",
             markup=False,
         )
     sys.exit(worst({3} if rows else {error.exit_code for _, error in unread}))

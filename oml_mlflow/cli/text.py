@@ -1,4 +1,4 @@
-"""What the command line shows of all targets: statuses, plans, outcomes."""
+"""Texts and tables of statuses, plans, outcomes and promotions; exit codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DIFFERS, _RETRY, _FAILED = 3, 75, 1
 
 
 def show_statuses(title: str, statuses: Sequence[Status]) -> None:
-    """Write a table to stdout, and in how many of them all is well."""
+    """Write a table of statuses to stdout, and how many are in sync."""
     console.show_table(
         title,
         ("target", "name", "follows", "wanted", "live", "state", "why", "next step"),
@@ -45,7 +45,7 @@ def show_statuses(title: str, statuses: Sequence[Status]) -> None:
 
 
 def show_plan(plan: FleetPlan) -> None:
-    """Write what is to be changed to stdout, one line each, and what keeps others from it."""
+    """Write a fleet plan to stdout: a line for each name that is not in sync."""
     lines, target = [], None
     for status in plan.statuses:
         if status.state == IN_SYNC:
@@ -73,7 +73,7 @@ def _line(status: Status) -> str:
 
 
 def outcome_line(number: int, total: int, outcome: Outcome) -> str:
-    """Return one line about a change that was done or failed; its next step is on the second."""
+    """Return a line about the outcome of a change; a second one has its next step."""
     binding, done, error = outcome.change.binding, outcome.promotion, outcome.error
     return progress_line(
         number,
@@ -101,7 +101,7 @@ def progress_line(
 
 
 class Outcomes:
-    """Writes a line for each change that was done or failed: as it comes, or once bars are gone."""
+    """Writes a line for each outcome: at once, or after the progress bars."""
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
         self._total, self._count, self._quiet = total, 0, quiet
@@ -117,7 +117,7 @@ class Outcomes:
             console.out.print(line, markup=False)
 
     def end(self, done: Pass) -> None:
-        """Write what it came to, and what still needs somebody."""
+        """Write a summary, and what still needs attention."""
         for line in self._held:
             console.out.print(line, markup=False)
         failed = {
@@ -154,7 +154,7 @@ def error_json(error: Any) -> dict[str, str]:
 
 
 def exit_code(outcomes: Sequence[Outcome], statuses: Sequence[Status]) -> int:
-    """Return the exit code of the worst: vectors differ, something is to be done, try again."""
+    """Return the worst exit code: vectors differ, failed, try again."""
     codes = {outcome.error.exit_code for outcome in outcomes if outcome.error is not None}
     codes |= {
         _RETRY if status.state == UNREACHABLE else _FAILED for status in statuses if status.is_error
@@ -163,7 +163,7 @@ def exit_code(outcomes: Sequence[Outcome], statuses: Sequence[Status]) -> int:
 
 
 def worst(codes: set[int]) -> int:
-    """Return the exit code that stands for all: 3 before 1 before 75."""
+    """Return the worst of some exit codes: 3 before 1 before 75."""
     return next((code for code in (_DIFFERS, _FAILED, _RETRY) if code in codes), 0)
 
 

@@ -360,7 +360,7 @@ def _bindings(
     if not _ALIAS.fullmatch(alias):
         raise values.wrong(f"{key}.alias", "must be an alias of it, such as 'prod'")
     if ("target" in entry) == ("targets" in entry):
-        raise values.wrong(key, "must name its target or targets, one of the two")
+        raise values.wrong(key, "must name either its target or its targets")
     leaf = "target" if "target" in entry else "targets"
     where = _names(entry, key, leaf, values)
     if not where:

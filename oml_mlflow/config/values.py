@@ -252,7 +252,7 @@ def check_uri(uri: str, key: str, values: Values) -> str:
     elif not uri.startswith(EMBEDDED) or "@" in uri:
         raise values.wrong(
             key,
-            "is no URI of a target",
+            "is not a target's URI",
             hint="use embedded:///folder, or oracle://user@host:1521/service.",
         )
     return uri

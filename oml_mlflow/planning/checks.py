@@ -17,7 +17,7 @@ class Check:
 
     Attributes:
         name: What, in a word or two, such as ``privileges``.
-        state: ``ok``, ``failed``, ``skipped`` (does not apply here) or ``not run`` (nobody knows).
+        state: ``ok``, ``failed``, ``skipped`` (does not apply here) or ``not run`` (unknown).
         message: What was found.
         hint: What to do about it; the exact GRANT where a privilege is missing.
         error: Code of the error that a failed one is raised as (see `oml_mlflow.errors`).

@@ -130,7 +130,7 @@ def compare_geometry(
     if live is None:
         return Geometry(found, True, dims)
     if not live_id:
-        reason = "nobody knows the vectors of what is live"
+        reason = "the vectors of what is live are unknown"
         return Geometry(found, False, dims, True, live.dims, reason=reason)
     if found == live_id:
         return Geometry(found, True, dims, True, live.dims)

@@ -255,5 +255,5 @@ def _altered(model: LoadedModel, wanted: str) -> str:
     if model.damage:
         return f"{model.name} was {model.damage}"
     if model.foreign:
-        return f"{model.name} was replaced by a model of others ({model.size_bytes:,} bytes)"
+        return f"{model.name} was replaced by a foreign model ({model.size_bytes:,} bytes)"
     return f"{model.name} was altered: sha256 {model.fingerprint[:12]}… instead of {wanted[:12]}…"

@@ -35,7 +35,7 @@ class Plan:
         title: What is to become live.
         work: What would be done; None if it is live already.
         uploads: Models to load first.
-        adoption: What is recorded first, if models of others are to be adopted.
+        adoption: What is recorded first, if foreign models are to be adopted.
         geometry: How its vectors compare with the live ones; None where that does not matter.
         pending: What an earlier run left and what is done about it first; empty if nothing.
         paths: Files to load, by side.
@@ -60,7 +60,7 @@ class Plan:
         work, steps = self.work, []
         if self.adoption:
             adopted = ", ".join(self.adoption.entry.fingerprints) or "live names"
-            steps.append(("~", f"adopt   models of others under {adopted}"))
+            steps.append(("~", f"adopt   foreign models under {adopted}"))
         for model in self.uploads:
             size = f"{model.size_bytes / 1e6:,.1f} MB"
             steps.append(("+", f"load    {model.name}  {size}  sha256 {model.fingerprint[:12]}…"))
@@ -167,7 +167,7 @@ def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str 
 
     Raises:
         ApplyError: If that generation is not kept.
-        ForeignModel: If a live name is taken by a model of others.
+        ForeignModel: If a live name is taken by a foreign model.
     """
     if foreign := observed.of_others():
         refuse_foreign(foreign, adopt=False)

@@ -30,9 +30,9 @@ class LoadedModel:
 
     Attributes:
         name: In-database model name, such as ``CLIP_IMG`` or, for a slot, ``CLIP_IMG_S3``.
-        side: ``img`` or ``txt``; empty if nobody knows.
-        fingerprint: sha256 of the bytes that were loaded; empty if nobody knows.
-        dims: Length of its embeddings; 0 if nobody knows.
+        side: ``img`` or ``txt``; empty if unknown.
+        fingerprint: sha256 of the bytes that were loaded; empty if unknown.
+        dims: Length of its embeddings; 0 if unknown.
         size_bytes: Size of the ONNX bytes.
         metadata: Template metadata, and where it came from.
         loaded_at: When, UTC.

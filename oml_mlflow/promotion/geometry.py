@@ -82,7 +82,7 @@ def kept_geometry(session: Session, observed: Observed, entry: LedgerEntry) -> G
     known = _known(session, observed)
     vectors = known.get(entry.geometry)
     if vectors is None or not live.geometry:
-        reason = "nobody knows the vectors of both"
+        reason = "the vectors of one of them are unknown"
         return Geometry(entry.geometry, False, entry.dims, True, live.dims, reason=reason)
     limits = dict.fromkeys(SIDES, 0.0)
     stands = LiveVectors(live.geometry, live.dims)
@@ -104,7 +104,7 @@ def demand_geometry(plan: Plan, target: Target, accepted: bool) -> None:
         f"on it: {shown or 'nothing is registered, which does not mean that nothing does'}. "
         "Nothing was loaded; the live pair is as it was.",
         hint="promote it under another name (--name), or accept it (--accept-new-geometry) and "
-        f"embed anew what was stored{anew}",
+        f"re-embed what was stored{anew}",
         details={
             "geometry": str(geometry),
             "dependants": [vars(dependant) for dependant in dependants],

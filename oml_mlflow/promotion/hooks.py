@@ -108,7 +108,7 @@ class Hooks:
                 raise Vetoed(
                     f"hook {name!r} stopped {context.title} ({stage}): {_said(error)}. "
                     "The live pair is as it was.",
-                    hint="settle what the hook objects to, then promote again.",
+                    hint="resolve what the hook objects to, then promote again.",
                     details={"hook": name, "stage": stage},
                 ) from error
 
@@ -155,7 +155,7 @@ def load_hooks() -> Hooks:
 def _unusable(name: str, value: str, reason: str) -> ConfigError:
     return ConfigError(
         f"hook {name!r} ({value}) {reason}. Nothing was promoted, since it might have objected.",
-        hint=f"mend it, or uninstall the package that brings this entry point of {GROUP}.",
+        hint=f"fix it, or uninstall the package that brings this entry point of {GROUP}.",
     )
 
 

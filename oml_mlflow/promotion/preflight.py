@@ -107,7 +107,7 @@ def _check_models(session: Session, export_name: str, adopt: bool) -> Check:
 def _described(model: LoadedModel) -> str:
     name, version = model.metadata.get("registered_model"), model.metadata.get("version")
     if model.foreign:
-        origin = "of others"
+        origin = "foreign"
     else:
         origin = f"{name} version {version}" if name else "from export2db"
     return (

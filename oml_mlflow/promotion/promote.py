@@ -80,7 +80,7 @@ def promote(
         TargetLocked: If another process holds the database or the name for too long.
         PreflightError: If a check failed, or the database can't run any of the version's pairs;
             nothing was loaded. `PrivilegeError`, `QuotaExceeded` and others likewise.
-        ForeignModel: If a live name is taken by a model of others; nothing was loaded.
+        ForeignModel: If a live name is taken by a foreign model; nothing was loaded.
         OtherOwner: If the name belongs to another registered model or registry; likewise.
         Pinned: If the name is pinned; likewise.
         Vetoed: If a hook stops it; the live pair is as it was.

@@ -177,7 +177,7 @@ def drop_pair(target: Target, name: str, *, on_event: Listener = silent) -> Plan
 
     Raises:
         TargetError: If there is no such pair.
-        ForeignModel: If a live name is taken by a model of others.
+        ForeignModel: If a live name is taken by a foreign model.
 
     Side effects: Drops models and writes a ledger row; commits.
     """

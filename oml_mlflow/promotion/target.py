@@ -46,7 +46,7 @@ class Session(Protocol):
         ...
 
     def list_models(self) -> list[LoadedModel]:
-        """Return the catalogue: every model of the schema, those of others too. Read-only."""
+        """Return the catalogue: every model of the schema, foreign ones too. Read-only."""
         ...
 
     def ledger(self, name: str | None = None) -> list[LedgerEntry]:

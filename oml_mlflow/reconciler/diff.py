@@ -189,7 +189,7 @@ class _Judge:
             return {"text": text, "hint": hint}
         if is_other_registry(live.registry, model.registry):
             text = f"{binding.name} belongs to a {binding.model} of another registry, or to one "
-            return {"text": text + "that was deleted and made anew", "hint": hint}
+            return {"text": text + "that was deleted and re-created", "hint": hint}
         return None
 
     def _note(self, kind: str) -> Note | None:

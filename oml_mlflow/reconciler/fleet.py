@@ -105,11 +105,11 @@ class Fleet:
             except OmlMlflowError as error:
                 return error
             except Exception as error:  # one target's failure must not stop the others
-                _log.exception("%s can't be looked at", name)
+                _log.exception("%s can't be surveyed", name)
                 return TargetError(
-                    f"{name} can't be looked at: {type(error).__name__}: {error}. Nothing was "
+                    f"{name} can't be surveyed: {type(error).__name__}: {error}. Nothing was "
                     "changed there.",
-                    hint="look at the log, and at `oml-mlflow history --target` of it.",
+                    hint="see the log, and `oml-mlflow history --target` of it.",
                 )
 
         names = list(self.config.targets)
@@ -321,7 +321,7 @@ class Fleet:
                 note = Note(name, FAILURE, content, written_by=this_process())
                 session.write_note(note)
         except TargetError as error:
-            _log.warning("%s: what came of it could not be noted: %s", change, error)
+            _log.warning("%s: the result could not be noted: %s", change, error)
 
     def _at_once(self, call: Callable[..., _T], values: Sequence[object]) -> list[_T]:
         """Return the results of a call for each value, several in parallel."""
@@ -380,7 +380,7 @@ def _demand_registry(
     if others:
         raise OtherRegistry(
             f"this is not the registry that {', '.join(others)} came from. Nothing was changed.",
-            hint="check MLFLOW_TRACKING_URI; if the registry was moved or made anew on purpose, "
+            hint="check MLFLOW_TRACKING_URI; if the registry was moved or re-created on purpose, "
             "run `oml-mlflow apply --take-over`.",
         )
 

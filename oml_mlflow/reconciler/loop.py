@@ -116,7 +116,7 @@ class Reconciler:
             try:
                 view = self.fleet.look(models=models, targets=targets, options=options)
             except OmlMlflowError as error:
-                warnings.append(f"how everything stands now is not known: {error}")
+                warnings.append(f"the status of all names is unknown now: {error}")
                 break
         for warning in warnings:
             _log.warning("%s", warning)

@@ -128,7 +128,7 @@ def _note(fleet: Fleet, place: tuple[str, str], state: dict[str, object]) -> Non
         with fleet.open(target).session(f"note on {name}") as session:
             session.write_note(Note(name, PUBLISHED, state, written_by=this_process()))
     except TargetError as error:
-        _log.warning("%s on %s: that it was shown could not be noted: %s", name, target, error)
+        _log.warning("%s on %s: what was published could not be noted: %s", name, target, error)
 
 
 def from_outcome(

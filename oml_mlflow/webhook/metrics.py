@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 
 _PREFIX = "oml_mlflow_webhook_"
 _COUNTERS = {
-    "deliveries": ("result", "Deliveries that were taken: accepted, repeated, ignored or test."),
+    "deliveries": ("result", "Deliveries by result: accepted, repeated, ignored or test."),
     "refused": ("reason", "Deliveries that were refused."),
-    "passes": ("result", "Looks at the registry and the targets: ok, incomplete or failed."),
+    "passes": ("result", "Passes over the registry and the targets: ok, incomplete or failed."),
     "outcomes": ("state", "Changes of targets: what was done, or the code of the error."),
 }
 
@@ -45,7 +45,7 @@ class Metrics:
             for (of, word), value in sorted(counts.items()):
                 if of == name:
                     lines.append(f'{_PREFIX}{name}_total{{{label}="{word}"}} {value}')
-        lines += _head("names", "gauge", "Bound names by state, at the last look at everything.")
+        lines += _head("names", "gauge", "Bound names by state, at the last full pass.")
         lines += [f'{_PREFIX}names{{state="{s}"}} {n}' for s, n in sorted(states.items())]
         for name, (amount, text) in gauges.items():
             lines += [*_head(name, "gauge", text), f"{_PREFIX}{name} {amount:.15g}"]

@@ -152,7 +152,7 @@ class Receiver:
             "worker_alive": (float(worker.is_alive), "Whether the worker lives."),
             "last_success_timestamp_seconds": (
                 worker.last_success_at,
-                "When the registry and the targets were last looked at; 0 if never.",
+                "Time of the last pass that succeeded; 0 if there was none.",
             ),
         }
         try:
@@ -161,9 +161,9 @@ class Receiver:
             _log.exception("the queue can't be read")
         else:
             gauges |= {
-                "jobs": (depth.jobs, "Models that are to be looked at."),
+                "jobs": (depth.jobs, "Models that wait to be reconciled."),
                 "jobs_failing": (depth.failing, "Those of them that failed the last time."),
-                "oldest_job_seconds": (depth.oldest_s, "How long the oldest of them waits."),
+                "oldest_job_seconds": (depth.oldest_s, "Age of the oldest of them."),
             }
         text = self._metrics.to_text(gauges)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

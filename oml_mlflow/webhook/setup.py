@@ -205,7 +205,7 @@ def server_settings(url: str = "") -> list[tuple[str, str, str]]:
             "tracking URI of whoever sets aliases",
             "http(s), this server's",
             "A client that writes into the server's database directly causes no delivery; "
-            "the receiver's own looks make up for that.",
+            "the receiver's own passes make up for that.",
         ),
     ]
 

@@ -138,7 +138,7 @@ class Worker:
             self._queue.done(job)
             return
         wait_s = to_wait_s(job.attempts)
-        _log.warning("%r is looked at again in %.0f s (%s)", job.model, wait_s, code)
+        _log.warning("%r is tried again in %.0f s (%s)", job.model, wait_s, code)
         self._queue.fail(job, code, wait_s)
 
     def _look(self, models: Collection[str] | None) -> str:

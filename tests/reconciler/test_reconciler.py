@@ -206,7 +206,7 @@ def test_nothing_is_dropped_because_something_is_missing(
     found = reconcile(config)
     assert found.outcomes == ()
     assert set(states(found).values()) == {"degraded"}
-    assert all("deleted and made anew" in s.text for s in found.statuses)
+    assert all("deleted and re-created" in s.text for s in found.statuses)
     assert models_of(config, oracle) == before
 
 

@@ -45,7 +45,7 @@ def test_drift_is_found_and_healed(
     by_hand = hand(config, target, oracle)
     deeds = {
         "CLIP_IMG was dropped": lambda: by_hand.drop("CLIP_IMG"),
-        "CLIP_TXT was replaced by a model of others": lambda: by_hand.replace(
+        "CLIP_TXT was replaced by a foreign model": lambda: by_hand.replace(
             "CLIP_TXT", second_pair.txt
         ),
         "CLIP_IMG was": lambda: by_hand.alter("CLIP_IMG"),

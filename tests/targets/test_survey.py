@@ -100,7 +100,7 @@ def test_drift_is_told(hand: Hand, tiny_pair: PipelinePair, second_pair: Pipelin
     hand.replace(TXT, second_pair.txt)
     held = hand.target.survey().names["CLIP"]
     size = second_pair.txt.stat().st_size
-    assert held.drift()[1] == f"{TXT} was replaced by a model of others ({size:,} bytes)"
+    assert held.drift()[1] == f"{TXT} was replaced by a foreign model ({size:,} bytes)"
     assert [model.name for model in held.observed.unmanaged()] == [IMG, TXT]
 
     hand.drop(IMG)
