@@ -1,4 +1,4 @@
-"""Verbs that plan and change what is live: plan, apply, promote, rollback, drop."""
+"""Verbs that change what is live: plan, apply, promote, rollback, drop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs over all targets: reconcile, drift, pin, unpin; parts of others."""
+"""Verbs on configured targets: reconcile, pin, unpin, drift; passes, status."""
 
 from __future__ import annotations
 

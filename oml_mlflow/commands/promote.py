@@ -99,7 +99,7 @@ def promote_configured(
         name: Export name; the registered model's by default.
         pinned: Pin the name, so that it stays; needed where it follows an alias that points to
             another version.
-        options: What it may do besides; see `Options`.
+        options: See `Options`.
         on_event: Told of progress.
 
     Raises:

@@ -68,7 +68,7 @@ def rollback_configured(
         to: Generation; by default the newest kept one from before the live one.
         pinned: Pin the name instead of moving the alias.
         reason: Why, for whoever reads `status`.
-        options: What it may do besides; see `Options`.
+        options: See `Options`.
         on_event: Told of progress.
 
     Raises:

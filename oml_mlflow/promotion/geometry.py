@@ -85,8 +85,8 @@ def kept_geometry(session: Session, observed: Observed, entry: LedgerEntry) -> G
         reason = "the vectors of one of them are unknown"
         return Geometry(entry.geometry, False, entry.dims, True, live.dims, reason=reason)
     limits = dict.fromkeys(SIDES, 0.0)
-    stands = LiveVectors(live.geometry, live.dims)
-    return compare_geometry(vectors, entry.dims, known, stands, limits)
+    live_vectors = LiveVectors(live.geometry, live.dims)
+    return compare_geometry(vectors, entry.dims, known, live_vectors, limits)
 
 
 def demand_geometry(plan: Plan, target: Target, accepted: bool) -> None:

@@ -66,7 +66,7 @@ def promote(
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
         target: The database.
         name: Export name in the database; the registered model's name by default.
-        options: What it may do besides; see `Options`.
+        options: See `Options`.
         on_event: Told of progress.
 
     Returns:
@@ -119,7 +119,7 @@ def promote_files(
         version: The version, identified.
         database: The target.
         name: Export name there.
-        options: What it may do besides; see `Options`.
+        options: See `Options`.
         before: Generation that must be live until then; any by default.
         hooks: Hooks to call; the installed ones by default.
         target_name: Name of the target in the configuration.
@@ -270,7 +270,7 @@ class _Run:
             raise PlanStale(
                 f"{name} in {where}: generation {before} was to be replaced by {self.title}, but "
                 f"{generation} is live. Nothing was changed.",
-                hint="look at it again: `oml-mlflow plan`, or `oml-mlflow history`.",
+                hint="plan again: `oml-mlflow plan`, or `oml-mlflow history`.",
             )
         if not self.options.over_pin:
             demand_unpinned(session, name, where)

@@ -64,7 +64,7 @@ def plan_fleet(
         refusals: Bindings that do not.
         models: Registered models by name; None for one that is not there.
         policies: Digest of each target's parity policy.
-        options: What it may do besides; see `Options`.
+        options: See `Options`.
         proven: What was live and verified earlier, for targets with `after`.
     """
     statuses = []

@@ -127,7 +127,7 @@ class Fleet:
         Args:
             models: Only bindings of these registered models; all by default.
             targets: Only these targets; all by default.
-            options: What it may do besides; see `Options`.
+            options: See `Options`.
 
         Raises:
             RegistryUnreachable: If the registry does not answer, or with an error.
@@ -222,7 +222,7 @@ class Fleet:
 
         Args:
             changes: What to do; the changes of one target run in this order.
-            options: What it may do besides; see `Options`.
+            options: See `Options`.
 
         Side effects: Writes models, ledger rows and notes to targets; commits. Calls hooks.
         """

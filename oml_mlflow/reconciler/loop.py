@@ -77,7 +77,7 @@ class Reconciler:
         Args:
             models: Only bindings of these registered models; all by default.
             targets: Only these targets; all by default.
-            options: What it may do besides; see `Options`.
+            options: See `Options`.
             only: Only these changes: target, name and version.
             view: Result of `look` with the same arguments, to begin with; what has changed since
                 fails with PlanStale.
@@ -147,7 +147,7 @@ class Reconciler:
         Args:
             stop: Ends the loop after the current pass.
             interval_s: Seconds between passes; `poll_s` of the configuration by default.
-            options: What it may do besides; see `Options`.
+            options: See `Options`.
             on_pass: Called with the result of every pass, or why there was none.
         """
         interval = self.config.poll_s if interval_s is None else interval_s

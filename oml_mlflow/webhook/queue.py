@@ -144,7 +144,7 @@ class WebhookQueue:
             )
         return ConfigError(
             f"{self._path} can't be used as a queue ({error}). It was left as it is.",
-            hint="move it away; a new one is made, and the first pass looks at every model.",
+            hint="move it away; a new one is made, and the first pass covers every model.",
         )
 
     def close(self) -> None:

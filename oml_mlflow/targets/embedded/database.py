@@ -1,4 +1,4 @@
-"""The DuckDB file: created private, opened by one process and thread at a time."""
+"""The DuckDB file: created private, held by one process and thread at a time."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def identity(path: Path) -> str:
     """Return an identity that differs once a file's bytes may have changed.
 
     Raises:
-        OSError: If it can't be looked at, or is no regular file.
+        OSError: If it can't be read, or is no regular file.
     """
     return _identity(path.stat())
 

@@ -66,7 +66,7 @@ class EmbeddedFolder:
                 # onnxruntime opened the path again: was it still the checked file?
                 if identity(path) != before:
                     del self._embedders[fingerprint]
-                    damage = f"changed: its file {path} is another than before it was loaded"
+                    damage = f"changed: its file {path} was replaced while it was loaded"
             if damage:
                 self.refusal = TargetError(
                     f"{model.name} was {damage}. Nothing was embedded.",

@@ -1,4 +1,4 @@
-"""Tables and views of an Oracle schema: models, ledger, journal, grants, notes."""
+"""Contents of an Oracle schema: models, ledger, journal, grants, notes."""
 
 from __future__ import annotations
 
