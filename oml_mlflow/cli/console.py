@@ -222,6 +222,7 @@ class _Warnings(logging.Handler):
 
 def run(command: click.Command) -> None:
     """Run a command as a program: errors on stderr, the documented exit codes."""
+    # like Ctrl-C, so that what was begun is undone
     signal.signal(signal.SIGTERM, _interrupt)
     if not err.is_terminal:
         # MLflow's bars would fill a log

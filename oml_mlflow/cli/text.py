@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from oml_mlflow.cli import console
-from oml_mlflow.flavor.manifest import UNANCHORED
 from oml_mlflow.parity.policy import WARNED
 from oml_mlflow.reconciler.status import HEAL, IN_SYNC, UNREACHABLE, FleetPlan, Status
 
@@ -179,6 +178,8 @@ def _live(status: Status) -> str:
 
 def show_promotion_plan(planned: Plan, database: Target) -> None:
     """Show what a promotion would do."""
+    from oml_mlflow.flavor.manifest import UNANCHORED
+
     observed, live = planned.observed, planned.observed.live
     lines = [
         f"Target {planned.target}   {observed.name}: "

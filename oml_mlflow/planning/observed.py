@@ -65,6 +65,7 @@ class Observed:
                 continue
             if live is None:
                 found.append(model)
+            # the ledger has no fingerprint of what was adopted, so there is nothing to compare
             elif live.action == ADOPT or (live.fingerprints and not live.fingerprints.get(side)):
                 continue
             elif model.foreign or model.damage or model.fingerprint != live.fingerprints.get(side):

@@ -294,6 +294,7 @@ def _beyond(
     """Return the slots beyond `keep`; a killed run's models count as a generation."""
     spare = {**observed.unfinished(), **observed.kept()}
     loaded = [g for g, names in spare.items() if not incoming & set(names.values())]
+    # adopted models are kept for good
     ours = [g for g in loaded if (e := observed.entry(g)) is None or e.action != ADOPT]
     newest = sorted(ours, key=lambda g: _root(observed.entry(g)) or g, reverse=True)
     live = observed.live

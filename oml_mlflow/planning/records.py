@@ -210,6 +210,7 @@ def refuse_unplanned(names: Sequence[str], live_state: Callable[[str], LiveState
     for name in names:
         if _SLOT.search(name) or not name.endswith(("_IMG", "_TXT")):
             continue
+        # both endings have the same length
         work = live_state(name[: -len("_IMG")]).work
         if work is None or name not in work.drops:
             raise TargetError(

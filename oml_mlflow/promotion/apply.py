@@ -147,7 +147,7 @@ def carry_out(
         swap_s = (now() - begun).total_seconds()
         session.drop(work.drops)
         session.end(work)
-    except BaseException as error:
+    except BaseException as error:  # on Ctrl-C too, what was loaded has to go
         told = _undone(session, target, plan, work, error)
         if told is error:
             raise

@@ -215,6 +215,7 @@ def checked_files(version: ModelVersion) -> Iterator[Path]:
         check_files(folder, logged_tags(version), without=UNUSED)
         for profile in read_package(folder).stored_profiles:
             package = read_package(folder, profile)
+            # reading them is what checks them
             package.probes()
             if not package.unverifiable:
                 package.references()

@@ -217,6 +217,7 @@ class _Run:
             early = Preflight(f"{name} in {self.database.uri}", tuple(session.checks(0)))
             early.demand()
             held.enter_context(session.lock(name, purpose))
+            # before `heal`, so that a stale plan changes nothing
             self._demand_unmoved(session, before)
             mended = heal(session, name)
             candidate = choose(session)

@@ -76,6 +76,7 @@ def rollback(
         ):
             if not over_pin:
                 demand_unpinned(session, export_name, target.uri)
+            # read before `heal`, which clears it
             pending = session.live_state(export_name).work
             mended = heal(session, export_name)
             observed = observe(session, export_name)

@@ -66,6 +66,7 @@ def verify_pair(
     for side in SIDES:
         sent = [probe for probe in by_side(probes, side) if not skipped[probe.id]]
         for done, probe in enumerate(sent, 1):
+            # one at a time, so that a refused probe costs no other its vector
             try:
                 vectors[probe.id] = session.embed(names[side], side, [probe.value])[0]
             except TargetUnreachable:

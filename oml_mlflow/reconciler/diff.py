@@ -110,6 +110,7 @@ class _Judge:
         status = Status(
             binding.target, binding.name, "", "", binding=binding, wanted=wanted, live=live
         )
+        # what somebody decided by hand comes before anything that the registry says
         if pin := self._note(PIN):
             return replace(status, state=PINNED, text=_pinned(pin), hint=_unpin(status))
         if self.target.paused:

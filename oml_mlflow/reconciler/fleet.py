@@ -149,6 +149,7 @@ class Fleet:
         if not options.take_over:
             _demand_registry(desired, surveys, bindings)
         plan = self._plan(surveys, bindings, refusals, desired, options)
+        # all targets are planned first: one may wait for another that was not asked for
         chosen = tuple(
             status
             for status in (*plan.statuses, *_unread(desired, models))
@@ -179,6 +180,7 @@ class Fleet:
                 proven=proven,
             )
 
+        # ledgers are only read where a target waits for another
         found = plan(())
         proven = self._proven(found, bindings)
         return plan(proven) if proven else found

@@ -98,6 +98,7 @@ class Reconciler:
             changes = [
                 change
                 for change in view.plan.changes
+                # each change once, so that the loop ends
                 if change.key not in begun
                 and (only is None or change.key in only)
                 and (change.binding.model, change.binding.alias) not in failed

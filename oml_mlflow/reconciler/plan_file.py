@@ -109,6 +109,7 @@ def read_plan(path: Path) -> SavedPlan:
                 if status["change"] is not None
             ),
             waiting=tuple((t, n, v) for t, n, v in stored["waiting"]),
+            # whatever else stands there, only true allows anything
             options=Options(**{f.name: stored["terms"][f.name] is True for f in fields(Options)}),
             target=str(stored["target"]),
             models=tuple(map(str, stored["models"])),

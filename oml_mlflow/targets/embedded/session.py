@@ -225,6 +225,7 @@ class EmbeddedSession:
         for path in folder.glob("*.onnx"):
             if path.stem not in needed:
                 path.unlink()
+        # left by killed runs: no other process copies while this one has the database
         for path in folder.glob(f"{LOADING_PREFIX}*"):
             path.unlink()
 
