@@ -71,7 +71,7 @@ SECONDS = Kind("seconds, from 0.1 to 86,400", _between(float, 0.1, 86400.0), flo
 
 
 def one_of(*words: str) -> Kind:
-    """Return the kind of a value that is one of some words."""
+    """Return the kind of a value from a fixed set of words."""
 
     def take(value: Any) -> str:
         if value not in words:

@@ -55,12 +55,12 @@ class CapabilityTable:
     database_version: str
 
     def missing(self, needs: Iterable[Capability]) -> list[Answer]:
-        """Return the refusals among what is needed."""
+        """Return the refusals of needed capabilities."""
         found = {row.capability: row for row in self.rows}
         return [found[n] for n in needs if n in found and found[n].taken is False]
 
     def unanswered(self, needs: Iterable[Capability]) -> list[Capability]:
-        """Return what is needed and was never answered."""
+        """Return the needed capabilities without an answer."""
         answered = {row.capability for row in self.rows if row.taken is not None}
         return [need for need in needs if need not in answered]
 

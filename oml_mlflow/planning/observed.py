@@ -77,7 +77,7 @@ class Observed:
         return [model for model in self.unmanaged() if model.foreign or not model.damage]
 
     def is_whole(self) -> bool:
-        """Return whether both live models are there, and what the ledger says."""
+        """Return whether both live models are there and match the ledger."""
         there = all(name in self.models for name in self.live_names.values())
         return self.live is not None and there and not self.unmanaged()
 
@@ -95,7 +95,7 @@ class Observed:
         return replace(self, models=models)
 
     def kept(self) -> dict[int, dict[str, str]]:
-        """Return slot names by side of every generation that is loaded whole but not live."""
+        """Return slot names by side of every generation that is fully loaded but not live."""
         found: dict[int, dict[str, str]] = {}
         for entry in self.ledger:
             names = {side: slot_name(self.name, side, entry.generation) for side in SIDES}
@@ -226,7 +226,7 @@ def assemble(
     notes: Iterable[Note],
     capabilities: str = "",
 ) -> Survey:
-    """Return the survey of a target from what was read there.
+    """Return the survey of a target from its records.
 
     Args:
         uri: See `Survey`.

@@ -52,7 +52,7 @@ _NO_ANSWER = (
 
 _log = logging.getLogger(__name__)
 
-# what is locked while capability probes run, since their scratch names are the same for all
+# locked while capability probes run, since all runs use the same scratch names
 PROBE_LOCK = "OML_MLFLOW_PROBE"
 
 
@@ -169,7 +169,7 @@ def next_command(refused: Sequence[Answer]) -> str:
 
 
 def _ask(session: Session, capability: Capability, name: str) -> Answer:
-    """Return the answer to one probe; an error that is no answer is raised."""
+    """Return the answer to one probe; raise errors that are no answer."""
     from oml_mlflow.graph.probe_models import probe_model
 
     probe = probe_model(capability)
@@ -231,7 +231,7 @@ def ask(
     *,
     again: bool = False,
 ) -> CapabilityTable:
-    """Return what a database answers to capability probes; old answers of its version are kept.
+    """Return the answers to capability probes; only missing ones are asked, unless `again`.
 
     Side effects: Writes scratch models, drops them again, and keeps the answers; commits.
     """

@@ -120,7 +120,7 @@ def rollback(
 
 
 def _is_finished(pending: Work, live: LedgerEntry, to: int | None) -> bool:
-    """Return whether `heal` has just finished the rollback that is asked for again.
+    """Return whether `heal` has just finished the requested rollback.
 
     Otherwise, a second run after a crash would go back by two generations.
     """

@@ -74,7 +74,7 @@ class Session(Protocol):
         ...
 
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-        """Load the bytes of a file under a name that is free. Writes: a model; commits.
+        """Load the bytes of a file under a free name. Writes a model; commits.
 
         A model with `damage` is there already: its bytes are written again, at once.
 
@@ -105,7 +105,7 @@ class Session(Protocol):
         ...
 
     def drop(self, names: Sequence[str]) -> None:
-        """Drop models by name; a name that is not there is passed over. Writes; commits."""
+        """Drop models by name; missing ones are skipped. Writes; commits."""
         ...
 
     def grants(self, names: Sequence[str]) -> tuple[Grant, ...]:

@@ -113,7 +113,7 @@ def demand_parity(report: ParityReport, title: str, where: str) -> None:
 
 
 def _refusal(error: OmlMlflowError) -> str:
-    """Return the reason for which a database refused a probe, in its own words if it has any."""
+    """Return why a database refused a probe, in its own words if it gave any."""
     if error.__cause__ is None:
         return error.message
     lines = str(error.__cause__).splitlines()

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def load(db: Database, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-    """Load the bytes of a file under a name that is free. Writes: a model; commits.
+    """Load the bytes of a file under a free name. Writes a model; commits.
 
     Args:
         db: The database.
@@ -74,7 +74,7 @@ def load(db: Database, model: LoadedModel, path: Path, on_event: Listener = sile
 
 
 def drop(db: Database, names: list[str]) -> None:
-    """Drop models by name; a name that is not there is passed over. Writes; commits."""
+    """Drop models by name; missing ones are skipped. Writes; commits."""
     for name in names:
         if find_size(db, name) is not None:
             state = f"{name} is still there."

@@ -73,7 +73,7 @@ class OracleSession:
         swap.begin(self._db, work)
 
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-        """Load the bytes of a file under a name that is free. Writes: a model; commits."""
+        """Load the bytes of a file under a free name. Writes a model; commits."""
         load(self._db, model, path, on_event)
 
     def embed(self, model: str, side: str, values: Sequence[bytes | str]) -> np.ndarray:
@@ -100,7 +100,7 @@ class OracleSession:
         swap.end(self._db, work)
 
     def drop(self, names: Sequence[str]) -> None:
-        """Drop models by name; a name that is not there is passed over. Writes; commits."""
+        """Drop models by name; missing ones are skipped. Writes; commits."""
         refuse_unplanned(names, self.live_state)
         drop(self._db, list(names))
 
