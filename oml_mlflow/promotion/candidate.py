@@ -167,7 +167,7 @@ def choose_package(
         title: Name of the version in errors.
         target: Ranks the stored profiles.
         session: The database.
-        probe: Run the capability probes that are missing; see `ask`. Otherwise only earlier
+        probe: Run capability probes where answers are missing; see `ask`. Otherwise only earlier
             answers are used.
         on_event: Told of progress.
 

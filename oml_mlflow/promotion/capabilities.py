@@ -231,7 +231,7 @@ def ask(
     *,
     again: bool = False,
 ) -> CapabilityTable:
-    """Return the answers to capability probes; only missing ones are asked, unless `again`.
+    """Return the answers to capability probes; run them if one is missing or outdated, or `again`.
 
     Side effects: Writes scratch models, drops them again, and keeps the answers; commits.
     """
