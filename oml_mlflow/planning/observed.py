@@ -72,7 +72,7 @@ class Observed:
                 found.append(model)
         return found
 
-    def of_others(self) -> list[LoadedModel]:
+    def foreign_models(self) -> list[LoadedModel]:
         """Return unmanaged models, except ours whose bytes were damaged."""
         return [model for model in self.unmanaged() if model.foreign or not model.damage]
 

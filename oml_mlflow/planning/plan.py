@@ -136,7 +136,7 @@ def plan_promotion(
     if live is not None and observed.is_whole() and _is_same(live, entry):
         return Plan(target, observed, title, None)
     adoption = None
-    if foreign := observed.of_others():
+    if foreign := observed.foreign_models():
         refuse_foreign(foreign, adopt)
         adoption = _adoption(observed, entry)
         observed = _after(observed, adoption)
@@ -169,7 +169,7 @@ def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str 
         ApplyError: If that generation is not kept.
         ForeignModel: If a live name is taken by a foreign model.
     """
-    if foreign := observed.of_others():
+    if foreign := observed.foreign_models():
         refuse_foreign(foreign, adopt=False)
     live, kept = observed.live, observed.kept()
     if to is None:
@@ -212,7 +212,7 @@ def plan_drop(observed: Observed, entry_by: str, *, target: str = "") -> Plan:
             f"there is no pair {observed.name} in {target}. Nothing was changed.",
             hint="run `oml-mlflow status`.",
         )
-    if foreign := observed.of_others():
+    if foreign := observed.foreign_models():
         refuse_foreign(foreign, adopt=False)
     names = list(observed.live_names.values()) if observed.live else []
     for generation, slots in observed.kept().items():
