@@ -1,8 +1,8 @@
-"""The plugin of `mlflow deployments`: ``-t oml:/TARGET``, a target of `oml_mlflow.toml`.
+"""Plugin of `mlflow deployments`: ``-t oml:/TARGET``, a configured target.
 
 A deployment is an export name of that target. ``models:/m@alias`` makes it follow the alias, a
-fixed version pins it. MLflow takes this module for a plugin because of its entry point ``oml``, and
-wants exactly one client class in it. Source: `mlflow.deployments.plugin_manager`.
+fixed version pins it. MLflow loads this module by its entry point ``oml``, and expects exactly one
+client class in it. Source: `mlflow.deployments.plugin_manager`.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ from oml_mlflow.flavor.scoring import PyfuncPair
 from oml_mlflow.names import IMG, TXT, check_export_name, model_name
 from oml_mlflow.planning.observed import Held, Survey
 from oml_mlflow.planning.records import BINDING
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.promotion.promote import promote
 from oml_mlflow.promotion.rollback import drop_pair
 from oml_mlflow.promotion.target import Session
 from oml_mlflow.reconciler import pins
 from oml_mlflow.reconciler.fleet import Fleet
 from oml_mlflow.reconciler.loop import Reconciler
-from oml_mlflow.reconciler.status import Standing
+from oml_mlflow.reconciler.status import Status
 from oml_mlflow.registry import get_version
 from oml_mlflow.targets import open_target, sql_call
 
 _TARGET_URI = re.compile(r"oml(?::/+(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)/?)?")
 _ALIAS_URI = re.compile(r"models:/(?P<model>[^/@:]+)@(?P<alias>[\w-]+)")
-_TERMS = ("accept_new_geometry", "adopt", "retry", "take_over", "unverified")
+_OPTIONS = ("accept_new_geometry", "adopt", "retry", "take_over", "unverified")
 _DROP = "drop"
 
 
@@ -75,7 +75,7 @@ Name and model
 
 -C key=value, each true or false
   accept_new_geometry  create, update: go on where stored vectors can't be compared with new ones
-  adopt                create, update: take over models of others under the live names
+  adopt                create, update: take over foreign models under the live names
   retry                create, update: try again what failed before
   take_over            create, update: let the name change hands, from another model or registry
   unverified           create, update, of a fixed version: promote what nothing here can run
@@ -96,8 +96,8 @@ def run_local(
     """
     with _as_mlflow():
         _demand_flavor(flavor)
-        terms = Terms(**_switches(config, [key for key in _TERMS if key != "retry"]))
-        promote(model_uri, open_target(DEFAULT_TARGET), name, terms=terms)
+        options = Options(**_switches(config, [key for key in _OPTIONS if key != "retry"]))
+        promote(model_uri, open_target(DEFAULT_TARGET), name, options=options)
 
 
 class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow has no types
@@ -135,9 +135,10 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> dict[str, Any]:
-        """Make a name follow ``models:/m@alias``, or be a fixed version and stay it.
+        """Make a name follow ``models:/m@alias``, or pin it to a fixed version.
 
-        Creating what is there already changes nothing; what follows another alias is to be updated.
+        Creating what is there already changes nothing; a name that follows another alias has to be
+        updated instead.
 
         Side effects: Writes a note to the target, and promotes; commits.
         """
@@ -162,7 +163,7 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> dict[str, Any]:
-        """Make a name follow another alias, or be another fixed version.
+        """Make a name follow another alias, or pin it to another fixed version.
 
         Side effects: Writes a note to the target, and promotes; commits.
         """
@@ -179,7 +180,7 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
     def delete_deployment(
         self, name: str, config: Mapping[str, Any] | None = None, endpoint: str | None = None
     ) -> None:
-        """Remove a name's binding and pin, if there are any; the pair stays, unless told to drop.
+        """Remove a name's binding and pin, if any; the pair stays live unless ``drop`` is set.
 
         Side effects: Removes notes from the target, and with ``drop`` the pair; commits.
         """
@@ -205,10 +206,10 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         """Return every name of the target that is live or bound. Read-only."""
         with _as_mlflow():
             _demand_flavor(None, endpoint)
-            return [self._shown(standing) for standing in self._standings()]
+            return [self._shown(status) for status in self._statuses()]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
-        """Return how a name stands, what is live, and the SQL that calls it. Read-only."""
+        """Return the status of a name, what is live, and the SQL that calls it. Read-only."""
         with _as_mlflow():
             _demand_flavor(None, endpoint)
             return self._shown(self._find(name))
@@ -235,31 +236,33 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
     def _deploy(
         self, name: str, model_uri: str, config: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        terms = Terms(**_switches(config, _TERMS))
+        options = Options(**_switches(config, _OPTIONS))
         parts = _ALIAS_URI.fullmatch(model_uri)
         # before anything is written
         get_version(model_uri)
         if parts is None:
             promote_configured(
-                self._config, model_uri, self._target, name, pinned=True, terms=terms
+                self._config, model_uri, self._target, name, pinned=True, options=options
             )
             return self._shown(self._find(name))
         pins.bind(self._config, self._target, name, parts["model"], parts["alias"])
-        done = Reconciler(self._config).run([parts["model"]], targets=[self._target], terms=terms)
+        done = Reconciler(self._config).run(
+            [parts["model"]], targets=[self._target], options=options
+        )
         for outcome in done.outcomes:
             if outcome.error is not None and outcome.change.binding.name == name:
                 raise outcome.error
         return self._shown(self._find(name))
 
-    def _standings(self) -> list[Standing]:
+    def _statuses(self) -> list[Status]:
         plan = self._fleet.look(targets=[self._target]).plan
-        return [standing for standing in plan.standings if standing.target == self._target]
+        return [status for status in plan.statuses if status.target == self._target]
 
-    def _find(self, name: str) -> Standing:
+    def _find(self, name: str) -> Status:
         export_name = check_export_name(name).upper()
-        for standing in self._standings():
-            if standing.name == export_name:
-                return standing
+        for status in self._statuses():
+            if status.name == export_name:
+                return status
         raise _unknown(name, self._target)
 
     def _held(self, name: str) -> Held | None:
@@ -267,26 +270,26 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         survey = self._fleet.open(self._target).survey()
         return survey.names.get(export_name) if isinstance(survey, Survey) else None
 
-    def _shown(self, standing: Standing) -> dict[str, Any]:
-        live, binding = standing.live, standing.binding
+    def _shown(self, status: Status) -> dict[str, Any]:
+        live, binding = status.live, status.binding
         uri = self._config.targets[self._target].uri
         return {
-            "name": standing.name,
+            "name": status.name,
             "flavor": FLAVOR_NAME,
             "target": self._target,
-            "state": standing.state,
-            "why": standing.text,
-            "next_step": standing.hint,
+            "state": status.state,
+            "why": status.text,
+            "next_step": status.hint,
             "follows": f"models:/{binding.model}@{binding.alias}" if binding else "",
             "live": live.origin if live else "",
             "generation": live.generation if live else 0,
-            "sql": sql_call(uri, standing.name) if live else "",
+            "sql": sql_call(uri, status.name) if live else "",
         }
 
 
 @dataclass(frozen=True)
 class _DatabasePair:
-    """A live pair behind the same calls as one in this process."""
+    """A live pair with the interface of one in this process."""
 
     session: Session
     name: str
@@ -301,7 +304,7 @@ class _DatabasePair:
 
 @contextmanager
 def _as_mlflow() -> Iterator[None]:
-    """Raise our errors as MLflow's, with the original as the cause."""
+    """Raise our errors as MlflowException, with the original as the cause."""
     try:
         yield
     except OmlMlflowError as error:
@@ -333,7 +336,7 @@ def _demand_flavor(flavor: str | None, endpoint: str | None = None) -> None:
 
 
 def _switches(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, bool]:
-    """Return settings of ``-C``, which MLflow gives as texts. No value is ever in an error."""
+    """Return settings of ``-C``, which MLflow passes as texts. Errors never quote a value."""
     found = {}
     for key, value in (config or {}).items():
         if key not in known:

@@ -21,7 +21,7 @@ _MASK = "***"
 
 @click.group()
 def config() -> None:
-    """Look at the configuration, `oml_mlflow.toml`, and where its values come from."""
+    """Show the configuration, `oml_mlflow.toml`, and where its values come from."""
 
 
 @config.command()
@@ -72,7 +72,7 @@ def _refusal_row(refusal: Refusal) -> tuple[object, ...]:
 
 
 def _values(found: Config) -> list[tuple[str, str, str]]:
-    """Return key, value and origin of everything that is configured, bindings aside."""
+    """Return key, value and origin of all settings, except bindings."""
     values: dict[str, Any] = {
         "target": found.target,
         "concurrency": found.concurrency,

@@ -1,4 +1,4 @@
-"""What the command line shows: progress and errors on stderr, results on stdout."""
+"""Shared by all verbs: options, configuration, progress, output, errors."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def open_database(target: str | None, timeout: float | None) -> Target:
     return open_target(chosen.uri, timeout_s=chosen.timeout_s)
 
 
-# a fingerprint and where it is fit on one line of a log or pipe
+# wide enough for a fingerprint and its place on one line of a log
 _PIPE_WIDTH = 160
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
@@ -133,7 +133,7 @@ class _DoneColumn(ProgressColumn):
 
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Listener]:
-    """Show events as bars on a terminal, as one line each when done elsewhere."""
+    """Show events as bars on a terminal; elsewhere as a line each once done."""
     if quiet:
         yield lambda event: None
         return
@@ -175,7 +175,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
 
 
 def show_report(report: ParityReport) -> None:
-    """Write a comparison to stdout: its classes, then its probes, then what it comes to."""
+    """Write a comparison to stdout: classes, probes, summary."""
     from oml_mlflow.parity.report import COLUMNS
 
     show_table(
@@ -222,6 +222,7 @@ class _Warnings(logging.Handler):
 
 def run(command: click.Command) -> None:
     """Run a command as a program: errors on stderr, the documented exit codes."""
+    # like Ctrl-C, so that what was begun is undone
     signal.signal(signal.SIGTERM, _interrupt)
     if not err.is_terminal:
         # MLflow's bars would fill a log
@@ -248,10 +249,10 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def terms_options(function: _F) -> _F:
-    """Give a verb the options that allow what is not usual."""
+def allowing_options(function: _F) -> _F:
+    """Give a verb the switches of `Options` that concern all bindings."""
     for flag, text in (
-        ("--heal", "Load again what was changed behind our back, whatever the policy is."),
+        ("--heal", "Load again what was changed outside this package, whatever the policy is."),
         ("--accept-new-geometry", "Go on where stored vectors can't be compared with new ones."),
         ("--take-over", "Let names change hands: from another model, registry, or others."),
         ("--retry", "Try again what failed before."),
@@ -261,7 +262,7 @@ def terms_options(function: _F) -> _F:
 
 
 def fleet_configuration(target: str | None = None, timeout: float | None = None) -> Config:
-    """Return the configuration, which must have targets, and the one named.
+    """Return the configuration, which must have targets, among them the one named.
 
     Raises:
         ConfigError: If it has none, or not that one.
@@ -289,10 +290,10 @@ def fleet_configuration(target: str | None = None, timeout: float | None = None)
 
 
 def configured_name(config: Config, target: str | None) -> str:
-    """Return the name of the configured target that --target or the configuration means.
+    """Return the name of the configured target that --target or the configuration names.
 
     Raises:
-        ConfigError: If that is a URI that no configured target has.
+        ConfigError: If it is a URI of no configured target.
     """
     chosen = config.choose(target).name
     if chosen in config.targets:
@@ -300,7 +301,7 @@ def configured_name(config: Config, target: str | None) -> str:
     raise ConfigError(
         f"which target is meant? There are {', '.join(sorted(config.targets))}. Nothing was "
         "changed.",
-        hint="say --target NAME, or set target in the configuration.",
+        hint="give --target NAME, or set target in the configuration.",
     )
 
 

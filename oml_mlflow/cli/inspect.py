@@ -1,4 +1,4 @@
-"""Verbs that look into a database: verify, status, history, preflight, fingerprints, sql."""
+"""Verbs that inspect a database: status, history, verify, preflight, sql."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def verify(
 @target_option
 @json_option
 def status(target: str | None, timeout: float | None, as_json: bool) -> None:
-    """Show how every bound name stands; or, with --target, what is in that database.
+    """Show the status of every bound name; or, with --target, what is in that database.
 
     Without targets in the configuration it is about the one database that verbs are about.
     """
@@ -107,7 +107,7 @@ def status(target: str | None, timeout: float | None, as_json: bool) -> None:
                 m.dims or "?",
                 f"{m.size_bytes:,}",
                 f"{m.fingerprint[:12]}…" if m.fingerprint else "?",
-                m.damage or ("of others" if m.foreign else _origin(m.metadata)),
+                m.damage or ("foreign" if m.foreign else _origin(m.metadata)),
                 f"{m.loaded_at:%Y-%m-%d %H:%M:%S}",
             )
             for m in models
@@ -177,7 +177,7 @@ def history(name: str | None, target: str | None, timeout: float | None, as_json
 @click.argument("model_uri")
 @target_option
 @name_option
-@click.option("--adopt", is_flag=True, help="Models of others under the live names are no failure.")
+@click.option("--adopt", is_flag=True, help="Accept foreign models under the live names.")
 @click.option(
     "--probe",
     is_flag=True,
@@ -270,7 +270,7 @@ def sql(
     """Run SQL in an embedded database; loaded models are functions, as in CLIP_TXT('a cat').
 
     STATEMENT may do all that you may: it reads and writes files, loads extensions, and can change
-    this database's own tables. For text of others there is --untrusted.
+    this database's own tables. Run untrusted text with --untrusted.
     """
     from oml_mlflow.targets.embedded.target import EmbeddedTarget
 

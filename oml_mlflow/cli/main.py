@@ -2,6 +2,8 @@
 
 Exit codes: 0 ok, 1 handled error, 2 changes pending (only `plan --detailed-exitcode`), 3 vectors or
 models differ, 64 usage, 75 try again, 130 interrupted.
+
+Verbs import what they need when they run: MLflow alone would delay `--help` by seconds.
 """
 
 from __future__ import annotations

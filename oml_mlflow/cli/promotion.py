@@ -1,4 +1,4 @@
-"""Verbs that change a database: plan, promote, rollback, drop, columns."""
+"""Verbs that change what is live: plan, apply, promote, rollback, drop."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 from oml_mlflow.cli import console
 from oml_mlflow.cli.console import (
     CHANGES_PENDING,
+    allowing_options,
     config_option,
     fleet_configuration,
     html_option,
@@ -21,30 +22,29 @@ from oml_mlflow.cli.console import (
     name_option,
     only_target,
     target_option,
-    terms_options,
 )
 from oml_mlflow.cli.reconcile import roll_back_bound, run_pass, show_pass
 from oml_mlflow.cli.text import show_done, show_promotion_plan
 from oml_mlflow.errors import ParityError
 
 if TYPE_CHECKING:
-    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.options import Options
     from oml_mlflow.reconciler.status import FleetPlan
 
 _adopt_option = click.option(
     "--adopt",
     is_flag=True,
-    help="Take over models of others under the live names; they are kept, and never dropped.",
+    help="Take over foreign models under the live names; they are kept, and never dropped.",
 )
 _take_over_option = click.option(
     "--take-over",
     is_flag=True,
-    help="Replace a pair too that belongs to another registered model or registry.",
+    help="Also replace a pair of another registered model or registry.",
 )
 _geometry_option = click.option(
     "--accept-new-geometry",
     is_flag=True,
-    help="Go on where vectors that were stored can't be compared with new ones.",
+    help="Go on where stored vectors can't be compared with new ones.",
 )
 
 
@@ -57,12 +57,12 @@ _geometry_option = click.option(
     "--sql", "as_sql", is_flag=True, help="Print the PL/SQL instead, for a DBA to run in SQL*Plus."
 )
 @model_option
-@terms_options
+@allowing_options
 @click.option("--out", type=click.Path(dir_okay=False), help="Save it for `apply`.")
 @click.option(
     "--detailed-exitcode",
     is_flag=True,
-    help="Exit 0 if there is nothing to do, 2 if there is, 1 if something keeps a name back.",
+    help="Exit 0 if there is nothing to do, 2 if there is, 1 if a name needs attention.",
 )
 @json_option
 def plan(
@@ -82,7 +82,7 @@ def plan(
 
     Without MODEL_URI it is about all bindings of all configured targets, or of --target.
     """
-    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.options import Options
 
     if model_uri is None:
         if name or adopt or as_sql:
@@ -91,7 +91,7 @@ def plan(
             target,
             timeout,
             models,
-            Terms(**allowed),
+            Options(**allowed),
             out=out,
             detailed=detailed_exitcode,
             as_json=as_json,
@@ -124,7 +124,7 @@ def plan(
 @click.option(
     "--unverified",
     is_flag=True,
-    help="Promote a pair too that nothing here can run, so that nothing is compared.",
+    help="Also promote a pair that nothing here can run, without a comparison.",
 )
 @_adopt_option
 @_take_over_option
@@ -149,7 +149,7 @@ def promote(
     A name of a configured target that follows an alias has to follow it, or to be pinned.
     """
     from oml_mlflow.commands.promote import promote_configured
-    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.options import Options
     from oml_mlflow.promotion.promote import promote as run
 
     chosen = console.choose_target(target, timeout)
@@ -157,7 +157,7 @@ def promote(
     is_configured = chosen.name in config.targets
     if pin and not is_configured:
         raise click.UsageError("--pin is about a configured target: add it to oml_mlflow.toml.")
-    database, terms = console.open_database(target, timeout), Terms(**allowed)
+    database, options = console.open_database(target, timeout), Options(**allowed)
     try:
         with console.progress() as listener:
             if is_configured:
@@ -167,11 +167,11 @@ def promote(
                     chosen.name,
                     name,
                     pinned=pin,
-                    terms=terms,
+                    options=options,
                     on_event=listener,
                 )
             else:
-                done = run(model_uri, database, name, terms=terms, on_event=listener)
+                done = run(model_uri, database, name, options=options, on_event=listener)
     except ParityError as error:
         if html:
             console.write_page(error.details["report"], html, model_uri, database.uri)
@@ -186,7 +186,7 @@ def promote(
 @target_option
 @click.option("--to", type=click.IntRange(min=1), help="Generation; the one before by default.")
 @click.option(
-    "--unverified", is_flag=True, help="Go back to a generation too that has no references."
+    "--unverified", is_flag=True, help="Also go back to a generation that has no references."
 )
 @_geometry_option
 @click.option("--pin", is_flag=True, help="Pin the name instead of moving the alias it follows.")
@@ -208,14 +208,14 @@ def rollback(
     Where the name follows an alias, the alias is moved first, and all that follows it goes back.
     With --pin, or while the registry does not answer, this name alone goes back, and is pinned.
     """
-    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.options import Options
     from oml_mlflow.promotion.rollback import rollback as run
 
     chosen = console.choose_target(target, timeout)
     database = console.open_database(target, timeout)
     if chosen.name in console.configuration().targets:
-        terms = Terms(unverified=unverified, accept_new_geometry=accept_new_geometry)
-        back = roll_back_bound(chosen.name, name, to, pin, reason, terms, as_json)
+        options = Options(unverified=unverified, accept_new_geometry=accept_new_geometry)
+        back = roll_back_bound(chosen.name, name, to, pin, reason, options, as_json)
         if back is not None:
             show_done(back, database, as_json)
         return
@@ -251,7 +251,7 @@ def drop(name: str, target: str | None, timeout: float | None, yes: bool) -> Non
         raise click.UsageError(
             f"this would drop {', '.join(there) or 'nothing'} in {database.uri} and generations "
             f"{sorted(observed.kept()) or 'none'}; known to depend on it: {used or 'nothing'}. "
-            "Nothing was changed. Say --yes."
+            "Nothing was changed. Give --yes."
         )
     done = drop_pair(database, name)
     dropped = ", ".join(done.work.drops) if done.work else ""
@@ -262,22 +262,24 @@ def plan_all(
     target: str | None,
     timeout: float | None,
     models: Sequence[str],
-    terms: Terms,
+    options: Options,
     *,
     out: str | None,
     detailed: bool,
     as_json: bool,
 ) -> None:
-    """Show what would be changed in all targets. Nothing is."""
+    """Show what would be changed in all targets. Nothing is changed."""
     from oml_mlflow.cli.text import exit_code, show_plan
     from oml_mlflow.reconciler.loop import Reconciler
     from oml_mlflow.reconciler.plan_file import write_plan
     from oml_mlflow.reconciler.remarks import with_remarks
 
     reconciler = Reconciler(fleet_configuration(target, timeout))
-    found = with_remarks(reconciler.look(models or None, targets=only_target(target), terms=terms))
+    found = with_remarks(
+        reconciler.look(models or None, targets=only_target(target), options=options)
+    )
     if out:
-        write_plan(Path(out), found, terms, target or "", models)
+        write_plan(Path(out), found, options, target or "", models)
     if as_json:
         console.show_json(found.to_json())
     else:
@@ -286,14 +288,14 @@ def plan_all(
             console.out.print(f"Saved. Next: oml-mlflow apply {out}", markup=False)
     if detailed:
         pending = CHANGES_PENDING if found.changes else 0
-        sys.exit(1 if exit_code((), found.standings) else pending)
+        sys.exit(1 if exit_code((), found.statuses) else pending)
 
 
 @click.command()
 @click.argument("plan_file", required=False, type=click.Path(exists=True, dir_okay=False))
 @name_of_target_option
 @model_option
-@terms_options
+@allowing_options
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @config_option
 @json_option
@@ -310,43 +312,43 @@ def apply(
     A PLAN_FILE is refused once anything that it is about has moved.
     """
     from oml_mlflow.cli.text import exit_code, show_plan
-    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.options import Options
     from oml_mlflow.reconciler.loop import Reconciler
     from oml_mlflow.reconciler.plan_file import read_plan, waiting_in
 
-    terms, saved = Terms(**allowed), None
+    options, saved = Options(**allowed), None
     if plan_file:
         if target or models or any(allowed.values()):
-            raise click.UsageError("a plan file says itself what is meant: give no other options.")
+            raise click.UsageError("a plan file holds its own options: give no other options.")
         saved = read_plan(Path(plan_file))
-        terms, target, models = saved.terms, saved.target or None, saved.models
+        options, target, models = saved.options, saved.target or None, saved.models
     config = fleet_configuration(target)
     with console.progress() as listener:
         reconciler = Reconciler(config, on_event=listener)
-        view = reconciler.look(models or None, targets=only_target(target), terms=terms)
+        view = reconciler.look(models or None, targets=only_target(target), options=options)
         found = view.plan
         if saved is not None:
             saved.demand_fresh(found)
     waiting = waiting_in(found)
     if not found.changes:
-        show_pass(found.standings, [], as_json)
+        show_pass(found.statuses, [], as_json)
         if not as_json:
             show_plan(found)
-        sys.exit(exit_code((), found.standings))
+        sys.exit(exit_code((), found.statuses))
     if saved is None and not yes:
         _ask(found, as_json)
     only = {change.key for change in found.changes} | set(waiting)
-    run_pass(config, terms, target, models, as_json, only=only, view=view)
+    run_pass(config, options, target, models, as_json, only=only, view=view)
 
 
 def _ask(plan: FleetPlan, as_json: bool) -> None:
-    """Ask whether to go on; exit if not, UsageError if nobody can be asked."""
+    """Ask whether to go on; exit if not, UsageError without a terminal."""
     from oml_mlflow.cli.text import show_plan
 
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(
-            f"{plan.summary()} Nobody can be asked. Say --yes, or apply a plan file, which "
-            "`oml-mlflow plan --out FILE` makes."
+            f"{plan.summary()} There is no terminal to ask on. Give --yes, or apply a plan file "
+            "made by `oml-mlflow plan --out FILE`."
         )
     show_plan(plan)
     if not click.confirm("Apply?"):

@@ -1,4 +1,4 @@
-"""Verbs that change all configured targets, or one name of one: apply, reconcile, pin, unpin."""
+"""Verbs on configured targets: reconcile, pin, unpin, drift; passes, status."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from oml_mlflow.errors import OmlMlflowError
 if TYPE_CHECKING:
     from oml_mlflow.config.file import Config
     from oml_mlflow.promotion.apply import Promotion
-    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.options import Options
     from oml_mlflow.reconciler.fleet import Outcome, View
     from oml_mlflow.reconciler.loop import Pass
-    from oml_mlflow.reconciler.status import Standing
+    from oml_mlflow.reconciler.status import Status
 
 
 def run_pass(
     config: Config,
-    terms: Terms,
+    options: Options,
     target: str | None,
     models: Sequence[str],
     as_json: bool,
@@ -42,7 +42,7 @@ def run_pass(
     only: set[tuple[str, str, str]] | None = None,
     view: View | None = None,
 ) -> None:
-    """Run one pass, show its outcomes as they come, and exit with the code of the worst."""
+    """Run one pass, show each outcome, and exit with the code of the worst."""
     from oml_mlflow.cli.text import Outcomes
     from oml_mlflow.reconciler.loop import Reconciler
 
@@ -52,7 +52,7 @@ def run_pass(
         done = reconciler.run(
             models or None,
             targets=only_target(target),
-            terms=terms,
+            options=options,
             only=only,
             view=view,
             on_outcome=show,
@@ -63,22 +63,22 @@ def run_pass(
 
 
 def _exit(done: Pass, as_json: bool) -> None:
-    """Exit with the code of the worst."""
+    """Show the pass as JSON if asked for, and exit with the code of the worst."""
     from oml_mlflow.cli.text import exit_code
 
-    show_pass(done.standings, done.outcomes, as_json)
-    sys.exit(exit_code(done.outcomes, done.standings))
+    show_pass(done.statuses, done.outcomes, as_json)
+    sys.exit(exit_code(done.outcomes, done.statuses))
 
 
-def show_pass(standings: Sequence[Standing], outcomes: Sequence[Outcome], as_json: bool) -> None:
-    """Write standings and outcomes to stdout as one JSON document, if that is asked for."""
+def show_pass(statuses: Sequence[Status], outcomes: Sequence[Outcome], as_json: bool) -> None:
+    """Write statuses and outcomes to stdout as one JSON document, if asked for."""
     from oml_mlflow.cli.text import outcome_json
 
     if as_json:
         console.show_json(
             {
                 "outcomes": [outcome_json(outcome) for outcome in outcomes],
-                "standings": [standing.to_json() for standing in standings],
+                "standings": [status.to_json() for status in statuses],
             }
         )
 
@@ -103,20 +103,20 @@ def reconcile(
     retry: bool,
     as_json: bool,
 ) -> None:
-    """Make every bound name what its alias says, without asking; once, or again and again."""
-    from oml_mlflow.promotion.options import Terms
+    """Make every bound name what its alias says, without asking; once or in a loop."""
+    from oml_mlflow.promotion.options import Options
 
     if once == watch:
-        raise click.UsageError("say --once or --watch, one of the two.")
+        raise click.UsageError("give either --once or --watch.")
     if watch and (models or as_json):
         raise click.UsageError("--watch is about all bindings, and writes lines.")
-    config, terms = fleet_configuration(), Terms(retry=retry)
+    config, options = fleet_configuration(), Options(retry=retry)
     if once:
-        run_pass(config, terms, None, models, as_json)
-    _watch(config, terms, interval)
+        run_pass(config, options, None, models, as_json)
+    _watch(config, options, interval)
 
 
-def _watch(config: Config, terms: Terms, interval: float | None) -> None:
+def _watch(config: Config, options: Options, interval: float | None) -> None:
     from oml_mlflow.reconciler.loop import Reconciler
 
     stop = threading.Event()
@@ -130,7 +130,7 @@ def _watch(config: Config, terms: Terms, interval: float | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
     console.err.print(f"watching {len(config.targets)} targets.")
-    Reconciler(config).watch(stop, interval_s=interval, terms=terms, on_pass=_show_watched)
+    Reconciler(config).watch(stop, interval_s=interval, options=options, on_pass=_show_watched)
 
 
 def _show_watched(found: Pass | OmlMlflowError) -> None:
@@ -182,20 +182,23 @@ def roll_back_bound(
     to: int | None,
     pin: bool,
     reason: str,
-    terms: Terms,
+    options: Options,
     as_json: bool,
 ) -> Promotion | None:
-    """Roll a name of a configured target back; show what became of its alias.
-
-    Returns:
-        What was done to a name that is pinned now, or follows nothing; None if an alias was moved.
-    """
+    """Roll back a name of a configured target; None if its alias was moved, and that shown."""
     from oml_mlflow.commands.rollback import rollback_configured as run
 
     config = fleet_configuration(target)
     with console.progress() as listener:
         done = run(
-            config, target, name, to=to, pinned=pin, reason=reason, terms=terms, on_event=listener
+            config,
+            target,
+            name,
+            to=to,
+            pinned=pin,
+            reason=reason,
+            options=options,
+            on_event=listener,
         )
     if done.changed is None:
         if done.pinned and not as_json:
@@ -212,8 +215,8 @@ def roll_back_bound(
 
 
 def status_of_all(as_json: bool) -> None:
-    """Show how every bound name of every configured target stands."""
-    from oml_mlflow.cli.text import show_standings
+    """Show the status of every bound name of every configured target."""
+    from oml_mlflow.cli.text import show_statuses
     from oml_mlflow.reconciler.loop import Reconciler
     from oml_mlflow.reconciler.remarks import with_remarks
     from oml_mlflow.registry import shown_registry
@@ -221,10 +224,10 @@ def status_of_all(as_json: bool) -> None:
     config = fleet_configuration()
     found = with_remarks(Reconciler(config).look())
     if as_json:
-        show_pass(found.standings, [], as_json)
+        show_pass(found.statuses, [], as_json)
     else:
         title = f"Targets of {config.path}, registry {shown_registry()}"
-        show_standings(title, found.standings)
+        show_statuses(title, found.statuses)
 
 
 def verify_all(target: str | None, timeout: float | None, as_json: bool) -> None:
@@ -280,7 +283,7 @@ def verify_all(target: str | None, timeout: float | None, as_json: bool) -> None
 @config_option
 @json_option
 def drift(target: str | None, as_json: bool) -> None:
-    """List models that were dropped, replaced or altered behind our back; exit 3 if there are any.
+    """List models dropped, replaced or altered outside this package; exit 3 if there are any.
 
     The registry is not asked.
     """
@@ -315,10 +318,11 @@ def drift(target: str | None, as_json: bool) -> None:
         if rows:
             console.show_table("Drift", ("target", "name", "what", "next step"), rows)
         for name, error in unread:
-            console.out.print(f"{name} was not looked at: {error}", markup=False)
+            console.out.print(f"{name} was not checked: {error}", markup=False)
         checked = len(config.targets) if target is None else 1
         console.out.print(
-            f"{len(rows)} changes behind our back in {checked - len(unread)} of {checked} targets.",
+            f"{len(rows)} changes outside this package in {checked - len(unread)} of {checked} "
+            "targets.",
             markup=False,
         )
     sys.exit(worst({3} if rows else {error.exit_code for _, error in unread}))

@@ -1,4 +1,4 @@
-"""What the command line shows of all targets: standings, plans, outcomes."""
+"""Texts and tables of statuses, plans, outcomes and promotions; exit codes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from oml_mlflow.cli import console
-from oml_mlflow.flavor.manifest import UNANCHORED
 from oml_mlflow.parity.policy import WARNED
-from oml_mlflow.reconciler.status import HEAL, IN_SYNC, UNREACHABLE, FleetPlan, Standing
+from oml_mlflow.reconciler.status import HEAL, IN_SYNC, UNREACHABLE, FleetPlan, Status
 
 if TYPE_CHECKING:
     from oml_mlflow.parity.difference import ClassSummary
@@ -21,59 +20,59 @@ if TYPE_CHECKING:
 _DIFFERS, _RETRY, _FAILED = 3, 75, 1
 
 
-def show_standings(title: str, standings: Sequence[Standing]) -> None:
-    """Write a table to stdout, and in how many of them all is well."""
+def show_statuses(title: str, statuses: Sequence[Status]) -> None:
+    """Write a table of statuses to stdout, and how many are in sync."""
     console.show_table(
         title,
         ("target", "name", "follows", "wanted", "live", "state", "why", "next step"),
         [
             (
-                standing.target,
-                standing.name,
-                _follows(standing),
-                standing.wanted,
-                _live(standing),
-                standing.state,
-                "; ".join((standing.text, *standing.remarks)),
-                standing.hint,
+                status.target,
+                status.name,
+                _follows(status),
+                status.wanted,
+                _live(status),
+                status.state,
+                "; ".join((status.text, *status.remarks)),
+                status.hint,
             )
-            for standing in standings
+            for status in statuses
         ],
     )
-    well = sum(standing.state == IN_SYNC for standing in standings)
-    console.out.print(f"{well} of {len(standings)} in sync.", markup=False)
+    well = sum(status.state == IN_SYNC for status in statuses)
+    console.out.print(f"{well} of {len(statuses)} in sync.", markup=False)
 
 
 def show_plan(plan: FleetPlan) -> None:
-    """Write what is to be changed to stdout, one line each, and what keeps others from it."""
+    """Write a fleet plan to stdout: a line for each name that is not in sync."""
     lines, target = [], None
-    for standing in plan.standings:
-        if standing.state == IN_SYNC:
+    for status in plan.statuses:
+        if status.state == IN_SYNC:
             continue
-        if standing.target != target:
-            target = standing.target
+        if status.target != target:
+            target = status.target
             lines.append(f"Target {target}" if target else "Registry")
-        lines.append(_line(standing))
-        if standing.hint:
-            lines.append(f"       Next: {standing.hint}")
-        lines += [f"       {remark}." for remark in standing.remarks]
-    same = sum(standing.state == IN_SYNC for standing in plan.standings)
+        lines.append(_line(status))
+        if status.hint:
+            lines.append(f"       Next: {status.hint}")
+        lines += [f"       {remark}." for remark in status.remarks]
+    same = sum(status.state == IN_SYNC for status in plan.statuses)
     if same:
-        lines.append(f"In sync: {same} of {len(plan.standings)}.")
+        lines.append(f"In sync: {same} of {len(plan.statuses)}.")
     console.out.print("\n".join([*lines, plan.summary()]), markup=False)
 
 
-def _line(standing: Standing) -> str:
-    change = standing.change
+def _line(status: Status) -> str:
+    change = status.change
     if change is not None:
         sign = "~" if change.kind == HEAL else "-/+" if change.live else "+"
-        return f" {sign:>3} {change} ({_follows(standing)}); {standing.text}"
-    sign = "..." if standing.waits_for else "!" if standing.is_error else " "
-    return f" {sign:>3} {standing.name} {standing.state}: {standing.text}"
+        return f" {sign:>3} {change} ({_follows(status)}); {status.text}"
+    sign = "..." if status.waits_for else "!" if status.is_error else " "
+    return f" {sign:>3} {status.name} {status.state}: {status.text}"
 
 
 def outcome_line(number: int, total: int, outcome: Outcome) -> str:
-    """Return one line about a change that was done or failed; its next step is on the second."""
+    """Return a line about the outcome of a change; a second one has its next step."""
     binding, done, error = outcome.change.binding, outcome.promotion, outcome.error
     return progress_line(
         number,
@@ -101,7 +100,7 @@ def progress_line(
 
 
 class Outcomes:
-    """Writes a line for each change that was done or failed: as it comes, or once bars are gone."""
+    """Writes a line for each outcome: at once, or after the progress bars."""
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
         self._total, self._count, self._quiet = total, 0, quiet
@@ -117,22 +116,22 @@ class Outcomes:
             console.out.print(line, markup=False)
 
     def end(self, done: Pass) -> None:
-        """Write what it came to, and what still needs somebody."""
+        """Write a summary, and what still needs attention."""
         for line in self._held:
             console.out.print(line, markup=False)
         failed = {
             (o.change.binding.target, o.change.binding.name) for o in done.outcomes if o.error
         }
-        for standing in done.standings:
-            if standing.is_error and (standing.target, standing.name) not in failed:
-                text = f"{standing.name} on {standing.target} {standing.state}: {standing.text}"
-                more = f"\n  Next: {standing.hint}" if standing.hint else ""
+        for status in done.statuses:
+            if status.is_error and (status.target, status.name) not in failed:
+                text = f"{status.name} on {status.target} {status.state}: {status.text}"
+                more = f"\n  Next: {status.hint}" if status.hint else ""
                 console.out.print(text + more, markup=False)
-        well = sum(standing.state == IN_SYNC for standing in done.standings)
+        well = sum(status.state == IN_SYNC for status in done.statuses)
         good = sum(outcome.error is None for outcome in done.outcomes)
         console.out.print(
             f"{good} changed, {len(done.outcomes) - good} failed; {well} of "
-            f"{len(done.standings)} in sync.",
+            f"{len(done.statuses)} in sync.",
             markup=False,
         )
 
@@ -153,34 +152,34 @@ def error_json(error: Any) -> dict[str, str]:
     return {"code": error.code, "message": error.message, "hint": error.hint}
 
 
-def exit_code(outcomes: Sequence[Outcome], standings: Sequence[Standing]) -> int:
-    """Return the exit code of the worst: vectors differ, something is to be done, try again."""
+def exit_code(outcomes: Sequence[Outcome], statuses: Sequence[Status]) -> int:
+    """Return the worst exit code: vectors differ, failed, try again."""
     codes = {outcome.error.exit_code for outcome in outcomes if outcome.error is not None}
     codes |= {
-        _RETRY if standing.state == UNREACHABLE else _FAILED
-        for standing in standings
-        if standing.is_error
+        _RETRY if status.state == UNREACHABLE else _FAILED for status in statuses if status.is_error
     }
     return worst(codes)
 
 
 def worst(codes: set[int]) -> int:
-    """Return the exit code that stands for all: 3 before 1 before 75."""
+    """Return the worst of some exit codes: 3 before 1 before 75."""
     return next((code for code in (_DIFFERS, _FAILED, _RETRY) if code in codes), 0)
 
 
-def _follows(standing: Standing) -> str:
-    binding = standing.binding
+def _follows(status: Status) -> str:
+    binding = status.binding
     return f"{binding.model}@{binding.alias}" if binding else ""
 
 
-def _live(standing: Standing) -> str:
-    live = standing.live
+def _live(status: Status) -> str:
+    live = status.live
     return f"{live.origin}, generation {live.generation}" if live else "nothing"
 
 
 def show_promotion_plan(planned: Plan, database: Target) -> None:
     """Show what a promotion would do."""
+    from oml_mlflow.flavor.manifest import UNANCHORED
+
     observed, live = planned.observed, planned.observed.live
     lines = [
         f"Target {planned.target}   {observed.name}: "

@@ -25,7 +25,7 @@ _name_option = click.option(
 @click.option(
     "--interval",
     type=click.FloatRange(min=1),
-    help="Seconds between looks at everything, for deliveries that were lost; 60 by default.",
+    help="Seconds between full passes, which make up for lost deliveries; 60 by default.",
 )
 @config_option
 def serve_webhook(host: str | None, port: int | None, interval: float | None) -> None:
@@ -55,7 +55,7 @@ def serve_webhook(host: str | None, port: int | None, interval: float | None) ->
 
 
 def _log_to_stderr() -> None:
-    """Write what happens to stderr, a line each, as a service does."""
+    """Log to stderr, as a service does."""
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logger, handler = logging.getLogger("oml_mlflow"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -91,7 +91,7 @@ def install(url: str, name: str) -> None:
 @webhook.command()
 @_name_option
 def test(name: str) -> None:
-    """Have MLflow send examples, and see that our receiver answers."""
+    """Have MLflow send examples, and check that our receiver answers."""
     from oml_mlflow.webhook import setup
 
     with _server_settings():
@@ -121,7 +121,7 @@ def remove(name: str) -> None:
 
 @contextmanager
 def _server_settings(url: str = "") -> Iterator[None]:
-    """Ask MLflow without its client's minutes of asking again; show what its server needs."""
+    """Limit the retries of MLflow's client, and show the settings of its server."""
     from oml_mlflow.webhook import setup
 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oml_mlflow.config.file import Config, load_config
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.loop import Pass, Reconciler
 
 
@@ -36,7 +36,7 @@ def reconcile(
     Side effects: Writes models, ledger rows and notes to targets, and tags and descriptions of
     versions to the registry. Calls hooks.
     """
-    terms = Terms(
+    options = Options(
         retry=retry, take_over=take_over, accept_new_geometry=accept_new_geometry, heal=heal
     )
-    return Reconciler(config or load_config(), on_event=on_event).run(terms=terms)
+    return Reconciler(config or load_config(), on_event=on_event).run(options=options)

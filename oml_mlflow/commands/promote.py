@@ -14,7 +14,7 @@ from oml_mlflow.events import Listener, silent
 from oml_mlflow.names import check_export_name
 from oml_mlflow.promotion.apply import Promotion
 from oml_mlflow.promotion.candidate import checked_files
-from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.promotion.promote import promote as promote_pair
 from oml_mlflow.promotion.promote import promote_files
 from oml_mlflow.promotion.target import Target
@@ -63,7 +63,7 @@ def promote(
 
     Side effects: Writes models and a ledger row to the target; commits. Calls hooks.
     """
-    terms = Terms(
+    options = Options(
         unverified=unverified,
         adopt=adopt,
         take_over=take_over,
@@ -74,10 +74,10 @@ def promote(
         chosen = config.choose(target).name
         if chosen in config.targets:
             return promote_configured(
-                config, model_uri, chosen, name, pinned=pinned, terms=terms, on_event=on_event
+                config, model_uri, chosen, name, pinned=pinned, options=options, on_event=on_event
             )
         target = open_target(target)
-    return promote_pair(model_uri, target, name, terms=terms, on_event=on_event)
+    return promote_pair(model_uri, target, name, options=options, on_event=on_event)
 
 
 def promote_configured(
@@ -87,7 +87,7 @@ def promote_configured(
     name: str | None = None,
     *,
     pinned: bool = False,
-    terms: Terms = USUAL,
+    options: Options = DEFAULTS,
     on_event: Listener = silent,
 ) -> Promotion:
     """Make a version live in a configured target.
@@ -99,7 +99,7 @@ def promote_configured(
         name: Export name; the registered model's by default.
         pinned: Pin the name, so that it stays; needed where it follows an alias that points to
             another version.
-        terms: What is allowed beyond the usual.
+        options: See `Options`.
         on_event: Told of progress.
 
     Raises:
@@ -122,7 +122,7 @@ def promote_configured(
                 version,
                 database,
                 export_name,
-                terms=terms,
+                options=options,
                 target_name=target,
                 alias=alias or "",
                 on_event=on_event,
@@ -133,7 +133,7 @@ def promote_configured(
                 version,
                 database,
                 export_name,
-                terms=replace(terms, over_pin=True),
+                options=replace(options, over_pin=True),
                 target_name=target,
                 on_event=on_event,
             )
@@ -141,13 +141,13 @@ def promote_configured(
 
 def _demand_followed(config: Config, target: str, name: str, model: str, version: str) -> None:
     """Raise NotAccepted if a name follows an alias that points to another version."""
-    for standing in Fleet(config).look(targets=[target]).plan.standings:
-        binding = standing.binding
-        if standing.name != name or binding is None:
+    for status in Fleet(config).look(targets=[target]).plan.statuses:
+        binding = status.binding
+        if status.name != name or binding is None:
             continue
-        if (binding.model, standing.wanted) != (model, version) and standing.wanted:
+        if (binding.model, status.wanted) != (model, version) and status.wanted:
             raise NotAccepted(
                 f"{name} on {target} follows {binding.model}@{binding.alias}, which is version "
-                f"{standing.wanted}, not models:/{model}/{version}. Nothing was changed.",
+                f"{status.wanted}, not models:/{model}/{version}. Nothing was changed.",
                 hint="move the alias, or promote it with --pin.",
             )

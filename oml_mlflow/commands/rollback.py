@@ -13,7 +13,7 @@ from oml_mlflow.planning.observed import healed
 from oml_mlflow.planning.plan import plan_rollback
 from oml_mlflow.planning.records import LedgerEntry
 from oml_mlflow.promotion.apply import Promotion, observe
-from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.promotion.rollback import rollback as rollback_pair
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler.fleet import Fleet
@@ -53,7 +53,7 @@ def rollback_configured(
     to: int | None = None,
     pinned: bool = False,
     reason: str = "",
-    terms: Terms = USUAL,
+    options: Options = DEFAULTS,
     on_event: Listener = silent,
 ) -> WentBack:
     """Make a kept generation live again; where the name follows an alias, move the alias first.
@@ -68,7 +68,7 @@ def rollback_configured(
         to: Generation; by default the newest kept one from before the live one.
         pinned: Pin the name instead of moving the alias.
         reason: Why, for whoever reads `status`.
-        terms: What is allowed beyond the usual.
+        options: See `Options`.
         on_event: Told of progress.
 
     Raises:
@@ -85,18 +85,18 @@ def rollback_configured(
         try:
             binding = _binding(config, target, export_name)
             if binding is None:
-                done = _go_back(database, export_name, to, terms, on_event)
+                done = _go_back(database, export_name, to, options, on_event)
                 return WentBack(version=done.entry.version, promotion=done)
-            return _move_back(config, binding, chosen, terms, on_event)
+            return _move_back(config, binding, chosen, options, on_event)
         except RegistryUnreachable as error:
             why = f"the registry could not be asked ({error.message})"
     with pinned_for(database, export_name, reason or why or "rolled back by hand"):
-        done = _go_back(database, export_name, to, replace(terms, over_pin=True), on_event)
+        done = _go_back(database, export_name, to, replace(options, over_pin=True), on_event)
     return WentBack(version=done.entry.version, promotion=done, pinned=True, reason=why)
 
 
 def _move_back(
-    config: Config, binding: Binding, chosen: LedgerEntry, terms: Terms, on_event: Listener
+    config: Config, binding: Binding, chosen: LedgerEntry, options: Options, on_event: Listener
 ) -> WentBack:
     if chosen.registered_model != binding.model or not chosen.version:
         raise ApplyError(
@@ -107,21 +107,21 @@ def _move_back(
         )
     version = get_version(f"models:/{binding.model}/{chosen.version}")
     register_alias(version, binding.alias)
-    changed = Reconciler(config, on_event=on_event).run([binding.model], terms=terms)
+    changed = Reconciler(config, on_event=on_event).run([binding.model], options=options)
     follows = f"{binding.model}@{binding.alias}"
     return WentBack(alias=follows, version=chosen.version, changed=changed)
 
 
 def _go_back(
-    database: Target, name: str, to: int | None, terms: Terms, on_event: Listener
+    database: Target, name: str, to: int | None, options: Options, on_event: Listener
 ) -> Promotion:
     return rollback_pair(
         database,
         name,
         to=to,
-        unverified=terms.unverified,
-        accept_new_geometry=terms.accept_new_geometry,
-        over_pin=terms.over_pin,
+        unverified=options.unverified,
+        accept_new_geometry=options.accept_new_geometry,
+        over_pin=options.over_pin,
         on_event=on_event,
     )
 
@@ -137,9 +137,9 @@ def _chosen(database: Target, name: str, to: int | None) -> LedgerEntry:
 
 def _binding(config: Config, target: str, name: str) -> Binding | None:
     """Return what a name follows."""
-    for standing in Fleet(config).look(targets=[target]).plan.standings:
-        if standing.name == name and standing.binding is not None and not standing.is_error:
-            return standing.binding
+    for status in Fleet(config).look(targets=[target]).plan.statuses:
+        if status.name == name and status.binding is not None and not status.is_error:
+            return status.binding
     return None
 
 
@@ -181,9 +181,9 @@ def rollback(
         config = config or load_config()
         chosen = config.choose(target).name
         if chosen in config.targets:
-            terms = Terms(unverified=unverified, accept_new_geometry=accept_new_geometry)
+            options = Options(unverified=unverified, accept_new_geometry=accept_new_geometry)
             done = rollback_configured(
-                config, chosen, name, to=to, pinned=pinned, terms=terms, on_event=on_event
+                config, chosen, name, to=to, pinned=pinned, options=options, on_event=on_event
             )
             return done.promotion or _of_target(done, chosen, name)
         target = open_target(target)

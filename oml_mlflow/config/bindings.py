@@ -1,4 +1,4 @@
-"""Bindings: which alias of which registered model a target shall follow. Pure: no I/O."""
+"""Bindings: which alias an export name of a target follows. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Binding:
         name: Export name there, upper-case.
         model: Registered model.
         alias: Its alias, which is the only desired state.
-        source: Who says so: ``file`` (`oml_mlflow.toml`), ``tag`` (a tag of the registered model)
+        source: Where it was made: ``file`` (`oml_mlflow.toml`), ``tag`` (of the registered model)
             or ``deployment`` (`mlflow deployments`, kept in the target).
     """
 
@@ -41,7 +41,7 @@ class Binding:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What a target takes: patterns as in a shell, ``*`` for everything.
+    """What a target accepts: shell patterns, ``*`` for everything.
 
     Attributes:
         model: Registered models.
@@ -85,8 +85,8 @@ def settle(
     """Return bindings that count, and those that do not.
 
     Args:
-        bindings: From all sources. Two equal ones are one.
-        accepted: What each target takes; a target that is not listed is unknown.
+        bindings: From all sources; duplicates count once.
+        accepted: What each target accepts; a target that is not listed is unknown.
         tags_allowed: Targets that tags of registered models may bind.
     """
     allowed = set(tags_allowed)

@@ -1,4 +1,4 @@
-"""Configuration: targets and bindings, from flags, the environment, and `oml_mlflow.toml`.
+"""Configuration: `oml_mlflow.toml`, environment variables and flags.
 
 For every value: flag, else environment, else file, else default.
 """
@@ -74,8 +74,8 @@ class TargetConfig:
         accept: What may be live there; nothing by default.
         allow_tag_bindings: Whether tags of registered models may bind it, inside `accept`.
         after: Targets that must be in sync with a version, and verified, before it takes that one.
-        drift: What is done about models that were changed behind our back: ``report`` or ``heal``.
-        paused: Whether nothing is done here for now.
+        drift: What is done about models changed outside this package: ``report`` or ``heal``.
+        paused: Whether reconciling leaves it alone for now.
         timeout_s: How long to wait for the database.
     """
 
@@ -98,7 +98,7 @@ class WebhookConfig:
         port: Port to listen on.
         database: SQLite file of the queue; one per receiver.
         secret_file: File with the secret, readable by its owner only; a second line may hold the
-            one before. The environment comes first.
+            previous secret. The environment takes precedence.
         window_s: How old, or how far ahead, a delivery's timestamp may be.
         max_body_bytes: Larger deliveries are refused.
         request_timeout_s: How long the head of a request, and then its body, may take to arrive.
@@ -142,8 +142,7 @@ class Config:
     def choose(self, name_or_uri: str | None = None) -> TargetConfig:
         """Return the target of a name or URI; by default the one of verbs about one database.
 
-        A URI that is no configured target's is a target of its own, which takes nothing by
-        bindings.
+        Any other URI is a target of its own, which accepts no bindings.
 
         Raises:
             ConfigError: If there is no such target.
@@ -173,9 +172,8 @@ def load_config(
 
     Args:
         path: Its file; by default the one that OML_MLFLOW_CONFIG names, else `oml_mlflow.toml` in
-            the working directory, which need not be there.
-        flags: Values that go before all others, by key, such as ``targets.dev.paused``; None in it
-            means not given.
+            the working directory, which need not exist.
+        flags: Values with precedence, by key, such as ``targets.dev.paused``; None means not given.
         environ: The environment: OML_MLFLOW_TARGET, OML_MLFLOW_CONCURRENCY, OML_MLFLOW_POLL_S,
             OML_MLFLOW_TARGETS_<NAME>_URI and so on. A name's other characters than letters and
             digits are underscores there.
@@ -222,7 +220,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         reason = f"can't be read ({error.strerror})"
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        # what decoding says names a place, never a value; the text of the other holds bytes
+        # a TOML error names a place, never a value; a decoding error would quote bytes
         reason = "is no TOML" + ("" if isinstance(error, UnicodeDecodeError) else f": {error}")
     raise ConfigError(
         f"{path} {reason}. Nothing was changed.",
@@ -298,7 +296,7 @@ def _acceptance(rule: Any, key: str, values: Values) -> Acceptance:
 
 
 def _names(table: Mapping[str, Any], key: str, leaf: str, values: Values) -> tuple[str, ...]:
-    """Return a list of names, or one name alone."""
+    """Return the names of a list, or of a single text."""
     given = table.get(leaf, [])
     names = [given] if isinstance(given, str) else values.demand_list(given, f"{key}.{leaf}")
     if not all(isinstance(name, str) and name for name in names):
@@ -333,7 +331,7 @@ def _refuse_cycles(targets: Mapping[str, TargetConfig], values: Values) -> None:
 
 
 def _check_variables(targets: Mapping[str, Any], values: Values) -> None:
-    """Raise ConfigError for a variable that is meant for a target, but fits none or two."""
+    """Raise ConfigError for a target's variable that fits no target, or two."""
     owners: dict[str, list[str]] = {}
     for name in targets:
         for leaf in _TARGET_SCALARS:
@@ -362,7 +360,7 @@ def _bindings(
     if not _ALIAS.fullmatch(alias):
         raise values.wrong(f"{key}.alias", "must be an alias of it, such as 'prod'")
     if ("target" in entry) == ("targets" in entry):
-        raise values.wrong(key, "must name its target or targets, one of the two")
+        raise values.wrong(key, "must name either its target or its targets")
     leaf = "target" if "target" in entry else "targets"
     where = _names(entry, key, leaf, values)
     if not where:

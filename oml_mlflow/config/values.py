@@ -1,4 +1,4 @@
-"""Values of the configuration: what each may be, where it came from, and what is said if wrong."""
+"""Values of the configuration: their kinds, origins and errors."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Kind:
     """What a value may be.
 
     Attributes:
-        text: For people, behind "must be".
-        take: Return a value of the file as it is used; ValueError if it is no such value.
-        read: Return what the text of an environment variable stands for; ValueError likewise.
+        text: For people, to follow "must be".
+        take: Converts a value of the file; ValueError if it is not of this kind.
+        read: Parses the text of an environment variable; ValueError likewise.
     """
 
     text: str
@@ -71,7 +71,7 @@ SECONDS = Kind("seconds, from 0.1 to 86,400", _between(float, 0.1, 86400.0), flo
 
 
 def one_of(*words: str) -> Kind:
-    """Return the kind of a value that is one of some words."""
+    """Return the kind of a value from a fixed set of words."""
 
     def take(value: Any) -> str:
         if value not in words:
@@ -83,11 +83,11 @@ def one_of(*words: str) -> Kind:
 
 @dataclass
 class Values:
-    """Reads values in the order flag, environment, file, default, and remembers where from.
+    """Reads values in the order flag, environment, file, default, and keeps their origins.
 
     Attributes:
         path: The file; None if there is none.
-        flags: Values of the command line by key, such as ``targets.dev.paused``; None: not given.
+        flags: Values of the command line by key, such as ``targets.dev.paused``; None if not given.
         environ: The environment.
         origins: Where each value came from, by key; filled by `pick`.
     """
@@ -105,7 +105,7 @@ class Values:
             key: Such as ``targets.dev.uri``; its last part is looked up in `table`.
             table: The file's table that the key is in.
             kind: What it may be.
-            default: What it is where nothing says so.
+            default: Its value where none is given.
 
         Raises:
             ConfigError: If it is of another kind. The value is not in the message.
@@ -210,7 +210,7 @@ class Values:
 
 
 def variable_of(key: str) -> str:
-    """Return the environment variable of a key: ``targets.dev.uri``: OML_MLFLOW_TARGETS_DEV_URI."""
+    """Return a key's variable: OML_MLFLOW_TARGETS_DEV_URI for ``targets.dev.uri``."""
     return ENV_PREFIX + re.sub(r"[^A-Za-z0-9]", "_", key).upper()
 
 
@@ -221,9 +221,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def anchored(uri: str, folder: Path) -> str:
-    """Return the URI of an embedded database whose relative folder counts from another folder.
+    """Return an embedded URI with a relative folder resolved against the file's folder.
 
-    So that a file means the same database from wherever it is read, as by cron.
+    So the file names the same database whatever the working directory is, as under cron.
     """
     place = uri.removeprefix(EMBEDDED)
     is_relative = place != uri and bool(place) and not place.startswith(("/", "~"))
@@ -252,7 +252,7 @@ def check_uri(uri: str, key: str, values: Values) -> str:
     elif not uri.startswith(EMBEDDED) or "@" in uri:
         raise values.wrong(
             key,
-            "is no URI of a target",
+            "is not a target's URI",
             hint="use embedded:///folder, or oracle://user@host:1521/service.",
         )
     return uri

@@ -1,4 +1,4 @@
-"""What a database answered when it was asked what it can run."""
+"""Answers of a database to capability probes: what it can run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _CODE = re.compile(r"\bORA-\d{5}\b")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a database said about one capability.
+    """A database's answer about one capability.
 
     Attributes:
         capability: The capability.
-        taken: Whether it has it; None if it was not asked, or did not answer.
-        message: What it refused it with, or why there is no answer.
+        taken: Whether it has it; None if there is no answer.
+        message: Its refusal, or why there is no answer.
     """
 
     capability: Capability
@@ -42,7 +42,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class CapabilityTable:
-    """What a database answered to capability probes.
+    """All answers of a database to capability probes.
 
     Attributes:
         rows: An answer for each capability.
@@ -55,12 +55,12 @@ class CapabilityTable:
     database_version: str
 
     def missing(self, needs: Iterable[Capability]) -> list[Answer]:
-        """Return the refusals among what is needed."""
+        """Return the refusals of needed capabilities."""
         found = {row.capability: row for row in self.rows}
         return [found[n] for n in needs if n in found and found[n].taken is False]
 
     def unanswered(self, needs: Iterable[Capability]) -> list[Capability]:
-        """Return what is needed and was never answered."""
+        """Return the needed capabilities without an answer."""
         answered = {row.capability for row in self.rows if row.taken is not None}
         return [need for need in needs if need not in answered]
 
@@ -73,7 +73,7 @@ class CapabilityTable:
         ]
 
     def age(self, at: datetime | None = None) -> str:
-        """Return how long ago it was asked, for people: ``12 minutes``, ``3 days``."""
+        """Return the age of the answers, for people: ``12 minutes``, ``3 days``."""
         seconds = max(0.0, ((at or now()) - self.probed_at).total_seconds())
         for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
             if seconds >= size:

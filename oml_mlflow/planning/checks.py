@@ -1,4 +1,4 @@
-"""Checks that come before a promotion, and what they found."""
+"""Results of the checks that come before a promotion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Check:
 
     Attributes:
         name: What, in a word or two, such as ``privileges``.
-        state: ``ok``, ``failed``, ``skipped`` (does not apply here) or ``not run`` (nobody knows).
+        state: ``ok``, ``failed``, ``skipped`` (does not apply here) or ``not run`` (unknown).
         message: What was found.
         hint: What to do about it; the exact GRANT where a privilege is missing.
         error: Code of the error that a failed one is raised as (see `oml_mlflow.errors`).
@@ -70,7 +70,7 @@ class Preflight:
         }
 
     def demand(self) -> None:
-        """Raise the error of the first failed check, which tells of all of them.
+        """Raise the error of the first failed check; its text lists all of them.
 
         Raises:
             PreflightError: Or the class that the check names, such as `PrivilegeError`,

@@ -1,7 +1,7 @@
-"""Geometry: whether vectors of a new version can be compared with those that are stored.
+"""Geometry: whether a new version's vectors are comparable with stored ones.
 
-A geometry is known by the vectors of the golden probes that it was first seen with, and every later
-version is compared with those: small differences can't add up from version to version.
+A geometry is identified by the golden probes' vectors that it was first seen with. Every later
+version is compared with those, so that small differences can't add up from version to version.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _COMMON_PROBES = 3
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a version's vectors stand to the live ones.
+    """How a version's vectors compare with the live ones.
 
     Attributes:
         id: Id of the version's geometry; empty if it has no reference vectors.
         is_same: Whether stored vectors stay comparable.
         dims: Length of the version's embeddings.
         has_live: Whether anything is live.
-        live_dims: Length of the live embeddings; 0 if nobody knows.
+        live_dims: Length of the live embeddings; 0 if unknown.
         mean_cosine: Mean cosine between the two versions' vectors of the same probes, if they
             have the same dims and probes in common.
-        reason: Why it can't be said, if so.
+        reason: Why they can't be compared, if so.
     """
 
     id: str
@@ -60,12 +60,12 @@ class Geometry:
 
 
 def key_vectors(probes: Sequence[Probe], vectors: Vectors) -> dict[str, np.ndarray]:
-    """Return vectors by probe and content, so that a probe that changes its content is another."""
+    """Return vectors by `probe_key`: a probe whose content changes counts as another."""
     return {probe_key(probe): vectors[probe.id] for probe in probes if probe.id in vectors}
 
 
 def probe_key(probe: Probe) -> str:
-    """Return what a probe's vectors are stored under: side, id and content."""
+    """Return the key that a probe's vectors are stored under: side, id and content."""
     value = probe.value if isinstance(probe.value, bytes) else probe.value.encode()
     return f"{probe.side}.{probe.id}.{hashlib.sha256(value).hexdigest()[:12]}"
 
@@ -78,7 +78,7 @@ def pack_vectors(vectors: Vectors) -> bytes:
 
 
 def unpack_vectors(packed: bytes) -> dict[str, np.ndarray]:
-    """Return what `pack_vectors` made bytes of."""
+    """Return the vectors that `pack_vectors` packed."""
     with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
         return {key: stored[key] for key in stored.files}
 
@@ -91,11 +91,11 @@ def pair_id(fingerprints: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class LiveVectors:
-    """What is live, as far as vectors go.
+    """Geometry of what is live.
 
     Attributes:
-        id: Id of its geometry; empty if nobody knows.
-        dims: Length of its embeddings; 0 if nobody knows.
+        id: Id of its geometry; empty if unknown.
+        dims: Length of its embeddings; 0 if unknown.
     """
 
     id: str
@@ -130,7 +130,7 @@ def compare_geometry(
     if live is None:
         return Geometry(found, True, dims)
     if not live_id:
-        reason = "nobody knows the vectors of what is live"
+        reason = "the vectors of what is live are unknown"
         return Geometry(found, False, dims, True, live.dims, reason=reason)
     if found == live_id:
         return Geometry(found, True, dims, True, live.dims)
@@ -146,7 +146,7 @@ def _equal(ours: Vectors, theirs: Vectors, limits: Mapping[str, float]) -> bool:
         for key in common:
             if ours[key].shape != theirs[key].shape:
                 return False
-            # not `>`: nothing that is NaN is equal
+            # not `>`: NaN has to count as different
             if not float(np.abs(ours[key] - theirs[key]).max()) <= limits[side]:
                 return False
     return True
@@ -162,7 +162,7 @@ def _mean_cosine(ours: Vectors, theirs: Vectors) -> float | None:
 
 
 def geometry_id(vectors: Vectors) -> str:
-    """Return the id of the geometry that these vectors stand for."""
+    """Return the id of the geometry that these vectors define."""
     digest = hashlib.sha256()
     for key in sorted(vectors):
         digest.update(key.encode())

@@ -1,4 +1,4 @@
-"""Observed: what a target has under an export name. Pure: no I/O."""
+"""Observed state: one export name in full, or a survey of all names. No I/O."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Observed:
         """In-database names of the live pair, by side, whether they are there or not."""
         return {side: model_name(self.name, side) for side in SIDES}
 
-    def strangers(self) -> list[LoadedModel]:
-        """Return models under the live names that are not what the ledger says."""
+    def unmanaged(self) -> list[LoadedModel]:
+        """Return models under the live names that the ledger does not account for."""
         live = self.live
         found = []
         for side, name in self.live_names.items():
@@ -65,28 +65,29 @@ class Observed:
                 continue
             if live is None:
                 found.append(model)
+            # the ledger has no fingerprint of what was adopted, so there is nothing to compare
             elif live.action == ADOPT or (live.fingerprints and not live.fingerprints.get(side)):
                 continue
             elif model.foreign or model.damage or model.fingerprint != live.fingerprints.get(side):
                 found.append(model)
         return found
 
-    def of_others(self) -> list[LoadedModel]:
-        """Return strangers but for models of ours whose bytes were damaged."""
-        return [model for model in self.strangers() if model.foreign or not model.damage]
+    def foreign_models(self) -> list[LoadedModel]:
+        """Return unmanaged models, except ours whose bytes were damaged."""
+        return [model for model in self.unmanaged() if model.foreign or not model.damage]
 
     def is_whole(self) -> bool:
-        """Return whether both live models are there, and what the ledger says."""
+        """Return whether both live models are there and match the ledger."""
         there = all(name in self.models for name in self.live_names.values())
-        return self.live is not None and there and not self.strangers()
+        return self.live is not None and there and not self.unmanaged()
 
     def damaged(self, fingerprints: Collection[str]) -> dict[str, LoadedModel]:
-        """Return by fingerprint models of these bytes whose stored ones are others, or gone."""
+        """Return by fingerprint the models of these bytes whose stored bytes are damaged."""
         models = self.models.values()
         return {m.fingerprint: m for m in models if m.damage and m.fingerprint in fingerprints}
 
     def rewritten(self, fingerprints: Collection[str]) -> Observed:
-        """Return what will be there once the bytes of damaged models are written again."""
+        """Return the state after the bytes of damaged models are written again."""
         models = {
             name: replace(m, damage="") if m.fingerprint in fingerprints else m
             for name, m in self.models.items()
@@ -94,7 +95,7 @@ class Observed:
         return replace(self, models=models)
 
     def kept(self) -> dict[int, dict[str, str]]:
-        """Return slot names by side of every generation that is loaded whole but not live."""
+        """Return slot names by side of every generation that is fully loaded but not live."""
         found: dict[int, dict[str, str]] = {}
         for entry in self.ledger:
             names = {side: slot_name(self.name, side, entry.generation) for side in SIDES}
@@ -102,10 +103,10 @@ class Observed:
                 found[entry.generation] = names
         return found
 
-    def loose(self) -> dict[int, dict[str, str]]:
-        """Return slot names by side of models of ours that never became live, by their number.
+    def unfinished(self) -> dict[int, dict[str, str]]:
+        """Return slot names by side, and by number, of models that a killed run left.
 
-        A run that was killed loaded them; both sides of a number need not be there.
+        They never became live; a number may have one side only.
         """
         known = {entry.generation for entry in self.ledger}
         found: dict[int, dict[str, str]] = {}
@@ -129,7 +130,7 @@ class Observed:
         return next((e for e in self.ledger if e.generation == generation), None)
 
     def next_generation(self) -> int:
-        """Return a number after all in the ledger, whose slot names are free."""
+        """Return the first number beyond the ledger whose slot names are free."""
         number = max((entry.generation for entry in self.ledger), default=0) + 1
         while any(slot_name(self.name, side, number) in self.models for side in SIDES):
             number += 1
@@ -137,12 +138,7 @@ class Observed:
 
 
 def unusable(work: Work, models: Mapping[str, LoadedModel]) -> list[str]:
-    """Return what was being loaded and is not whole: without identity, nobody can tell what it is.
-
-    Args:
-        work: What was being done.
-        models: What is there, by name.
-    """
+    """Return the models of an interrupted load that are missing, damaged or without identity."""
     found = {name: models.get(name) for name in work.uploads}
     return [
         name for name, m in found.items() if m is None or m.foreign or m.damage or not m.fingerprint
@@ -150,7 +146,7 @@ def unusable(work: Work, models: Mapping[str, LoadedModel]) -> list[str]:
 
 
 def healed(observed: Observed) -> Observed:
-    """Return what a target will have once the next run has finished or undone what was begun."""
+    """Return the state after the next run has finished or undone what was begun."""
     state, models = observed.state, dict(observed.models)
     work = state.work
     if work is None or state.phase == WHOLE:
@@ -176,54 +172,50 @@ def healed(observed: Observed) -> Observed:
 
 @dataclass(frozen=True)
 class Held:
-    """What a target holds under one export name.
+    """What a survey found under one export name.
 
     Attributes:
         observed: Live state, the ledger entry that is live (only that one), and the models under
             the live names (only those).
-        notes: What it remembers about the name, by kind.
+        notes: The target's notes about the name, by kind.
     """
 
     observed: Observed
     notes: Mapping[str, Note] = field(default_factory=dict)
 
     def drift(self) -> tuple[str, ...]:
-        """Return what is not as the ledger says, one text each; empty if nothing is.
-
-        While something is being done about the name, nothing is drift.
-        """
+        """Return each difference from the ledger as a text; none while work is under way."""
         observed = self.observed
         live = observed.live
         if live is None or observed.state.work is not None:
             return ()
         found = []
-        strangers = {model.name: model for model in observed.strangers()}
+        unmanaged = {model.name: model for model in observed.unmanaged()}
         for side, name in observed.live_names.items():
             if name not in observed.models:
                 found.append(f"{name} was dropped")
-            elif (model := strangers.get(name)) is not None:
+            elif (model := unmanaged.get(name)) is not None:
                 found.append(_altered(model, live.fingerprints.get(side, "")))
         return tuple(found)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What a target holds.
+    """What a target holds under all export names.
 
     Attributes:
         uri: Where it is, without secrets.
         version: Version of the database.
-        names: What is held by export name, upper-case; names with a note only are there too.
-        capabilities: Digest of what capability probes found out, whenever that was; empty if they
-            never ran.
-        strangers: Names of models, such as ``CLIP_IMG``, that nothing here knows.
+        names: By export name, upper-case; names that only have a note are included.
+        capabilities: Digest of the answers to capability probes; empty if they never ran.
+        unmanaged: Live names, such as ``CLIP_IMG``, of models that no ledger here has.
     """
 
     uri: str
     version: str
     names: Mapping[str, Held]
     capabilities: str = ""
-    strangers: frozenset[str] = frozenset()
+    unmanaged: frozenset[str] = frozenset()
 
 
 def assemble(
@@ -234,15 +226,15 @@ def assemble(
     notes: Iterable[Note],
     capabilities: str = "",
 ) -> Survey:
-    """Return the survey of a target from what was read there.
+    """Return the survey of a target from its records.
 
     Args:
-        uri: Where it is, without secrets.
-        version: Version of the database.
-        live: What is live, with its entry in the ledger; one for each export name.
+        uri: See `Survey`.
+        version: See `Survey`.
+        live: What is live and its ledger entry, for each export name.
         models: Models whose names end as those of live ones do.
-        notes: What is remembered about names.
-        capabilities: Digest of what capability probes found out.
+        notes: Notes about names.
+        capabilities: See `Survey`.
     """
     states = {state.name: (state, entry) for state, entry in live}
     noted: dict[str, dict[str, Note]] = {}
@@ -264,5 +256,5 @@ def _altered(model: LoadedModel, wanted: str) -> str:
     if model.damage:
         return f"{model.name} was {model.damage}"
     if model.foreign:
-        return f"{model.name} was replaced by a model of others ({model.size_bytes:,} bytes)"
+        return f"{model.name} was replaced by a foreign model ({model.size_bytes:,} bytes)"
     return f"{model.name} was altered: sha256 {model.fingerprint[:12]}… instead of {wanted[:12]}…"

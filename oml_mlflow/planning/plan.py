@@ -1,4 +1,4 @@
-"""Plan: what a promotion or rollback would do, from what a target has. Pure: no I/O."""
+"""Plan: the steps of a promotion, rollback or drop. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Plan:
         title: What is to become live.
         work: What would be done; None if it is live already.
         uploads: Models to load first.
-        adoption: What is recorded first, if models of others are to be adopted.
-        geometry: How its vectors stand to the live ones; None where none are compared.
-        pending: What an earlier run left, and what is done about it first; empty if nothing.
+        adoption: What is recorded first, if foreign models are to be adopted.
+        geometry: How its vectors compare with the live ones; None where that does not matter.
+        pending: What an earlier run left and what is done about it first; empty if nothing.
         paths: Files to load, by side.
-        anchored: Whether the registry says what the version's files are.
+        anchored: Whether the registry holds a manifest of the version's files.
     """
 
     target: str
@@ -54,13 +54,13 @@ class Plan:
     anchored: bool = True
 
     def to_steps(self) -> list[tuple[str, str]]:
-        """Return sign and text of each step, as terraform shows them."""
+        """Return the sign and text of each step, in the style of Terraform."""
         if self.work is None:
             return []
         work, steps = self.work, []
         if self.adoption:
             adopted = ", ".join(self.adoption.entry.fingerprints) or "live names"
-            steps.append(("~", f"adopt   models of others under {adopted}"))
+            steps.append(("~", f"adopt   foreign models under {adopted}"))
         for model in self.uploads:
             size = f"{model.size_bytes / 1e6:,.1f} MB"
             steps.append(("+", f"load    {model.name}  {size}  sha256 {model.fingerprint[:12]}…"))
@@ -121,36 +121,36 @@ def plan_promotion(
 
     Args:
         observed: What the target has.
-        entry: What the ledger shall say; its generation is set here.
-        uploads: The pair's models by side, their names set here; not loaded again where a kept
-            generation of the same bytes is there.
+        entry: The ledger entry to write; its generation is set here.
+        uploads: The pair's models by side; their names are set here. Not loaded again where a
+            kept generation has the same bytes.
         keep: How many generations before the live one stay loaded.
-        adopt: Take over models of others under the live names.
+        adopt: Adopt foreign models under the live names.
         target: URI of the target.
-        title: What an error calls the pair.
+        title: Name of the pair in errors.
 
     Raises:
-        ForeignModel: If a live name is taken by a model of others, and `adopt` is not given.
+        ForeignModel: If a foreign model has a live name, and `adopt` is not given.
     """
     live = observed.live
     if live is not None and observed.is_whole() and _is_same(live, entry):
         return Plan(target, observed, title, None)
     adoption = None
-    if strangers := observed.of_others():
-        refuse_strangers(strangers, adopt)
+    if foreign := observed.foreign_models():
+        refuse_foreign(foreign, adopt)
         adoption = _adoption(observed, entry)
         observed = _after(observed, adoption)
     kept = [g for g, names in observed.kept().items() if _is_same_bytes(observed, names, entry)]
-    loose = {} if kept else _loaded(observed, entry)
-    number = _number_of(observed, loose) or observed.next_generation()
+    unfinished = {} if kept else _loaded(observed, entry)
+    number = _number_of(observed, unfinished) or observed.next_generation()
     entry = replace(entry, generation=number, action=PROMOTE, restores=number)
     if kept:
         incoming, loads = observed.kept()[kept[-1]], {}
     else:
         incoming = {
-            side: loose.get(side) or slot_name(observed.name, side, number) for side in SIDES
+            side: unfinished.get(side) or slot_name(observed.name, side, number) for side in SIDES
         }
-        loads = {s: replace(m, name=incoming[s]) for s, m in uploads.items() if s not in loose}
+        loads = {s: replace(m, name=incoming[s]) for s, m in uploads.items() if s not in unfinished}
     work = _swap_work(observed, entry, incoming, keep)
     work = replace(work, uploads=tuple(model.name for model in loads.values()))
     return Plan(target, observed, title, work, tuple(loads.values()), adoption)
@@ -167,10 +167,10 @@ def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str 
 
     Raises:
         ApplyError: If that generation is not kept.
-        ForeignModel: If a live name is taken by a model of others.
+        ForeignModel: If a live name is taken by a foreign model.
     """
-    if strangers := observed.of_others():
-        refuse_strangers(strangers, adopt=False)
+    if foreign := observed.foreign_models():
+        refuse_foreign(foreign, adopt=False)
     live, kept = observed.live, observed.kept()
     if to is None:
         before = _root(live) if live else observed.state.generation + 1
@@ -212,14 +212,14 @@ def plan_drop(observed: Observed, entry_by: str, *, target: str = "") -> Plan:
             f"there is no pair {observed.name} in {target}. Nothing was changed.",
             hint="run `oml-mlflow status`.",
         )
-    if strangers := observed.of_others():
-        refuse_strangers(strangers, adopt=False)
+    if foreign := observed.foreign_models():
+        refuse_foreign(foreign, adopt=False)
     names = list(observed.live_names.values()) if observed.live else []
     for generation, slots in observed.kept().items():
         entry = observed.entry(generation)
         if entry and entry.action != ADOPT:
             names += slots.values()
-    for slots in observed.loose().values():
+    for slots in observed.unfinished().values():
         names += slots.values()
     entry = LedgerEntry(
         name=observed.name,
@@ -237,19 +237,18 @@ def plan_drop(observed: Observed, entry_by: str, *, target: str = "") -> Plan:
     return Plan(target, observed, "nothing", work)
 
 
-def refuse_strangers(strangers: Sequence[LoadedModel], adopt: bool) -> None:
-    """Raise ForeignModel for models of others, unless they are to be adopted."""
+def refuse_foreign(foreign: Sequence[LoadedModel], adopt: bool) -> None:
+    """Raise ForeignModel for foreign models, unless they are to be adopted."""
     if adopt:
         return
     shown = "; ".join(
-        f"{m.name} ({m.size_bytes:,} bytes, made {m.loaded_at:%Y-%m-%d %H:%M} UTC)"
-        for m in strangers
+        f"{m.name} ({m.size_bytes:,} bytes, made {m.loaded_at:%Y-%m-%d %H:%M} UTC)" for m in foreign
     )
     raise ForeignModel(
         f"not loaded by this package, or not what the ledger says: {shown}. Nothing was changed.",
         hint="choose another name (--name), or take it over with --adopt: it is kept under a slot "
         "name and never dropped.",
-        details={"models": [model.name for model in strangers]},
+        details={"models": [model.name for model in foreign]},
     )
 
 
@@ -292,12 +291,10 @@ def _swap_work(
 def _beyond(
     observed: Observed, incoming: set[str], outgoing: Mapping[str, str], keep: int
 ) -> tuple[str, ...]:
-    """Return slots that are too many once the live pair is kept too.
-
-    What a killed run loaded counts as a generation, by its number.
-    """
-    spare = {**observed.loose(), **observed.kept()}
+    """Return the slots beyond `keep`; a killed run's models count as a generation."""
+    spare = {**observed.unfinished(), **observed.kept()}
     loaded = [g for g, names in spare.items() if not incoming & set(names.values())]
+    # adopted models are kept for good
     ours = [g for g in loaded if (e := observed.entry(g)) is None or e.action != ADOPT]
     newest = sorted(ours, key=lambda g: _root(observed.entry(g)) or g, reverse=True)
     live = observed.live
@@ -320,7 +317,7 @@ def _adoption(observed: Observed, entry: LedgerEntry) -> Work:
         fingerprints=found,
         dims=max((observed.models[observed.live_names[side]].dims for side in found), default=0),
         action=ADOPT,
-        # what was stored until now was made with the pair that the ledger names
+        # vectors stored so far came from the pair that the ledger names
         geometry=observed.live.geometry if observed.live else "",
         promoted_by=entry.promoted_by,
     )
@@ -352,24 +349,24 @@ def _is_same_bytes(observed: Observed, names: Mapping[str, str], entry: LedgerEn
 
 
 def _loaded(observed: Observed, entry: LedgerEntry) -> dict[str, str]:
-    """Return by side what a run that was killed loaded of a pair."""
+    """Return by side which models of a pair a killed run has loaded already."""
     return {
         side: name
-        for _number, names in sorted(observed.loose().items())
+        for _number, names in sorted(observed.unfinished().items())
         for side, name in names.items()
         if observed.models[name].fingerprint == entry.fingerprints[side]
     }
 
 
-def _number_of(observed: Observed, loose: Mapping[str, str]) -> int | None:
-    """Return the number that a killed run gave the very pair, if it can still be had."""
-    for number, names in observed.loose().items():
+def _number_of(observed: Observed, unfinished: Mapping[str, str]) -> int | None:
+    """Return the number that a killed run gave this pair, if it is still usable."""
+    for number, names in observed.unfinished().items():
         newest = max((entry.generation for entry in observed.ledger), default=0)
-        if number > newest and names and names == {side: loose.get(side) for side in names}:
+        if number > newest and names and names == {side: unfinished.get(side) for side in names}:
             return number
     return None
 
 
 def _root(entry: LedgerEntry | None) -> int:
-    """Return the generation whose place an entry takes."""
+    """Return the generation that an entry goes back to: its own, unless it is a rollback."""
     return (entry.restores or entry.generation) if entry else 0

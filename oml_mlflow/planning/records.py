@@ -1,4 +1,4 @@
-"""Records that a target keeps: catalogue rows, promotions, and what one is about to do."""
+"""Records that a target keeps: models, ledger, journal, grants and notes."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class LoadedModel:
 
     Attributes:
         name: In-database model name, such as ``CLIP_IMG`` or, for a slot, ``CLIP_IMG_S3``.
-        side: ``img`` or ``txt``; empty if nobody knows.
-        fingerprint: sha256 of the bytes that were loaded; empty if nobody knows.
-        dims: Length of its embeddings; 0 if nobody knows.
+        side: ``img`` or ``txt``; empty if unknown.
+        fingerprint: sha256 of the bytes that were loaded; empty if unknown.
+        dims: Length of its embeddings; 0 if unknown.
         size_bytes: Size of the ONNX bytes.
         metadata: Template metadata, and where it came from.
         loaded_at: When, UTC.
         foreign: Whether nothing says that this package loaded it.
-        damage: What was done to the bytes that are stored for it, as behind "was"; empty if they
-            are those of `fingerprint`, or the database does not give them back.
+        damage: What happened to its stored bytes, to follow "was"; empty if they are those of
+            `fingerprint`, or the database does not give them back.
     """
 
     name: str
@@ -69,7 +69,7 @@ class LedgerEntry:
         verification: ``verified``: the golden probes were compared in the database;
             ``unverified``: they could not be.
         action: ``promote``, ``rollback``, ``adopt`` or ``drop``.
-        restores: Generation whose place it takes: its own, or that which a rollback went to.
+        restores: Generation whose models it made live: its own, except for a rollback.
         geometry: Id of the space that the vectors are in; empty if unknown.
         profile: Profile of the pair.
         promoted_by: User, host and process.
@@ -121,18 +121,18 @@ class Grant:
 
 @dataclass(frozen=True)
 class Work:
-    """What is about to be done under an export name, written down before it is begun.
+    """What is about to be done under an export name; journaled before it is begun.
 
     Attributes:
         entry: What will be in the ledger once it is done.
         before: Generation that is live until then; 0 if none is.
-        uploads: Names that models are loaded under for it; dropped if it is given up.
+        uploads: Names of the models loaded for it; dropped if it is given up.
         incoming: Names that become the live ones, by side.
         outgoing: Names that the live ones get, by side; a side that was not there is not listed.
         grants: Privileges that the live names must have afterwards.
         revokes: Privileges that models in `incoming` have, but must not.
         drops: Names to drop once it is recorded.
-        holder: Who does it.
+        holder: Process that does it.
         started_at: When, UTC.
     """
 
@@ -206,15 +206,11 @@ class Dependant:
 
 
 def refuse_unplanned(names: Sequence[str], live_state: Callable[[str], LiveState]) -> None:
-    """Raise TargetError for a live name that no journal says is to be dropped.
-
-    Args:
-        names: Names that are about to be dropped.
-        live_state: What is live under an export name.
-    """
+    """Raise TargetError for a live name among those to drop that no journal lists as such."""
     for name in names:
         if _SLOT.search(name) or not name.endswith(("_IMG", "_TXT")):
             continue
+        # both endings have the same length
         work = live_state(name[: -len("_IMG")]).work
         if work is None or name not in work.drops:
             raise TargetError(
@@ -230,7 +226,7 @@ def is_other_registry(one: str, other: str) -> bool:
 
 
 def this_process() -> str:
-    """Return user, host and process, as locks and the ledger name them."""
+    """Return user, host and process, as locks and the ledger show them."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -255,13 +251,13 @@ def _read_time(value: Any) -> datetime | None:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a target remembers about an export name, besides what is live.
+    """A note that a target keeps about an export name.
 
     Attributes:
         name: Export name, upper-case.
         kind: ``pin`` (the name stays as it is), ``binding`` (what it follows, by `mlflow
-            deployments`), ``failure`` (what was tried and refused, and is not tried again) or
-            ``published`` (what the registry was told).
+            deployments`), ``failure`` (what was refused, and is not tried again) or ``published``
+            (what was written to the registry).
         content: Values for JSON. Never secrets.
         written_at: When, UTC; set by the target.
         written_by: User, host and process.

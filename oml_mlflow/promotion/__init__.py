@@ -1,1 +1,1 @@
-"""The port `target`, and what happens through it: promote, verify, roll back."""
+"""The port `target`, and promotion, verification and rollback through it."""

@@ -1,4 +1,4 @@
-"""Apply: carry out a plan step by step, and finish or undo what an earlier run left."""
+"""Apply a plan step by step; finish or undo what an earlier run left."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Promotion:
         report: Vectors of the database against the version's references; no rows if unverified.
         changed: False if that version was live already; then nothing was written.
         healed: What an earlier run had left, and what was done about it; empty if nothing.
-        swap_s: Seconds that the swap took.
+        swap_s: Duration of the swap in seconds.
     """
 
     entry: LedgerEntry
@@ -84,7 +84,7 @@ def heal(session: Session, name: str) -> str:
 
 
 def describe_pending(state: LiveState) -> str:
-    """Return what an earlier run left, and what the next one does about it; or nothing."""
+    """Return what an earlier run left and what the next one does about it, or nothing."""
     work = state.work
     if state.phase == WHOLE or work is None:
         return ""
@@ -115,7 +115,7 @@ def carry_out(
 
     Args:
         session: The target, its lock held.
-        target: Where errors say it happened.
+        target: The target, for error messages.
         plan: What to do; not an empty one.
         paths: Files to load by side.
         verify: Embeds the golden probes by the models of these names and returns the comparison,
@@ -123,7 +123,7 @@ def carry_out(
         on_event: Told of progress.
 
     Returns:
-        The comparison, and seconds that the swap took.
+        The comparison, and the duration of the swap in seconds.
 
     Raises:
         ApplyError: If a step fails; the message says what state was left.
@@ -147,7 +147,7 @@ def carry_out(
         swap_s = (now() - begun).total_seconds()
         session.drop(work.drops)
         session.end(work)
-    except BaseException as error:
+    except BaseException as error:  # on Ctrl-C too, what was loaded has to go
         told = _undone(session, target, plan, work, error)
         if told is error:
             raise
@@ -156,7 +156,7 @@ def carry_out(
 
 
 def _record(session: Session, work: Work) -> None:
-    """Record what no model moves for."""
+    """Record work that moves no model, such as an adoption."""
     work = replace(work, holder=this_process(), started_at=now())
     session.begin(work)
     session.swap(work)

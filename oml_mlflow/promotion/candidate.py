@@ -1,4 +1,4 @@
-"""A pair that is to become live: where it comes from, and what it is measured by."""
+"""Candidate: the pair to make live, chosen from a version or a fresh export."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from oml_mlflow.registry import UNUSED, ModelVersion, local_files, logged_tags
 
 @dataclass(frozen=True)
 class Candidate:
-    """A pair that is to become live, what it is measured by, and where it comes from.
+    """A pair that is to become live, its references, and its origin.
 
     Attributes:
-        title: What an error calls it.
+        title: Its name in errors.
         paths: ONNX files by side.
         fingerprints: Their sha256 by side.
         dims: Length of the embeddings.
         metadata: Template metadata.
         probes: Golden probes.
         references: Vectors that the database must give for them; None if no runtime here could
-            run the pair, nor one of the same version for another profile.
+            run the pair or another profile's pair of the same version.
         ends: Names of input and output by side.
         unknown_operators: Operators that no runtime here has, by side.
         profile: Name of the profile that the pair was made for.
@@ -69,7 +69,7 @@ class Candidate:
         return sum(path.stat().st_size for path in self.paths.values())
 
     def limits(self) -> dict[str, float]:
-        """Return how far an element may be from what the same file gave elsewhere, by side."""
+        """Return by side how far an element may differ between runtimes of the same file."""
         precisions = read_precisions(self.metadata)
         return {side: runtime_limit(precisions[side], self.dims) for side in SIDES}
 
@@ -139,8 +139,8 @@ def unregistered(pair: PipelinePair, model_name: str, on_event: Listener = silen
 def _references(package: PackagedPair) -> References | None:
     """Return a pair's own references, or those of the same version for another profile.
 
-    A version's pairs are made from one file and share its encoders: where no runtime here can run
-    one, because its decode operator is a database's own, another one's vectors are the measure.
+    A version's pairs are made from one model and share its encoders: where no runtime here can run
+    one, because its decode operator is a database's own, another one's vectors are the reference.
     """
     for profile in (package.profile, *package.stored_profiles):
         other = read_package(package.folder, profile)
@@ -164,12 +164,11 @@ def choose_package(
 
     Args:
         folder: Root of the package.
-        title: What an error calls the version.
+        title: Name of the version in errors.
         target: Ranks the stored profiles.
         session: The database.
-        probe: Ask the database, with capability probes, what it was not asked yet. Writes:
-            scratch models, dropped again, and the answers; commits. Otherwise only what it
-            answered before is used.
+        probe: Run capability probes where answers are missing; see `ask`. Otherwise only earlier
+            answers are used.
         on_event: Told of progress.
 
     Raises:
@@ -197,25 +196,26 @@ def choose_package(
     except CapabilityMissing:
         if table != remembered:
             raise
-    # what it refused when it was asked last may have been mended since
+    # an earlier refusal may be outdated: ask again before giving up
     table = ask(session, wanted, on_event, again=True)
     return packages[choose_profile(stored, ranked, table)]
 
 
 @contextlib.contextmanager
 def checked_files(version: ModelVersion) -> Iterator[Path]:
-    """Give a folder with a version's files for a while, whose bytes are those that were logged.
+    """Yield a folder with a version's files, whose bytes are those that were logged.
 
     Raises:
-        RegistryError: If the files can't be had.
-        PackageError: If the bytes of a file are others than the registry says, or, for a version
-            without a manifest, than its MLmodel file says; twice if they were downloaded.
+        RegistryError: If the files can't be read or downloaded.
+        PackageError: If a file's bytes differ from the manifest in the registry or, for a version
+            without one, from its MLmodel file; a download is tried twice.
     """
 
     def check(folder: Path) -> None:
         check_files(folder, logged_tags(version), without=UNUSED)
         for profile in read_package(folder).stored_profiles:
             package = read_package(folder, profile)
+            # reading them is what checks them
             package.probes()
             if not package.unverifiable:
                 package.references()

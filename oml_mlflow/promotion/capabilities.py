@@ -1,4 +1,4 @@
-"""What a database can run: found out with models of a few kilobytes, kept, and used to choose."""
+"""Capability probes: what a database can run, and the profile that fits it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from oml_mlflow.promotion.target import Session
 
 SCRATCH_PREFIX = "OML_MLFLOW_PROBE_"
 _SCRATCH = re.compile(rf"{SCRATCH_PREFIX}\d+")
-# errors of a database, or on the way to it, that say nothing about what it can run
+# errors that say nothing about what a database can run
 _NO_ANSWER = (
     ForeignModel,
     LoginRefused,
@@ -52,14 +52,14 @@ _NO_ANSWER = (
 
 _log = logging.getLogger(__name__)
 
-# what is locked while capability probes run, since their scratch names are the same for all
+# locked while capability probes run, since all runs use the same scratch names
 PROBE_LOCK = "OML_MLFLOW_PROBE"
 
 
 def probe_capabilities(
     session: Session, needs: Sequence[Capability], on_event: Listener = silent
 ) -> CapabilityTable:
-    """Ask a database for capabilities, with a model of a few kilobytes for each.
+    """Ask a database for capabilities, each with a model of a few kilobytes.
 
     Each is loaded under a scratch name, embeds one value, and is dropped in any case; what an
     earlier run left is dropped first. No model or value is known to crash any release of
@@ -72,7 +72,7 @@ def probe_capabilities(
         on_event: Told of progress.
 
     Returns:
-        The answers, and those that this version of the database gave before to other questions.
+        The answers, with earlier ones of the same database version.
 
     Raises:
         TargetUnreachable: If the database is lost meanwhile; no answers are kept.
@@ -140,7 +140,7 @@ def choose_profile(
 
 
 def next_command(refused: Sequence[Answer]) -> str:
-    """Return what makes a pair that does without what was refused, where there is such a thing."""
+    """Return the command that makes a pair without what was refused, if there is one."""
     kinds = {answer.capability.kind for answer in refused}
     decoders = [
         a.capability.operator
@@ -169,7 +169,7 @@ def next_command(refused: Sequence[Answer]) -> str:
 
 
 def _ask(session: Session, capability: Capability, name: str) -> Answer:
-    """Return the answer to one question; raises what is no answer."""
+    """Return the answer to one probe; raise errors that are no answer."""
     from oml_mlflow.graph.probe_models import probe_model
 
     probe = probe_model(capability)
@@ -204,7 +204,7 @@ def _ask(session: Session, capability: Capability, name: str) -> Answer:
     except TargetError as error:
         return Answer(capability, False, error.message)
     finally:
-        # the error that is under way says more; a leftover goes with the next run
+        # must not hide the error being raised; the next run drops a leftover
         with contextlib.suppress(TargetError):
             session.drop([name])
     wrong = probe.judge(vector)
@@ -231,7 +231,7 @@ def ask(
     *,
     again: bool = False,
 ) -> CapabilityTable:
-    """Return what a database answers to capability probes; old answers of its version are kept.
+    """Return the answers to capability probes; run them if one is missing or outdated, or `again`.
 
     Side effects: Writes scratch models, drops them again, and keeps the answers; commits.
     """

@@ -1,4 +1,4 @@
-"""Geometry guard: nobody's stored vectors become worthless unawares."""
+"""Geometry guard: no stored vectors become incomparable unnoticed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _GEOMETRY = "g-"
 def with_geometry(session: Session, plan: Plan, candidate: Candidate, target: Target) -> Plan:
     """Return the plan with its geometry, compared with what is live. Read-only.
 
-    Where nobody has recorded the live pair's vectors, as where others loaded it, the live models
+    Where the live pair's vectors were never recorded, as when others loaded it, the live models
     embed the golden probes now.
     """
     if plan.work is None:
@@ -73,7 +73,7 @@ def with_geometry(session: Session, plan: Plan, candidate: Candidate, target: Ta
 
 
 def kept_geometry(session: Session, observed: Observed, entry: LedgerEntry) -> Geometry:
-    """Return how a kept generation stands to the live one, from what the ledger holds."""
+    """Compare a kept generation's geometry with the live one, from recorded vectors."""
     live = observed.live
     if live is None:
         return Geometry(entry.geometry, True, entry.dims)
@@ -82,15 +82,15 @@ def kept_geometry(session: Session, observed: Observed, entry: LedgerEntry) -> G
     known = _known(session, observed)
     vectors = known.get(entry.geometry)
     if vectors is None or not live.geometry:
-        reason = "nobody knows the vectors of both"
+        reason = "the vectors of one of them are unknown"
         return Geometry(entry.geometry, False, entry.dims, True, live.dims, reason=reason)
     limits = dict.fromkeys(SIDES, 0.0)
-    stands = LiveVectors(live.geometry, live.dims)
-    return compare_geometry(vectors, entry.dims, known, stands, limits)
+    live_vectors = LiveVectors(live.geometry, live.dims)
+    return compare_geometry(vectors, entry.dims, known, live_vectors, limits)
 
 
 def demand_geometry(plan: Plan, target: Target, accepted: bool) -> None:
-    """Raise GeometryChanged, with all that is known to depend on it, unless that is accepted."""
+    """Raise GeometryChanged, with all known dependants, unless the change is accepted."""
     geometry = plan.geometry
     if geometry is None or geometry.is_same or accepted:
         return
@@ -104,7 +104,7 @@ def demand_geometry(plan: Plan, target: Target, accepted: bool) -> None:
         f"on it: {shown or 'nothing is registered, which does not mean that nothing does'}. "
         "Nothing was loaded; the live pair is as it was.",
         hint="promote it under another name (--name), or accept it (--accept-new-geometry) and "
-        f"embed anew what was stored{anew}",
+        f"re-embed what was stored{anew}",
         details={
             "geometry": str(geometry),
             "dependants": [vars(dependant) for dependant in dependants],
@@ -114,7 +114,7 @@ def demand_geometry(plan: Plan, target: Target, accepted: bool) -> None:
 
 
 def reembedding(plan: Plan, target: Target) -> list[str]:
-    """Return the SQL that embeds registered columns anew."""
+    """Return the SQL that re-embeds registered columns."""
     columns = [d for d in plan.observed.dependants if d.kind == "column"]
     return [target.reembedding(column) for column in columns]
 
@@ -137,7 +137,7 @@ def _known(session: Session, observed: Observed) -> dict[str, dict[str, np.ndarr
 def _measure(
     session: Session, observed: Observed, probes: Sequence[Probe]
 ) -> dict[str, np.ndarray]:
-    """Return the vectors of probes as the live models give them, as far as they do."""
+    """Return the vectors that the live models give; probes that fail are left out."""
     vectors: dict[str, np.ndarray] = {}
     for probe in probes:
         name = observed.live_names[probe.side]

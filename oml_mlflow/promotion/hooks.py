@@ -1,4 +1,4 @@
-"""Hooks of users, told of a promotion: they may stop it before anything is swapped."""
+"""User hooks around a promotion; before the swap they may veto it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HookContext:
-    """What a hook is told.
+    """What a hook receives.
 
     Attributes:
         uri: The target, without secrets.
@@ -50,22 +50,22 @@ class HookContext:
 
     @property
     def title(self) -> str:
-        """What is promoted, and where to."""
+        """What is promoted, under which name, into which target."""
         return f"{self.registered_model} v{self.version} as {self.name} in {self.uri}"
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """Objects that were found, in the order of their names; without any, nothing is done.
+    """Hook objects in the order of their names.
 
     Attributes:
-        found: Name of the entry point, and what it loaded.
+        found: Name of each entry point, and what it loaded.
     """
 
     found: tuple[tuple[str, object], ...] = ()
 
     def before_load(self, context: HookContext) -> None:
-        """Tell that checks passed and bytes are about to be loaded.
+        """Announce that checks passed and bytes are about to be loaded.
 
         Raises:
             Vetoed: If a hook raises; nothing was loaded.
@@ -73,7 +73,7 @@ class Hooks:
         self._ask(BEFORE_LOAD, context)
 
     def after_verify(self, context: HookContext) -> None:
-        """Tell that the database gives the right vectors and the names are about to be swapped.
+        """Announce that the vectors are right and the names are about to be swapped.
 
         Raises:
             Vetoed: If a hook raises; the caller drops what was loaded.
@@ -83,7 +83,7 @@ class Hooks:
     def asked_after(
         self, check: Callable[[Mapping[str, str]], ParityReport], context: HookContext
     ) -> Callable[[Mapping[str, str]], ParityReport]:
-        """Return a comparison of models by their names that asks `after_verify` once it is done."""
+        """Return the comparison, followed by `after_verify`."""
 
         def ask(names: Mapping[str, str]) -> ParityReport:
             report = check(names)
@@ -93,11 +93,11 @@ class Hooks:
         return ask
 
     def after_swap(self, context: HookContext) -> None:
-        """Tell that the version is live. A hook that raises is only logged."""
+        """Announce that the version is live. A hook that raises is only logged."""
         self._tell(AFTER_SWAP, context)
 
     def on_failure(self, context: HookContext) -> None:
-        """Tell that the version did not become live. A hook that raises is only logged."""
+        """Announce that the version did not become live. A hook that raises is only logged."""
         self._tell(ON_FAILURE, context)
 
     def _ask(self, stage: str, context: HookContext) -> None:
@@ -108,7 +108,7 @@ class Hooks:
                 raise Vetoed(
                     f"hook {name!r} stopped {context.title} ({stage}): {_said(error)}. "
                     "The live pair is as it was.",
-                    hint="settle what the hook objects to, then promote again.",
+                    hint="resolve what the hook objects to, then promote again.",
                     details={"hook": name, "stage": stage},
                 ) from error
 
@@ -116,7 +116,7 @@ class Hooks:
         for name, call in self._calls(stage):
             try:
                 call(context)
-            except (Exception, SystemExit):  # what is done is done, and the first error counts
+            except (Exception, SystemExit):  # too late for a veto
                 _log.warning(
                     "hook %r failed after %s (%s)", name, context.title, stage, exc_info=True
                 )
@@ -132,8 +132,7 @@ def load_hooks() -> Hooks:
     more of ``before_load``, ``after_verify``, ``after_swap`` and ``on_failure``.
 
     Raises:
-        ConfigError: If one can't be loaded, or has none of these: were it passed over, a veto
-            could be lost.
+        ConfigError: If one can't be loaded, or has none of these: skipping it could lose a veto.
     """
     found = []
     for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
@@ -156,7 +155,7 @@ def load_hooks() -> Hooks:
 def _unusable(name: str, value: str, reason: str) -> ConfigError:
     return ConfigError(
         f"hook {name!r} ({value}) {reason}. Nothing was promoted, since it might have objected.",
-        hint=f"mend it, or uninstall the package that brings this entry point of {GROUP}.",
+        hint=f"fix it, or uninstall the package that brings this entry point of {GROUP}.",
     )
 
 

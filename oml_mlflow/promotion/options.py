@@ -1,4 +1,4 @@
-"""Terms: what a promotion may do beyond the usual, because somebody said so."""
+"""Options of a promotion: what it may do that it does not do by default."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What is allowed beyond the usual.
+class Options:
+    """What a promotion may do that it does not do by default.
 
     Attributes:
-        unverified: Promote a pair too that no runtime here could run, so that nothing is compared.
-        adopt: Take over models of others under the live names; they are kept, and never dropped.
+        unverified: Also promote a pair that no runtime here can run, without a comparison.
+        adopt: Adopt foreign models under the live names; they are kept, and never dropped.
         take_over: Names may change hands: to another registered model or registry.
-        accept_new_geometry: Promote a version too whose vectors can't be compared with those that
-            were stored from the live one.
-        over_pin: Change a name although it is pinned.
-        retry: Try again what failed before.
+        accept_new_geometry: Also promote a version whose vectors can't be compared with those
+            stored from the live one.
+        over_pin: Change a pinned name.
+        retry: Retry what failed before.
         heal: Heal drift, whatever the target's policy is.
     """
 
@@ -29,4 +29,4 @@ class Terms:
     heal: bool = False
 
 
-USUAL = Terms()
+DEFAULTS = Options()

@@ -1,4 +1,4 @@
-"""Preflight: what is checked before anything is loaded, and what to do about it. Read-only."""
+"""Preflight: checks before anything is loaded, each with its remedy."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def preflight(
     """Return every check of a database before a pair is promoted into it. Read-only.
 
     Args:
-        session: The database.
-        target: What it is.
+        session: The database, held open.
+        target: The same database, for what it takes.
         export_name: Name of the pair there.
         package_paths: The pair's files by side.
-        profile: What they were made for.
-        adopt: Whether models of others under the live names may be taken over.
-        capabilities: What the database answered to capability probes; by default what is kept.
+        profile: Profile they were made for.
+        adopt: Whether foreign models under the live names may be adopted.
+        capabilities: Answers to capability probes; the kept ones by default.
 
     Raises:
         TargetError: If the database can't be read.
@@ -86,18 +86,18 @@ def _check_models(session: Session, export_name: str, adopt: bool) -> Check:
     found = [models[name] for name in names if name in models]
     ledger = session.ledger(export_name.upper())
     is_adopted = bool(ledger) and ledger[-1].action == ADOPT
-    strangers = [model for model in found if model.foreign and not is_adopted]
-    if strangers and not adopt:
+    foreign = [model for model in found if model.foreign and not is_adopted]
+    if foreign and not adopt:
         return Check(
             "existing models",
             FAILED,
-            f"not loaded by this package: {'; '.join(_described(m) for m in strangers)}",
+            f"not loaded by this package: {'; '.join(_described(m) for m in foreign)}",
             "choose another name (--name), or take them over with --adopt: they are kept, and "
             "never dropped.",
             "model-foreign",
         )
-    if strangers:
-        shown = "; ".join(_described(model) for model in strangers)
+    if foreign:
+        shown = "; ".join(_described(model) for model in foreign)
         return Check("existing models", OK, f"to be adopted, and kept: {shown}")
     if not found:
         return Check("existing models", OK, f"none of {' and '.join(names)} is there yet")
@@ -107,7 +107,7 @@ def _check_models(session: Session, export_name: str, adopt: bool) -> Check:
 def _described(model: LoadedModel) -> str:
     name, version = model.metadata.get("registered_model"), model.metadata.get("version")
     if model.foreign:
-        origin = "of others"
+        origin = "foreign"
     else:
         origin = f"{name} version {version}" if name else "from export2db"
     return (
@@ -117,7 +117,7 @@ def _described(model: LoadedModel) -> str:
 
 
 def _check_journal(session: Session, export_name: str) -> Check:
-    """Report what an earlier run left; the next one heals it, so that this never fails."""
+    """Report what an earlier run left; never fails, since the next run repairs it."""
     state = session.live_state(export_name.upper())
     work = state.work
     if state.phase == WHOLE or work is None:
@@ -162,12 +162,12 @@ def _check_file(side: str, path: Path, profile: Profile, target: Target) -> Chec
 
 
 def _is_asked(finding: Finding, target: Target) -> bool:
-    """Return whether the database itself is asked, since it knows better than a profile."""
+    """Return whether a capability probe decides instead of the profile."""
     return finding.rule == "custom-operator" and target.is_probed
 
 
 def _metadata(path: Path) -> dict[str, Any] | None:
-    """Return the names that a model is loaded with, as its graph has them; None if it has none."""
+    """Return the load metadata that a graph's own names make; None if it has none."""
     from oml_mlflow.errors import PackageError
     from oml_mlflow.graph.rules import EMBEDDING
     from oml_mlflow.graph.wire import read_header
@@ -189,7 +189,7 @@ def _check_capabilities(
     paths: Mapping[str, Path],
     given: CapabilityTable | None,
 ) -> Check:
-    """Check what the pair needs against what the database answered when it was asked."""
+    """Check what the pair needs against the answers to capability probes."""
     name, ask = "capabilities", "ask it with `oml-mlflow preflight --probe`."
     if not target.is_probed:
         return Check(name, SKIPPED, "nothing to ask: this process runs the models")
@@ -212,7 +212,7 @@ def _check_capabilities(
             name, FAILED, f"{shown} ({asked})", next_command(missing), "capability-missing"
         )
     if unanswered:
-        # asking again is no use where no probe can be made
+        # without a probe, asking again would not help
         return Check(
             name,
             NOT_RUN,
@@ -235,15 +235,14 @@ def examine(
     probe: bool = False,
     on_event: Listener = silent,
 ) -> tuple[Preflight, CapabilityTable | None]:
-    """Return every check that comes before a promotion, and what the database is known to take.
+    """Return every check before a promotion, and the known answers to capability probes.
 
     Args:
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
         target: The database.
         name: Export name in the database; the registered model's name by default.
         adopt: See `promote`.
-        probe: Ask the database what it can run. Writes scratch models, drops them again, and keeps
-            the answers; commits. Otherwise read-only.
+        probe: Run the capability probes first; see `ask`. Otherwise read-only.
         on_event: Told of progress.
 
     Raises:

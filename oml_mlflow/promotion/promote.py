@@ -1,4 +1,4 @@
-"""Promotion: make a version live in a database, if it proves right there."""
+"""Promotion: plan it, and make a version live if its vectors prove right."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from oml_mlflow.promotion.candidate import Candidate, checked_files, choose_cand
 from oml_mlflow.promotion.capabilities import ask, pair_needs
 from oml_mlflow.promotion.geometry import demand_geometry, keep_vectors, with_geometry
 from oml_mlflow.promotion.hooks import HookContext, Hooks, load_hooks
-from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.promotion.preflight import preflight
 from oml_mlflow.promotion.target import Session, Target
 from oml_mlflow.promotion.verify import demand_vectors, refuse_unverifiable
@@ -52,7 +52,7 @@ def promote(
     target: Target,
     name: str | None = None,
     *,
-    terms: Terms = USUAL,
+    options: Options = DEFAULTS,
     on_event: Listener = silent,
 ) -> Promotion:
     """Make a version the live pair of an export name in a database, if it proves right there.
@@ -60,13 +60,13 @@ def promote(
     What an earlier run left is finished or undone first. Then the database is asked what it can
     run, the fitting pair is loaded under slot names, the version's golden probes are embedded by
     the database in SQL, and their vectors are compared with the version's own. Only then the live
-    names are swapped. The pair that was live before stays loaded under its slot names.
+    names are swapped. The pair that was live before stays loaded under slot names.
 
     Args:
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
         target: The database.
         name: Export name in the database; the registered model's name by default.
-        terms: What is allowed beyond the usual.
+        options: See `Options`.
         on_event: Told of progress.
 
     Returns:
@@ -80,7 +80,7 @@ def promote(
         TargetLocked: If another process holds the database or the name for too long.
         PreflightError: If a check failed, or the database can't run any of the version's pairs;
             nothing was loaded. `PrivilegeError`, `QuotaExceeded` and others likewise.
-        ForeignModel: If a live name is taken by a model of others; nothing was loaded.
+        ForeignModel: If a live name is taken by a foreign model; nothing was loaded.
         OtherOwner: If the name belongs to another registered model or registry; likewise.
         Pinned: If the name is pinned; likewise.
         Vetoed: If a hook stops it; the live pair is as it was.
@@ -95,7 +95,7 @@ def promote(
     version = identified(get_version(model_uri))
     with checked_files(version) as folder:
         return promote_files(
-            folder, version, target, name or version.name, terms=terms, on_event=on_event
+            folder, version, target, name or version.name, options=options, on_event=on_event
         )
 
 
@@ -105,37 +105,37 @@ def promote_files(
     database: Target,
     name: str,
     *,
-    terms: Terms = USUAL,
+    options: Options = DEFAULTS,
     before: int | None = None,
     hooks: Hooks | None = None,
     target_name: str = "",
     alias: str = "",
     on_event: Listener = silent,
 ) -> Promotion:
-    """Make a version whose files are at hand live; see `promote`.
+    """Make a version live whose files are already here; see `promote`.
 
     Args:
         folder: The version's files, checked.
         version: The version, identified.
-        database: Where to.
+        database: The target.
         name: Export name there.
-        terms: What is allowed beyond the usual.
+        options: See `Options`.
         before: Generation that must be live until then; any by default.
-        hooks: What is called on the way; those that are installed by default.
-        target_name: What the configuration calls the target.
-        alias: Alias that it follows.
+        hooks: Hooks to call; the installed ones by default.
+        target_name: Name of the target in the configuration.
+        alias: Alias that the name follows.
         on_event: Told of progress.
 
     Raises:
         PlanStale: If another generation than `before` is live; nothing was changed.
     """
     export_name = check_export_name(name).upper()
-    refuse_unverifiable(registered(read_package(folder), version), terms.unverified)
+    refuse_unverifiable(registered(read_package(folder), version), options.unverified)
     run = _Run(
         database,
         export_name,
         version.uri,
-        terms,
+        options,
         load_hooks() if hooks is None else hooks,
         HookContext(
             uri=database.uri,
@@ -166,23 +166,7 @@ def make_live(
 ) -> Promotion:
     """Make a pair the live one of an export name, if it proves right in the database.
 
-    Args:
-        candidate: The pair.
-        database: Where to.
-        export_name: Name there.
-        adopt: See `promote`.
-        take_over: See `promote`.
-        accept_new_geometry: See `promote`.
-        on_event: Told of progress.
-
-    Returns:
-        What is live now. If the candidate was live already, nothing is written.
-
-    Raises:
-        InvalidName, TargetLocked, PreflightError, ForeignModel, OtherOwner, Pinned, Vetoed,
-        GeometryChanged, ParityError, ApplyError: See `promote`.
-
-    Side effects: Writes models and a ledger row to the target; commits. Calls hooks.
+    Like `promote`, with the same errors and side effects, but for a pair of any origin.
     """
 
     def choose(session: Session) -> Candidate:
@@ -197,19 +181,19 @@ def make_live(
         registered_model=candidate.registered_model,
         version=candidate.version,
     )
-    terms = Terms(adopt=adopt, take_over=take_over, accept_new_geometry=accept_new_geometry)
-    run = _Run(database, name, candidate.title, terms, load_hooks(), context, on_event)
+    options = Options(adopt=adopt, take_over=take_over, accept_new_geometry=accept_new_geometry)
+    run = _Run(database, name, candidate.title, options, load_hooks(), context, on_event)
     return run.make_live(choose)
 
 
 @dataclass
 class _Run:
-    """One promotion: where to, on which terms, and who is told of it."""
+    """One promotion: its target, options, hooks and listener."""
 
     database: Target
     export_name: str
     title: str
-    terms: Terms
+    options: Options
     hooks: Hooks
     context: HookContext
     on_event: Listener
@@ -225,14 +209,15 @@ class _Run:
         return done
 
     def _make_live(self, choose: _Choose, before: int | None) -> Promotion:
-        name, terms = self.export_name, self.terms
+        name, options = self.export_name, self.options
         purpose = f"promote {self.title}"
         with contextlib.ExitStack() as held:
             session = held.enter_context(self.database.session(purpose))
-            # before anything is written, our tables too: what is missing is told with its GRANT
+            # before anything is written, even our tables, so that the error can name the GRANT
             early = Preflight(f"{name} in {self.database.uri}", tuple(session.checks(0)))
             early.demand()
             held.enter_context(session.lock(name, purpose))
+            # before `heal`, so that a stale plan changes nothing
             self._demand_unmoved(session, before)
             mended = heal(session, name)
             candidate = choose(session)
@@ -244,7 +229,7 @@ class _Run:
                         session.load(damaged[fingerprint], candidate.paths[side], self.on_event)
                 mended = "; ".join(filter(None, [mended, describe_rewritten(damaged)]))
                 observed = observed.rewritten(damaged)
-            planned = plan_candidate(session, self.database, observed, candidate, terms.adopt)
+            planned = plan_candidate(session, self.database, observed, candidate, options.adopt)
             live = planned.observed.live
             if planned.work is None and live is not None:
                 report = self._compared(session, candidate, f"which is live as {name}")(
@@ -257,9 +242,9 @@ class _Run:
                 name,
                 candidate.paths,
                 get_profile(candidate.profile),
-                adopt=terms.adopt,
+                adopt=options.adopt,
             ).demand()
-            demand_geometry(planned, self.database, terms.accept_new_geometry)
+            demand_geometry(planned, self.database, options.accept_new_geometry)
             shown = live.origin if live else ""
             self.context = replace(
                 self.context, fingerprints=dict(candidate.fingerprints), live=shown
@@ -286,14 +271,14 @@ class _Run:
             raise PlanStale(
                 f"{name} in {where}: generation {before} was to be replaced by {self.title}, but "
                 f"{generation} is live. Nothing was changed.",
-                hint="look at it again: `oml-mlflow plan`, or `oml-mlflow history`.",
+                hint="plan again: `oml-mlflow plan`, or `oml-mlflow history`.",
             )
-        if not self.terms.over_pin:
+        if not self.options.over_pin:
             demand_unpinned(session, name, where)
 
     def _demand_owner(self, observed: Observed, candidate: Candidate) -> None:
         live = observed.live
-        if live is None or not live.registered_model or self.terms.take_over:
+        if live is None or not live.registered_model or self.options.take_over:
             return
         if live.registered_model != candidate.registered_model:
             owner = f"registered model {live.registered_model}"
@@ -309,7 +294,7 @@ class _Run:
 
 
 def demand_unpinned(session: Session, name: str, where: str) -> None:
-    """Raise Pinned if an export name is to stay as it is."""
+    """Raise Pinned if an export name is pinned."""
     for note in session.notes(name):
         if note.kind == PIN:
             since = f"{note.written_at:%Y-%m-%d %H:%M} UTC" if note.written_at else "some time"
@@ -328,7 +313,7 @@ def plan(
     adopt: bool = False,
     on_event: Listener = silent,
 ) -> Plan:
-    """Return what `promote` would do. Read-only: the database is not even asked what it can run.
+    """Return what `promote` would do. Read-only: not even capability probes are run.
 
     Args:
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
@@ -363,7 +348,7 @@ def plan(
 def plan_candidate(
     session: Session, database: Target, observed: Observed, candidate: Candidate, adopt: bool
 ) -> Plan:
-    """Return what making a pair live would do, its geometry judged. Read-only."""
+    """Return the plan that makes a pair live, with its geometry. Read-only."""
     entry = LedgerEntry(
         name=observed.name,
         generation=0,

@@ -1,4 +1,4 @@
-"""Restore: make a kept generation live again, or take a pair away."""
+"""Rollback: make a kept generation live again. Drop: remove a pair."""
 
 from __future__ import annotations
 
@@ -45,17 +45,16 @@ def rollback(
 ) -> Promotion:
     """Make a kept generation live again, without loading anything.
 
-    It is compared with its own reference vectors again first, which the target has kept: the
-    registry is not asked. Where an earlier rollback to the same place was interrupted, finishing it
-    is all that is done.
+    It is first compared with its own reference vectors, which the target has kept, without the
+    registry. Where an earlier rollback to the same generation was interrupted, it is only finished.
 
     Args:
         target: The database.
         name: Export name in the database.
         to: Generation; by default the newest kept one from before the live one.
-        unverified: Go back to a generation too that has no reference vectors.
+        unverified: Also go back to a generation that has no reference vectors.
         accept_new_geometry: See `promote`.
-        over_pin: Change the name although it is pinned.
+        over_pin: Change a pinned name.
         on_event: Told of progress.
 
     Raises:
@@ -77,6 +76,7 @@ def rollback(
         ):
             if not over_pin:
                 demand_unpinned(session, export_name, target.uri)
+            # read before `heal`, which clears it
             pending = session.live_state(export_name).work
             mended = heal(session, export_name)
             observed = observe(session, export_name)
@@ -120,7 +120,7 @@ def rollback(
 
 
 def _is_finished(pending: Work, live: LedgerEntry, to: int | None) -> bool:
-    """Return whether healing has finished the very rollback that is asked for again.
+    """Return whether `heal` has just finished the requested rollback.
 
     Otherwise, a second run after a crash would go back by two generations.
     """
@@ -136,10 +136,7 @@ def _comparison(
     title: str,
     on_event: Listener,
 ) -> _Check | None:
-    """Return what compares models of these names with the references kept of an entry's pair.
-
-    None if there are no references.
-    """
+    """Return the comparison with the references kept of an entry's pair; None without them."""
     known = session.geometries(observed.name)
     references = known.get(pair_id(entry.fingerprints)) if entry.fingerprints else None
     if references is None:
@@ -177,12 +174,11 @@ def drop_pair(target: Target, name: str, *, on_event: Listener = silent) -> Plan
         on_event: Told of progress.
 
     Returns:
-        What was done, by this call or by an interrupted one that it finished; dependants now have
-        no model.
+        What was done, by this call or by an interrupted one that it finished.
 
     Raises:
         TargetError: If there is no such pair.
-        ForeignModel: If a live name is taken by a model of others.
+        ForeignModel: If a live name is taken by a foreign model.
 
     Side effects: Drops models and writes a ledger row; commits.
     """

@@ -1,4 +1,4 @@
-"""What every target can do, whatever database it is."""
+"""The port: protocols that every kind of target implements."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Session(Protocol):
         ...
 
     def list_models(self) -> list[LoadedModel]:
-        """Return the catalogue: every model of the schema, those of others too. Read-only."""
+        """Return the catalogue: every model of the schema, foreign ones too. Read-only."""
         ...
 
     def ledger(self, name: str | None = None) -> list[LedgerEntry]:
@@ -66,7 +66,7 @@ class Session(Protocol):
         ...
 
     def begin(self, work: Work) -> None:
-        """Write down what is about to be done: phase ``whole`` becomes ``loading``. Commits.
+        """Write work into the journal: phase ``whole`` becomes ``loading``. Commits.
 
         Raises:
             PlanStale: If the live generation is not ``work.before``, or something is under way.
@@ -74,7 +74,7 @@ class Session(Protocol):
         ...
 
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-        """Load the bytes of a file under a name that is free. Writes: a model; commits.
+        """Load the bytes of a file under a free name. Writes a model; commits.
 
         A model with `damage` is there already: its bytes are written again, at once.
 
@@ -101,11 +101,11 @@ class Session(Protocol):
         ...
 
     def end(self, work: Work) -> None:
-        """Forget what was to be done: the phase becomes ``whole``. Commits."""
+        """Clear the journal: the phase becomes ``whole``. Commits."""
         ...
 
     def drop(self, names: Sequence[str]) -> None:
-        """Drop models by name; a name that is not there is passed over. Writes; commits."""
+        """Drop models by name; missing ones are skipped. Writes; commits."""
         ...
 
     def grants(self, names: Sequence[str]) -> tuple[Grant, ...]:
@@ -133,31 +133,27 @@ class Session(Protocol):
         ...
 
     def notes(self, name: str | None = None) -> list[Note]:
-        """Return what is remembered about an export name, or about all. Read-only."""
+        """Return the notes about an export name, or about all. Read-only."""
         ...
 
     def write_note(self, note: Note) -> None:
-        """Remember something about an export name, instead of what its kind was. Commits."""
+        """Write a note about an export name, in place of one of its kind. Commits."""
         ...
 
     def forget_note(self, name: str, kind: str) -> bool:
-        """Forget something about an export name; return whether there was one. Commits."""
+        """Forget a note about an export name; return whether there was one. Commits."""
         ...
 
     def capabilities(self) -> CapabilityTable | None:
-        """Return what capability probes found out, if they ever ran here. Read-only."""
+        """Return the answers to capability probes, if they ever ran here. Read-only."""
         ...
 
     def save_capabilities(self, table: CapabilityTable) -> None:
-        """Keep what capability probes found out. Commits."""
+        """Keep the answers to capability probes. Commits."""
         ...
 
     def checks(self, size_bytes: int) -> list[Check]:
-        """Return the checks that only this kind of database has. Read-only.
-
-        Args:
-            size_bytes: How much is to be loaded.
-        """
+        """Return this kind of database's own checks, for so many bytes to load. Read-only."""
         ...
 
     def loaded_fingerprint(self, name: str) -> str:
@@ -192,7 +188,7 @@ class Target(Protocol):
 
     @property
     def window(self) -> str:
-        """What a reader may see while a pair is swapped, for a plan."""
+        """What a reader may see while a pair is swapped; shown with a plan."""
         ...
 
     def script(self, plan: Plan) -> str:
@@ -209,11 +205,11 @@ class Target(Protocol):
         """Hold the database open.
 
         Args:
-            purpose: What for, as an error or a DBA's view of sessions would say it.
-            create: Make what is missing in it, once something is to be written. Without, nothing
-                at all is written, and tables that are missing read as empty.
-            missing_ok: Without `create`, take a whole database that is not there for an empty one
-                too, where one can be made.
+            purpose: What for, as errors and a DBA's view of sessions show it.
+            create: Make missing tables once something is written. Otherwise nothing at all is
+                written, and missing tables read as empty.
+            missing_ok: Without `create`, treat a missing database as an empty one, where one could
+                be made.
         """
         ...
 
@@ -228,7 +224,7 @@ class Target(Protocol):
         ...
 
     def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
-        """Return those of the stored profiles that may fit a database version, best first."""
+        """Return the stored profiles that may fit a database version, best first."""
         ...
 
     def skip_reason(self, probe: Probe, profile: Profile) -> str:
@@ -236,5 +232,5 @@ class Target(Protocol):
         ...
 
     def reembedding(self, dependant: Dependant) -> str:
-        """Return the SQL that embeds a registered column anew."""
+        """Return the SQL that re-embeds a registered column."""
         ...

@@ -1,4 +1,4 @@
-"""Verification: golden probes embedded by a database, against what they should be."""
+"""Verification: a database's vectors and stored bytes against a version's."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def verify_pair(
         session: The database.
         target: Says which probes can be sent, and how close vectors must be.
         names: In-database names of the pair, by side.
-        probes: What to embed; one that raises has no vector, and fails.
-        references: Vectors that are right, by probe id.
+        probes: What to embed; one that raises counts as failed.
+        references: Expected vectors by probe id.
         metadata: Template metadata of the pair, for its precision.
         profile: Profile of the pair.
         on_event: Told of progress.
 
     Raises:
-        TargetUnreachable: If the database is lost meanwhile: that says nothing about vectors.
+        TargetUnreachable: If the connection is lost, which says nothing about vectors.
         TargetError: If no probe at all could be embedded.
     """
     vectors: dict[str, np.ndarray] = {}
@@ -66,6 +66,7 @@ def verify_pair(
     for side in SIDES:
         sent = [probe for probe in by_side(probes, side) if not skipped[probe.id]]
         for done, probe in enumerate(sent, 1):
+            # one at a time, so that a refused probe costs no other its vector
             try:
                 vectors[probe.id] = session.embed(names[side], side, [probe.value])[0]
             except TargetUnreachable:
@@ -92,7 +93,7 @@ def verify_pair(
 
 
 def demand_parity(report: ParityReport, title: str, where: str) -> None:
-    """Raise ParityError, the whole report in its details, if a class that must be right is not."""
+    """Raise ParityError, with the report in its details, if a class that must be right is not."""
     if report.ok:
         return
     worst = report.worst
@@ -112,7 +113,7 @@ def demand_parity(report: ParityReport, title: str, where: str) -> None:
 
 
 def _refusal(error: OmlMlflowError) -> str:
-    """Return what a database refused a probe with, in its own words where there are any."""
+    """Return why a database refused a probe, in its own words if it gave any."""
     if error.__cause__ is None:
         return error.message
     lines = str(error.__cause__).splitlines()
@@ -139,17 +140,16 @@ class Trace:
 def trace_bytes(
     model_uri: str, target: Target, name: str | None = None, files: Sequence[Path] = ()
 ) -> list[Trace]:
-    """Return fingerprints of a version's bytes everywhere, each computed anew. Read-only.
+    """Return fingerprints of a version's bytes in every place, computed anew. Read-only.
 
     Args:
         model_uri: Version whose MLmodel says what the fingerprints should be.
         target: Database that holds it.
         name: Export name there; the registered model's name by default.
-        files: Exported files to look at too; by the end of their names, ``_img.onnx`` and
-            ``_txt.onnx``, they are told apart.
+        files: Exported files to include; their names end in ``_img.onnx`` or ``_txt.onnx``.
 
     Raises:
-        PackageError: If the registry says that the version's files are not those that were logged.
+        PackageError: If the version's files are not those that were logged.
     """
     version = get_version(model_uri)
     names = live_names(check_export_name(name or version.name))
@@ -165,7 +165,7 @@ def trace_bytes(
         for side in SIDES:
             path = package.paths[side]
             place = f"artifact {version.uri} {path.relative_to(package.folder)}"
-            # just read for the manifest, and found equal
+            # the manifest check has just hashed the file
             sha256 = fingerprint_file(path) if manifest is None else package.fingerprints[side]
             found.append((side, place, sha256))
             place = f"database {target.uri} {names[side]}"
@@ -210,7 +210,7 @@ def verify(
 
 
 def refuse_unverifiable(candidate: Candidate, unverified: bool) -> None:
-    """Raise ApplyError for a pair that can't be compared with anything, unless that is accepted."""
+    """Raise ApplyError for a pair without references, unless that is accepted."""
     if candidate.references is None and not unverified:
         reason = not_run_reason(candidate.unknown_operators)
         raise ApplyError(
@@ -229,7 +229,7 @@ def demand_vectors(
     on_event: Listener,
     names: Mapping[str, str],
 ) -> ParityReport:
-    """Return the comparison, or raise ParityError if it is not within limits."""
+    """Return the comparison; raise ParityError if it is not within limits."""
     if candidate.references is None:
         return ParityReport(f"Not compared: {not_run_reason(candidate.unknown_operators)}")
     report = verify_candidate(session, database, candidate, names, on_event)
@@ -245,7 +245,7 @@ def verify_candidate(
     on_event: Listener,
 ) -> ParityReport:
     """Return the comparison of models in a database with a pair's references. Read-only."""
-    assert candidate.references is not None  # noqa: S101 -- callers see to it
+    assert candidate.references is not None  # noqa: S101 -- callers check it
     return verify_pair(
         session,
         database,

@@ -1,4 +1,4 @@
-"""Desired: what the registry says about bound models, in as few calls as can be."""
+"""Desired state: what the registry says about bound models, in few calls."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Desired:
     Attributes:
         registry: Which registry it is; see `registry_id`.
         models: Registered models by name; None for one that is not there.
-        bindings: What tags of registered models bind.
-        unread: Tags that can't be read, by model.
+        bindings: Bindings by tags of registered models.
+        unread: Tags that can't be parsed, by model.
         is_empty: Whether it holds no registered model at all.
     """
 
@@ -42,7 +42,7 @@ def read_desired(models: Collection[str], *, with_tags: bool = False) -> Desired
 
     Args:
         models: Registered models that are bound elsewhere.
-        with_tags: Look for models that are bound by a tag too.
+        with_tags: Also look for models that are bound by a tag.
 
     Raises:
         RegistryUnreachable: If it does not answer, or with an error.

@@ -1,4 +1,4 @@
-"""Fleet plan: what every bound name should be against what it is. Pure: no I/O."""
+"""Diff: every bound name as it should be and as it is. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from oml_mlflow.planning.records import (
     Note,
     is_other_registry,
 )
-from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.reconciler.status import (
     DEGRADED,
     FINISH,
@@ -35,11 +35,11 @@ from oml_mlflow.reconciler.status import (
     UNVERIFIED,
     Change,
     FleetPlan,
-    Standing,
+    Status,
 )
 from oml_mlflow.registry import PAUSE_TAG, Registered
 
-# (target, model, version): that it was live and verified there once
+# (target, model, version) that was once live and verified there
 Proven = Collection[tuple[str, str, str]]
 _TAKE_OVER = "choose another name, or take it over: `oml-mlflow apply --take-over`."
 
@@ -52,84 +52,85 @@ def plan_fleet(
     models: Mapping[str, Registered | None],
     policies: Mapping[str, str],
     *,
-    terms: Terms = USUAL,
+    options: Options = DEFAULTS,
     proven: Proven = (),
 ) -> FleetPlan:
-    """Return how everything stands, and what is to be changed.
+    """Return the status of every name, and the changes that are due.
 
     Args:
         targets: Every configured target.
-        surveys: What each target holds, or why nobody knows.
-        bindings: Those that count.
-        refusals: Those that do not.
+        surveys: What each target holds, or why that is unknown.
+        bindings: Bindings that count.
+        refusals: Bindings that do not.
         models: Registered models by name; None for one that is not there.
         policies: Digest of each target's parity policy.
-        terms: What is allowed beyond the usual.
-        proven: What was live and verified before, where a chain asks for it.
+        options: See `Options`.
+        proven: What was live and verified earlier, for targets with `after`.
     """
-    standings = []
+    statuses = []
     for binding in bindings:
         survey = surveys[binding.target]
         if isinstance(survey, OmlMlflowError):
-            standings.append(_unreachable(binding.target, binding.name, survey, binding))
+            statuses.append(_unreachable(binding.target, binding.name, survey, binding))
             continue
         held = survey.names.get(binding.name)
-        standing = _Judge(targets[binding.target], survey, held, policies, terms).judge(
+        status = _Judge(targets[binding.target], survey, held, policies, options).judge(
             binding, models.get(binding.model)
         )
-        standings.append(standing)
-    standings = [_in_order(s, targets, standings, proven) for s in standings]
+        statuses.append(status)
+    statuses = [_in_order(s, targets, statuses, proven) for s in statuses]
     for refusal in refusals:
-        standings.append(_refused(refusal, surveys.get(refusal.binding.target)))
-    bound = {(s.target, s.name) for s in standings}
+        statuses.append(_refused(refusal, surveys.get(refusal.binding.target)))
+    bound = {(s.target, s.name) for s in statuses}
     for target, survey in surveys.items():
         if isinstance(survey, OmlMlflowError):
-            if target not in {s.target for s in standings}:
-                standings.append(_unreachable(target, "*", survey))
+            if target not in {s.target for s in statuses}:
+                statuses.append(_unreachable(target, "*", survey))
             continue
         for name, held in survey.names.items():
             live = held.observed.live
             if live is not None and (target, name) not in bound:
-                standings.append(_free(target, name, held))
-    return FleetPlan(tuple(sorted(standings, key=lambda s: (s.target, s.name, s.state))))
+                statuses.append(_free(target, name, held))
+    return FleetPlan(tuple(sorted(statuses, key=lambda s: (s.target, s.name, s.state))))
 
 
 @dataclass(frozen=True)
 class _Judge:
-    """What one bound name is judged by."""
+    """What the status of one bound name depends on."""
 
     target: TargetConfig
     survey: Survey
     held: Held | None
     policies: Mapping[str, str]
-    terms: Terms
+    options: Options
 
-    def judge(self, binding: Binding, model: Registered | None) -> Standing:
+    def judge(self, binding: Binding, model: Registered | None) -> Status:
         live = self.held.observed.live if self.held else None
         wanted = model.aliases.get(binding.alias, "") if model else ""
-        standing = Standing(
+        status = Status(
             binding.target, binding.name, "", "", binding=binding, wanted=wanted, live=live
         )
+        # what somebody decided by hand comes before anything that the registry says
         if pin := self._note(PIN):
-            return replace(standing, state=PINNED, text=_pinned(pin), hint=_unpin(standing))
+            return replace(status, state=PINNED, text=_pinned(pin), hint=_unpin(status))
         if self.target.paused:
             hint = f"set paused = false for targets.{self.target.name}."
-            return replace(standing, state=PAUSED, text="the target is paused", hint=hint)
+            return replace(status, state=PAUSED, text="the target is paused", hint=hint)
         if model is not None and _is_on(model.tags.get(PAUSE_TAG, "")):
             text = f"registered model {model.name} is paused by its tag {PAUSE_TAG}"
-            return replace(standing, state=PAUSED, text=text, hint="remove that tag.")
+            return replace(status, state=PAUSED, text=text, hint="remove that tag.")
         if model is None or not wanted:
-            return replace(standing, state=UNBOUND, **_absent(binding, model))
-        if (other := self._other_owner(live, binding, model)) and not self.terms.take_over:
-            return replace(standing, state=DEGRADED, is_error=True, **other)
-        return self._compared(standing, model)
+            return replace(status, state=UNBOUND, **_absent(binding, model))
+        if (other := self._other_owner(live, binding, model)) and not self.options.take_over:
+            return replace(status, state=DEGRADED, is_error=True, **other)
+        return self._compared(status, model)
 
-    def _compared(self, standing: Standing, model: Registered) -> Standing:
-        held, live, binding = self.held, standing.live, standing.binding
+    def _compared(self, status: Status, model: Registered) -> Status:
+        held, live, binding = self.held, status.live, status.binding
         assert binding is not None  # noqa: S101 -- judge gives it
         change = Change(
             binding,
-            standing.wanted,
+            status.wanted,
             model.registry,
             held.observed.state.generation if held else 0,
             live.origin if live else "",
@@ -137,50 +138,46 @@ class _Judge:
         if held is not None and held.observed.state.phase != WHOLE:
             text = "an earlier run did not finish; the next one finishes or undoes it"
             change = replace(change, kind=FINISH)
-            return self._unless_failed(
-                replace(standing, state=OUT_OF_SYNC, text=text, change=change)
-            )
-        if held is not None and live is not None and _is_wanted(live, binding, standing.wanted):
+            return self._unless_failed(replace(status, state=OUT_OF_SYNC, text=text, change=change))
+        if held is not None and live is not None and _is_wanted(live, binding, status.wanted):
             if drift := held.drift():
-                return self._drifted(replace(standing, drift=drift), change)
+                return self._drifted(replace(status, drift=drift), change)
             if live.verification != VERIFIED:
                 text = f"{live.origin} is live, but could not be compared with anything"
-                return replace(standing, state=UNVERIFIED, text=text)
-            return replace(standing, state=IN_SYNC, text=f"{live.origin}, verified")
-        text = (
-            f"{live.origin if live else 'nothing'} is live, @{binding.alias} is {standing.wanted}"
-        )
+                return replace(status, state=UNVERIFIED, text=text)
+            return replace(status, state=IN_SYNC, text=f"{live.origin}, verified")
+        text = f"{live.origin if live else 'nothing'} is live, @{binding.alias} is {status.wanted}"
         names = {model_name(binding.name, side) for side in SIDES}
-        strangers = sorted(names & self.survey.strangers)
-        if live is None and strangers and not self.terms.take_over:
-            text = f"{', '.join(strangers)}: loaded by others, and not touched"
-            return replace(standing, state=DEGRADED, text=text, hint=_TAKE_OVER, is_error=True)
-        change = replace(change, adopt=self.terms.take_over)
-        return self._unless_failed(replace(standing, state=OUT_OF_SYNC, text=text, change=change))
+        unmanaged = sorted(names & self.survey.unmanaged)
+        if live is None and unmanaged and not self.options.take_over:
+            text = f"{', '.join(unmanaged)}: loaded by others, and not touched"
+            return replace(status, state=DEGRADED, text=text, hint=_TAKE_OVER, is_error=True)
+        change = replace(change, adopt=self.options.take_over)
+        return self._unless_failed(replace(status, state=OUT_OF_SYNC, text=text, change=change))
 
-    def _drifted(self, standing: Standing, change: Change) -> Standing:
-        text = "; ".join(standing.drift)
-        if self.target.drift != HEAL_POLICY and not self.terms.heal:
+    def _drifted(self, status: Status, change: Change) -> Status:
+        text = "; ".join(status.drift)
+        if self.target.drift != HEAL_POLICY and not self.options.heal:
             hint = "`oml-mlflow apply --heal` loads it again; what others loaded is kept."
-            return replace(standing, state=DEGRADED, text=text, hint=hint, is_error=True)
+            return replace(status, state=DEGRADED, text=text, hint=hint, is_error=True)
         change = replace(change, kind=HEAL, adopt=True)
-        return self._unless_failed(replace(standing, state=DEGRADED, text=text, change=change))
+        return self._unless_failed(replace(status, state=DEGRADED, text=text, change=change))
 
-    def _unless_failed(self, standing: Standing) -> Standing:
-        """Return the standing without its change, if just that failed before."""
-        failure, change = self._note(FAILURE), standing.change
-        if failure is None or change is None or self.terms.retry:
-            return standing
+    def _unless_failed(self, status: Status) -> Status:
+        """Return the status without its change if the same change failed before."""
+        failure, change = self._note(FAILURE), status.change
+        if failure is None or change is None or self.options.retry:
+            return status
         if dict(failure.content.get("tried", {})) != tried(change, self.policies, self.survey):
-            return standing
+            return status
         said = failure.content
         text = (
             f"{change.binding.model} {change.version} failed{_at(failure)} "
             f"({said.get('code')}): {said.get('message')} It is not tried again by itself."
         )
-        again = f"then run `oml-mlflow apply --retry --target {standing.target}`."
+        again = f"then run `oml-mlflow apply --retry --target {status.target}`."
         hint = f"{said.get('hint')} {again}" if said.get("hint") else again
-        return replace(standing, state=DEGRADED, text=text, hint=hint, change=None, is_error=True)
+        return replace(status, state=DEGRADED, text=text, hint=hint, change=None, is_error=True)
 
     def _other_owner(
         self, live: LedgerEntry | None, binding: Binding, model: Registered
@@ -193,7 +190,7 @@ class _Judge:
             return {"text": text, "hint": hint}
         if is_other_registry(live.registry, model.registry):
             text = f"{binding.name} belongs to a {binding.model} of another registry, or to one "
-            return {"text": text + "that was deleted and made anew", "hint": hint}
+            return {"text": text + "that was deleted and re-created", "hint": hint}
         return None
 
     def _note(self, kind: str) -> Note | None:
@@ -201,7 +198,7 @@ class _Judge:
 
 
 def tried(change: Change, policies: Mapping[str, str], survey: Survey) -> dict[str, str]:
-    """Return what a failure depends on: tried again once any of it is another."""
+    """Return what a failure depends on; a change is tried again once any of it differs."""
     return {
         "model": change.binding.model,
         "version": change.version,
@@ -213,31 +210,31 @@ def tried(change: Change, policies: Mapping[str, str], survey: Survey) -> dict[s
 
 
 def _in_order(
-    standing: Standing,
+    status: Status,
     targets: Mapping[str, TargetConfig],
-    standings: Sequence[Standing],
+    statuses: Sequence[Status],
     proven: Proven,
-) -> Standing:
-    """Return the standing, its change taken out while a target before it lacks the version."""
-    change = standing.change
+) -> Status:
+    """Return the status without its change while a target in `after` lacks the version."""
+    change = status.change
     if change is None:
-        return standing
+        return status
     waits = tuple(
         before
-        for before in targets[standing.target].after
+        for before in targets[status.target].after
         if (before, change.binding.model, change.version) not in proven
         and not any(
             s.target == before
             and s.state == IN_SYNC
             and s.live is not None
             and (s.live.registered_model, s.live.version) == (change.binding.model, change.version)
-            for s in standings
+            for s in statuses
         )
     )
     if not waits:
-        return standing
-    text = f"{standing.text}; waits until {', '.join(waits)} has it, verified"
-    return replace(standing, text=text, change=None, waits_for=waits)
+        return status
+    text = f"{status.text}; waits until {', '.join(waits)} has it, verified"
+    return replace(status, text=text, change=None, waits_for=waits)
 
 
 def _is_wanted(live: LedgerEntry, binding: Binding, wanted: str) -> bool:
@@ -260,20 +257,20 @@ def _pinned(pin: Note) -> str:
     return f"pinned by {pin.written_by}{since}{reason}"
 
 
-def _unpin(standing: Standing) -> str:
-    return f"`oml-mlflow unpin {standing.name} --target {standing.target}` lets it follow again."
+def _unpin(status: Status) -> str:
+    return f"`oml-mlflow unpin {status.name} --target {status.target}` lets it follow again."
 
 
 def _unreachable(
     target: str, name: str, error: OmlMlflowError, binding: Binding | None = None
-) -> Standing:
-    return Standing(target, name, UNREACHABLE, error.message, error.hint, binding, is_error=True)
+) -> Status:
+    return Status(target, name, UNREACHABLE, error.message, error.hint, binding, is_error=True)
 
 
-def _refused(refusal: Refusal, survey: Survey | OmlMlflowError | None) -> Standing:
+def _refused(refusal: Refusal, survey: Survey | OmlMlflowError | None) -> Status:
     binding = refusal.binding
     held = survey.names.get(binding.name) if isinstance(survey, Survey) else None
-    return Standing(
+    return Status(
         binding.target,
         binding.name,
         UNBOUND,
@@ -285,14 +282,12 @@ def _refused(refusal: Refusal, survey: Survey | OmlMlflowError | None) -> Standi
     )
 
 
-def _free(target: str, name: str, held: Held) -> Standing:
+def _free(target: str, name: str, held: Held) -> Status:
     live, pin = held.observed.live, held.notes.get(PIN)
-    standing = Standing(
-        target, name, UNBOUND, "no binding; it stays", live=live, drift=held.drift()
-    )
+    status = Status(target, name, UNBOUND, "no binding; it stays", live=live, drift=held.drift())
     if pin is not None:
-        return replace(standing, state=PINNED, text=_pinned(pin), hint=_unpin(standing))
-    return standing
+        return replace(status, state=PINNED, text=_pinned(pin), hint=_unpin(status))
+    return status
 
 
 def _at(note: Note) -> str:

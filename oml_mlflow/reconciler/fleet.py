@@ -1,4 +1,4 @@
-"""Fleet: all configured targets at once: looked at, planned for, and changed."""
+"""Fleet: survey, plan and change all configured targets together."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from oml_mlflow.planning.records import BINDING, FAILURE, VERIFIED, Note, this_p
 from oml_mlflow.promotion.apply import Promotion
 from oml_mlflow.promotion.candidate import checked_files
 from oml_mlflow.promotion.hooks import Hooks, load_hooks
-from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.promotion.promote import promote_files
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler.desired import Desired, read_desired
 from oml_mlflow.reconciler.diff import Proven, plan_fleet, tried
-from oml_mlflow.reconciler.status import UNBOUND, Change, FleetPlan, Standing
+from oml_mlflow.reconciler.status import UNBOUND, Change, FleetPlan, Status
 from oml_mlflow.registry import ModelVersion, Registered, get_version
 from oml_mlflow.targets import open_target
 
@@ -44,13 +44,13 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a change.
+    """Result of a change.
 
     Attributes:
-        change: What was to be done.
+        change: The change.
         promotion: What was done; None if it failed.
         error: Why it failed; None if it did not.
-        elapsed_s: How long it took.
+        elapsed_s: Duration in seconds.
     """
 
     change: Change
@@ -61,11 +61,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class View:
-    """What one look at everything found.
+    """The registry and all targets at one time.
 
     Attributes:
-        plan: How everything stands.
-        surveys: What each target holds, or why nobody knows.
+        plan: Status of every name, and the changes that are due.
+        surveys: What each target holds, or why that is unknown.
         models: Registered models by name; None for one that is not there.
     """
 
@@ -77,11 +77,11 @@ class View:
 class Fleet:
     """Every configured target.
 
-    Nothing is kept between two looks: what is true is in the registry and in the targets.
+    No state is kept between calls: the truth is in the registry and in the targets.
 
     Args:
         config: Targets and bindings.
-        hooks: What is called on the way; those that are installed by default.
+        hooks: Hooks to call; the installed ones by default.
         on_event: Told of progress.
     """
 
@@ -97,19 +97,19 @@ class Fleet:
         return open_target(chosen.uri, timeout_s=chosen.timeout_s)
 
     def survey(self) -> dict[str, Survey | OmlMlflowError]:
-        """Return what every target holds, or why nobody knows. Read-only; one query each."""
+        """Return what every target holds, or why that is unknown. Read-only; one query each."""
 
         def look(name: str) -> Survey | OmlMlflowError:
             try:
                 return self.open(name).survey()
             except OmlMlflowError as error:
                 return error
-            except Exception as error:  # one target's trouble must not keep others from their turn
-                _log.exception("%s can't be looked at", name)
+            except Exception as error:  # one target's failure must not stop the others
+                _log.exception("%s can't be surveyed", name)
                 return TargetError(
-                    f"{name} can't be looked at: {type(error).__name__}: {error}. Nothing was "
+                    f"{name} can't be surveyed: {type(error).__name__}: {error}. Nothing was "
                     "changed there.",
-                    hint="look at the log, and at `oml-mlflow history --target` of it.",
+                    hint="see the log, and `oml-mlflow history --target` of it.",
                 )
 
         names = list(self.config.targets)
@@ -120,14 +120,14 @@ class Fleet:
         *,
         models: Collection[str] | None = None,
         targets: Collection[str] | None = None,
-        terms: Terms = USUAL,
+        options: Options = DEFAULTS,
     ) -> View:
-        """Return how everything stands, and what is to be changed. Read-only.
+        """Return the status of every name, and the changes that are due. Read-only.
 
         Args:
             models: Only bindings of these registered models; all by default.
             targets: Only these targets; all by default.
-            terms: What is allowed beyond the usual.
+            options: See `Options`.
 
         Raises:
             RegistryUnreachable: If the registry does not answer, or with an error.
@@ -146,14 +146,15 @@ class Fleet:
         if models is not None:
             bindings = tuple(b for b in bindings if b.model in models)
             refusals = tuple(r for r in refusals if r.binding.model in models)
-        if not terms.take_over:
+        if not options.take_over:
             _demand_registry(desired, surveys, bindings)
-        plan = self._plan(surveys, bindings, refusals, desired, terms)
+        plan = self._plan(surveys, bindings, refusals, desired, options)
+        # all targets are planned first: one may wait for another that was not asked for
         chosen = tuple(
-            standing
-            for standing in (*plan.standings, *_unread(desired, models))
-            if (targets is None or standing.target in targets)
-            and (models is None or standing.binding is not None or standing.target == "")
+            status
+            for status in (*plan.statuses, *_unread(desired, models))
+            if (targets is None or status.target in targets)
+            and (models is None or status.binding is not None or status.target == "")
         )
         return View(FleetPlan(chosen), surveys, desired.models)
 
@@ -163,7 +164,7 @@ class Fleet:
         bindings: Sequence[Binding],
         refusals: Sequence[Refusal],
         desired: Desired,
-        terms: Terms,
+        options: Options,
     ) -> FleetPlan:
         policies = {name: self.open(name).policy.digest for name in self.config.targets}
 
@@ -175,24 +176,25 @@ class Fleet:
                 refusals,
                 desired.models,
                 policies,
-                terms=terms,
+                options=options,
                 proven=proven,
             )
 
+        # ledgers are only read where a target waits for another
         found = plan(())
         proven = self._proven(found, bindings)
         return plan(proven) if proven else found
 
     def _proven(self, plan: FleetPlan, bindings: Sequence[Binding]) -> Proven:
-        """Return what targets before had live and verified once, where they follow another alias.
+        """Return what earlier targets that follow another alias had live and verified once.
 
-        A target that follows the same alias must have the version now; one with an alias of its own
-        may have gone on since.
+        A target that follows the same alias must have the version now; one with its own alias may
+        have moved on since.
         """
         proven = set()
-        for standing in plan.standings:
-            binding = standing.binding
-            for before in standing.waits_for if binding else ():
+        for status in plan.statuses:
+            binding = status.binding
+            for before in status.waits_for if binding else ():
                 assert binding is not None  # noqa: S101 -- only bound names wait
                 own = [
                     b
@@ -200,8 +202,8 @@ class Fleet:
                     if (b.target, b.model) == (before, binding.model) and b.alias != binding.alias
                 ]
                 for name in {b.name for b in own}:
-                    if self._had(before, name, binding.model, standing.wanted):
-                        proven.add((before, binding.model, standing.wanted))
+                    if self._had(before, name, binding.model, status.wanted):
+                        proven.add((before, binding.model, status.wanted))
         return proven
 
     def _had(self, target: str, name: str, model: str, version: str) -> bool:
@@ -215,14 +217,14 @@ class Fleet:
             for e in ledger
         )
 
-    def apply(self, changes: Sequence[Change], terms: Terms = USUAL) -> list[Outcome]:
-        """Carry out changes, targets side by side, and remember which failed.
+    def apply(self, changes: Sequence[Change], options: Options = DEFAULTS) -> list[Outcome]:
+        """Carry out changes, targets in parallel, and note which failed.
 
-        Once one of an alias's targets has failed, no further target of it is begun.
+        Once one target of an alias has failed, no further target of that alias is begun.
 
         Args:
-            changes: What to do; those of one target one after another.
-            terms: What is allowed beyond the usual.
+            changes: What to do; the changes of one target run in this order.
+            options: See `Options`.
 
         Side effects: Writes models, ledger rows and notes to targets; commits. Calls hooks.
         """
@@ -239,7 +241,7 @@ class Fleet:
                     follows = (change.binding.model, change.binding.alias)
                     if follows in stopped:
                         continue
-                    outcome = self._run(change, files[change.uri], terms)
+                    outcome = self._run(change, files[change.uri], options)
                     if outcome.error is not None:
                         stopped.add(follows)
                     outcomes.append(outcome)
@@ -264,7 +266,7 @@ class Fleet:
         self,
         change: Change,
         files: tuple[ModelVersion, Path] | OmlMlflowError,
-        terms: Terms,
+        options: Options,
     ) -> Outcome:
         begun, binding = monotonic(), change.binding
         promotion, failure = None, None
@@ -277,7 +279,7 @@ class Fleet:
                 version,
                 self.open(binding.target),
                 binding.name,
-                terms=replace(terms, adopt=terms.adopt or change.adopt),
+                options=replace(options, adopt=options.adopt or change.adopt),
                 before=change.before,
                 hooks=self._hooks,
                 target_name=binding.target,
@@ -286,7 +288,7 @@ class Fleet:
             )
         except OmlMlflowError as error:
             failure = error
-        except Exception as error:  # one target's trouble must not keep others from their change
+        except Exception as error:  # one target's failure must not stop the others
             _log.exception("%s failed", change)
             failure = ApplyError(
                 f"{change} failed: {type(error).__name__}: {error}. What is live is as it was, or "
@@ -297,7 +299,7 @@ class Fleet:
         return Outcome(change, promotion, failure, monotonic() - begun)
 
     def _remember(self, change: Change, failure: OmlMlflowError | None) -> None:
-        """Write down what failed, so that it is not tried again; forget it once it succeeded."""
+        """Note what failed, so that it is not tried again; forget it once it succeeded."""
         name = change.binding.name
         if failure is not None and (failure.retryable or not _is_about_it(failure)):
             return
@@ -321,10 +323,10 @@ class Fleet:
                 note = Note(name, FAILURE, content, written_by=this_process())
                 session.write_note(note)
         except TargetError as error:
-            _log.warning("%s: what came of it could not be noted: %s", change, error)
+            _log.warning("%s: the result could not be noted: %s", change, error)
 
     def _at_once(self, call: Callable[..., _T], values: Sequence[object]) -> list[_T]:
-        """Return what a call gives for each value, several at once."""
+        """Return the results of a call for each value, several in parallel."""
         if len(values) < 2 or self.config.concurrency < 2:
             return [call(value) for value in values]
         with ThreadPoolExecutor(self.config.concurrency, "oml_mlflow") as pool:
@@ -342,9 +344,9 @@ def _deployed(surveys: Mapping[str, Survey | OmlMlflowError]) -> list[Binding]:
     ]
 
 
-def _unread(desired: Desired, models: Collection[str] | None) -> list[Standing]:
+def _unread(desired: Desired, models: Collection[str] | None) -> list[Status]:
     return [
-        Standing(
+        Status(
             "",
             model,
             UNBOUND,
@@ -380,7 +382,7 @@ def _demand_registry(
     if others:
         raise OtherRegistry(
             f"this is not the registry that {', '.join(others)} came from. Nothing was changed.",
-            hint="check MLFLOW_TRACKING_URI; if the registry was moved or made anew on purpose, "
+            hint="check MLFLOW_TRACKING_URI; if the registry was moved or re-created on purpose, "
             "run `oml-mlflow apply --take-over`.",
         )
 

@@ -1,4 +1,4 @@
-"""Reconciler: make what is live what the aliases say, once or again and again."""
+"""Reconciler: make live what the aliases say, once or in a loop."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.promotion.hooks import Hooks
-from oml_mlflow.promotion.options import USUAL, Terms
+from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.reconciler.fleet import Fleet, Outcome, View
 from oml_mlflow.reconciler.show import show_back
-from oml_mlflow.reconciler.status import Standing
+from oml_mlflow.reconciler.status import Status
 
 MAX_BACKOFF_S = 600.0
-# onnxruntime_extensions imports all of transformers where that is installed
+# onnxruntime_extensions imports all of transformers if that is installed
 _SLOW_IMPORTS = ("duckdb", "oracledb", "onnxruntime_extensions", "onnx", "matplotlib.figure")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one look at everything found and did.
+    """Result of one pass.
 
     Attributes:
-        standings: How every name stands afterwards.
-        outcomes: What was changed, or failed to be.
-        warnings: What could not be shown in the registry.
+        statuses: Status of every name afterwards.
+        outcomes: Results of the changes.
+        warnings: What could not be written to the registry.
     """
 
-    standings: tuple[Standing, ...] = ()
+    statuses: tuple[Status, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -45,11 +45,11 @@ class Pass:
 
 
 class Reconciler:
-    """Looks at all bindings, or those of some models, and applies what is to be changed.
+    """Compares all bindings, or those of some models, with the targets, and applies changes.
 
     Args:
         config: Targets and bindings.
-        hooks: What is called on the way; those that are installed by default.
+        hooks: Hooks to call; the installed ones by default.
         on_event: Told of progress.
     """
 
@@ -64,12 +64,12 @@ class Reconciler:
         models: Collection[str] | None = None,
         *,
         targets: Collection[str] | None = None,
-        terms: Terms = USUAL,
+        options: Options = DEFAULTS,
         only: Collection[tuple[str, str, str]] | None = None,
         view: View | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> Pass:
-        """Bring bound names in line with their aliases, and show in the registry what came of it.
+        """Bring bound names in line with their aliases, and write the results to the registry.
 
         The registry is read again after every wave of changes, so that an alias that was moved
         meanwhile is followed, and a target that waits for others gets its turn.
@@ -77,11 +77,11 @@ class Reconciler:
         Args:
             models: Only bindings of these registered models; all by default.
             targets: Only these targets; all by default.
-            terms: What is allowed beyond the usual.
-            only: Nothing but these: target, name and version.
-            view: What `look` gave for the same arguments: what it would change is begun with, and
-                what has moved since fails with PlanStale.
-            on_outcome: Told of each change once it is done, or has failed.
+            options: See `Options`.
+            only: Only these changes: target, name and version.
+            view: Result of `look` with the same arguments, to begin with; what has changed since
+                fails with PlanStale.
+            on_outcome: Called with the result of each change.
 
         Raises:
             RegistryUnreachable, OtherRegistry: Nothing was changed.
@@ -89,7 +89,7 @@ class Reconciler:
         Side effects: Writes models, ledger rows and notes to targets, and tags and descriptions of
             versions to the registry.
         """
-        view = view or self.fleet.look(models=models, targets=targets, terms=terms)
+        view = view or self.fleet.look(models=models, targets=targets, options=options)
         outcomes: list[Outcome] = []
         warnings: list[str] = []
         begun: set[tuple[str, str, str]] = set()
@@ -98,11 +98,12 @@ class Reconciler:
             changes = [
                 change
                 for change in view.plan.changes
+                # each change once, so that the loop ends
                 if change.key not in begun
                 and (only is None or change.key in only)
                 and (change.binding.model, change.binding.alias) not in failed
             ]
-            done = self.fleet.apply(changes, terms)
+            done = self.fleet.apply(changes, options)
             warnings += show_back(self.fleet, view, done)
             if not done:
                 break
@@ -114,48 +115,48 @@ class Reconciler:
                     on_outcome(outcome)
             outcomes += done
             try:
-                view = self.fleet.look(models=models, targets=targets, terms=terms)
+                view = self.fleet.look(models=models, targets=targets, options=options)
             except OmlMlflowError as error:
-                warnings.append(f"how everything stands now is not known: {error}")
+                warnings.append(f"the status of all names is unknown now: {error}")
                 break
         for warning in warnings:
             _log.warning("%s", warning)
-        return Pass(view.plan.standings, tuple(outcomes), tuple(warnings))
+        return Pass(view.plan.statuses, tuple(outcomes), tuple(warnings))
 
     def look(
         self,
         models: Collection[str] | None = None,
         *,
         targets: Collection[str] | None = None,
-        terms: Terms = USUAL,
+        options: Options = DEFAULTS,
     ) -> View:
-        """Return how everything stands, and what `run` would change. Read-only."""
-        return self.fleet.look(models=models, targets=targets, terms=terms)
+        """Return the status of every name, and what `run` would change. Read-only."""
+        return self.fleet.look(models=models, targets=targets, options=options)
 
     def watch(
         self,
         stop: threading.Event,
         *,
         interval_s: float | None = None,
-        terms: Terms = USUAL,
+        options: Options = DEFAULTS,
         on_pass: Callable[[Pass | OmlMlflowError], None] | None = None,
     ) -> None:
-        """Run again and again until told to stop.
+        """Run passes until stopped.
 
-        While the registry does not answer, passes get rarer, up to one in ten minutes.
+        While the registry does not answer, passes get rarer, down to one in ten minutes.
 
         Args:
-            stop: Ends it, after the pass that is under way.
+            stop: Ends the loop after the current pass.
             interval_s: Seconds between passes; `poll_s` of the configuration by default.
-            terms: What is allowed beyond the usual.
-            on_pass: Told of every pass, or why there was none.
+            options: See `Options`.
+            on_pass: Called with the result of every pass, or why there was none.
         """
         interval = self.config.poll_s if interval_s is None else interval_s
         missed = 0
         while not stop.is_set():
             found: Pass | OmlMlflowError
             try:
-                found = self.run(terms=terms)
+                found = self.run(options=options)
                 missed = 0
             except OmlMlflowError as error:
                 _log.warning("nothing was changed: %s", error)
@@ -166,7 +167,7 @@ class Reconciler:
 
 
 def prepare() -> None:
-    """Import what the first change would wait seconds for."""
+    """Import now what would delay the first change by seconds."""
     for name in _SLOW_IMPORTS:
         try:
             import_module(name)
@@ -175,8 +176,8 @@ def prepare() -> None:
 
 
 def backoff_s(interval_s: float, missed: int) -> float:
-    """Return seconds to wait after so many failures in a row, a little at random."""
+    """Return seconds to wait after so many failures in a row, with jitter."""
     if not missed:
         return interval_s
-    spread = random.uniform(0.8, 1.2)  # noqa: S311 -- so that two do not stay in step
+    spread = random.uniform(0.8, 1.2)  # noqa: S311 -- keeps two processes out of step
     return min(interval_s * 2.0**missed, max(MAX_BACKOFF_S, interval_s)) * spread

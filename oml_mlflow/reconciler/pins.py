@@ -1,7 +1,7 @@
-"""By hand: promote, roll back, pin and bind one name of a configured target.
+"""Pins and bindings of single names, kept as notes in a configured target.
 
-What a registry's alias says is the only desired state. So what is done by hand to a bound name
-moves the alias, or pins the name: a reconciler leaves a pinned name alone until it is unpinned.
+A registry's alias is the only desired state. So whoever changes a bound name by hand moves the
+alias, or pins the name: a reconciler leaves a pinned name alone until it is unpinned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from oml_mlflow.reconciler.fleet import Fleet
 
 
 def pin(config: Config, target: str, name: str, reason: str = "") -> None:
-    """Make a name stay as it is until it is unpinned.
+    """Pin a name: it stays as it is until it is unpinned.
 
     Raises:
         ConfigError: If there is no such target.
@@ -47,11 +47,11 @@ def unpin(config: Config, target: str, name: str) -> bool:
 
 
 def bind(config: Config, target: str, name: str, model: str, alias: str) -> Binding:
-    """Make a name follow an alias; the target remembers it.
+    """Make a name follow an alias; the target keeps the binding.
 
     Raises:
         ConfigError: If there is no such target.
-        NotAccepted: If the target does not accept it, or the name is bound already, elsewhere.
+        NotAccepted: If the target does not accept it, or the file binds the name to another.
 
     Side effects: Writes a note to the target; commits.
     """
@@ -72,10 +72,7 @@ def bind(config: Config, target: str, name: str, model: str, alias: str) -> Bind
 
 
 def unbind(config: Config, target: str, name: str) -> bool:
-    """Forget what `bind` made; return whether there was anything.
-
-    What is live stays live.
-    """
+    """Remove binding and pin; return whether there was any. What is live stays live."""
     export_name = check_export_name(name).upper()
     with open_configured(config, target).session(f"unbind {export_name}") as session:
         bound = session.forget_note(export_name, BINDING)
@@ -97,10 +94,7 @@ def demand_accepted(config: Config, target: str, model: str, alias: str | None, 
 
 @contextmanager
 def pinned_for(database: Target, name: str, reason: str) -> Iterator[None]:
-    """Pin a name before it is changed, so that nobody moves it back meanwhile.
-
-    If the change fails, it is pinned only if it was before.
-    """
+    """Pin a name before it is changed, so that no reconciler moves it back; undone on failure."""
     with database.session(f"pin {name}") as session:
         before = next((note for note in session.notes(name) if note.kind == PIN), None)
         session.write_note(Note(name, PIN, {"reason": reason}, written_by=this_process()))

@@ -1,4 +1,4 @@
-"""Plan files: what `plan --out` saved, and whether it still holds."""
+"""Plan files: what `plan --out` saves, and whether it is still current."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oml_mlflow.config.bindings import Binding
 from oml_mlflow.errors import ConfigError, PlanStale
 from oml_mlflow.files import keep_private
 from oml_mlflow.planning.records import now, this_process
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.status import FORMAT_VERSION, Change, FleetPlan
 
 # target, name, version
@@ -22,31 +22,31 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class SavedPlan:
-    """What a plan file says.
+    """Content of a plan file.
 
     Attributes:
-        changes: What is to be done now.
-        waiting: What is to be done once the targets before have it.
-        terms: What was allowed when it was made.
-        target: The only target it is about; empty: all.
-        models: The only registered models it is about; empty: all.
+        changes: Changes that are due now.
+        waiting: Changes that are due once earlier targets have the version.
+        options: Options that it was made with.
+        target: The only target it covers; empty for all.
+        models: The only registered models it covers; empty for all.
         made: Who made it, and when.
     """
 
     changes: tuple[Change, ...]
     waiting: tuple[Key, ...]
-    terms: Terms
+    options: Options
     target: str = ""
     models: tuple[str, ...] = ()
     made: str = ""
 
     @property
     def keys(self) -> set[Key]:
-        """Everything that it would do."""
+        """Keys of all changes, those that wait included."""
         return {change.key for change in self.changes} | set(self.waiting)
 
     def demand_fresh(self, plan: FleetPlan) -> None:
-        """Raise PlanStale unless everything stands as it did when this one was made."""
+        """Raise PlanStale if a plan made now differs from this one."""
         known, found = set(self.changes), set(plan.changes)
         moved = [f"no longer as planned: {change}" for change in sorted(known - found, key=str)]
         moved += [f"not planned: {change}" for change in sorted(found - known, key=str)]
@@ -61,14 +61,14 @@ class SavedPlan:
 
 
 def waiting_in(plan: FleetPlan) -> tuple[Key, ...]:
-    """Return what is to be done once targets before have it."""
-    return tuple((s.target, s.name, s.wanted) for s in plan.standings if s.waits_for)
+    """Return the changes that are due once earlier targets have the version."""
+    return tuple((s.target, s.name, s.wanted) for s in plan.statuses if s.waits_for)
 
 
 def write_plan(
-    path: Path, plan: FleetPlan, terms: Terms, target: str, models: Collection[str]
+    path: Path, plan: FleetPlan, options: Options, target: str, models: Collection[str]
 ) -> None:
-    """Write a plan for `read_plan`, which only its owner can read. No secrets are in it.
+    """Write a plan for `read_plan`, readable by its owner only. It holds no secrets.
 
     Raises:
         ConfigError: If the file can't be written.
@@ -77,7 +77,7 @@ def write_plan(
         **plan.to_json(),
         "made": {"by": this_process(), "at": f"{now():%Y-%m-%d %H:%M:%S} UTC"},
         "oml_mlflow": __version__,
-        "terms": asdict(terms),
+        "terms": asdict(options),  # the key's name in all plan files so far
         "target": target,
         "models": sorted(models),
         "waiting": waiting_in(plan),
@@ -93,10 +93,10 @@ def write_plan(
 
 
 def read_plan(path: Path) -> SavedPlan:
-    """Return what `write_plan` wrote.
+    """Return a plan that `write_plan` wrote.
 
     Raises:
-        ConfigError: If it is no plan, or one of another format.
+        ConfigError: If the file is no plan, or one of another format.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -104,12 +104,13 @@ def read_plan(path: Path) -> SavedPlan:
             raise ValueError
         return SavedPlan(
             changes=tuple(
-                _change(standing["change"])
-                for standing in stored["standings"]
-                if standing["change"] is not None
+                _change(status["change"])
+                for status in stored["standings"]
+                if status["change"] is not None
             ),
             waiting=tuple((t, n, v) for t, n, v in stored["waiting"]),
-            terms=Terms(**{f.name: stored["terms"][f.name] is True for f in fields(Terms)}),
+            # whatever else stands there, only true allows anything
+            options=Options(**{f.name: stored["terms"][f.name] is True for f in fields(Options)}),
             target=str(stored["target"]),
             models=tuple(map(str, stored["models"])),
             made=f"{stored['made']['by']} at {stored['made']['at']}",

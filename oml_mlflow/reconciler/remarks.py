@@ -1,4 +1,4 @@
-"""Remarks: what to know of versions that are live, or to be, besides how their names stand."""
+"""Remarks on versions that are live or wanted, such as known faults."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from packaging.version import InvalidVersion, Version
 from oml_mlflow.flavor.manifest import UNANCHORED
 from oml_mlflow.planning.records import LedgerEntry, is_other_registry
 from oml_mlflow.reconciler.fleet import View
-from oml_mlflow.reconciler.status import FleetPlan, Standing
+from oml_mlflow.reconciler.status import FleetPlan, Status
 from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG, find_version, logged_tags
 
-# Code of ours that versions carry: the release that mends it, and what is wrong with it before.
-# Versions that do not say which release logged them were logged before 0.2.0.
+# Versions carry our code: the release that fixes a fault, and the fault of all earlier ones.
+# Versions that do not name the release that logged them are older than 0.2.0.
 KNOWN_FAULTS = (
     ("0.2.0", "requests can take gigabytes or start other programs, junk is embedded as text"),
 )
 
 
 def known_faults(code: str) -> list[str]:
-    """Return what is wrong with the code that a version carries.
+    """Return the known faults of the code that a version carries.
 
     Args:
-        code: Release of this package that logged it; empty if it does not say.
+        code: Release of this package that logged it; empty if unknown.
     """
     try:
         logged_by = Version(code or "0")
@@ -34,24 +34,24 @@ def known_faults(code: str) -> list[str]:
 
 
 def with_remarks(view: View) -> FleetPlan:
-    """Return how everything stands, with remarks on each version that is live or to be. Read-only.
+    """Return the plan, with remarks on each version that is live or wanted. Read-only.
 
-    It costs one call for each version, and a second one for those without a manifest of their own.
-    Of a version that was deleted, or is of another registry, nothing is said.
+    It costs one call for each version, and a second one for those without their own manifest.
+    Versions that were deleted or belong to another registry get no remarks.
 
     Raises:
         RegistryUnreachable: If the registry does not answer, or with an error.
     """
     known: dict[tuple[str, str], tuple[str, ...]] = {}
-    standings = []
-    for standing in view.plan.standings:
+    statuses = []
+    for status in view.plan.statuses:
         remarks: tuple[str, ...] = ()
-        for version in _versions(standing, view):
+        for version in _versions(status, view):
             if version not in known:
                 known[version] = tuple(_remarks(*version))
             remarks += known[version]
-        standings.append(replace(standing, remarks=remarks))
-    return FleetPlan(tuple(standings))
+        statuses.append(replace(status, remarks=remarks))
+    return FleetPlan(tuple(statuses))
 
 
 def _remarks(model: str, number: str) -> Iterator[str]:
@@ -70,8 +70,8 @@ def _remarks(model: str, number: str) -> Iterator[str]:
         )
 
 
-def _versions(standing: Standing, view: View) -> list[tuple[str, str]]:
-    live, change = standing.live, standing.change
+def _versions(status: Status, view: View) -> list[tuple[str, str]]:
+    live, change = status.live, status.change
     found = []
     if live is not None and live.version and not _is_elsewhere(live, view):
         found.append((live.registered_model, live.version))

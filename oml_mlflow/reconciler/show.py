@@ -1,7 +1,7 @@
-"""Showing: what came of changes, told to the registry, where people look.
+"""Write the results of changes to the registry, where people see them.
 
-Each target remembers what the registry was told of a name, so that what could not be told, because
-the registry was away, is told by a later pass; what was told already costs no call.
+Each target keeps a note of what was last written about a name. So a later pass writes what could
+not be written while the registry was unreachable, and nothing is written twice.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from oml_mlflow.planning.observed import Held, Survey
 from oml_mlflow.planning.records import FAILURE, PUBLISHED, LedgerEntry, Note, this_process
 from oml_mlflow.publish.version import Showing, publish, publish_all
 from oml_mlflow.reconciler.fleet import Fleet, Outcome, View
-from oml_mlflow.reconciler.status import Standing
+from oml_mlflow.reconciler.status import Status
 
 _log = logging.getLogger(__name__)
 
 
 def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str]:
-    """Show in the registry what is live where, and what failed.
+    """Write to the registry what is live where, and what failed.
 
     Args:
-        fleet: Where notes are kept of what was shown.
-        view: How everything stood before the outcomes.
-        outcomes: What came of the changes; each is shown with its comparison.
+        fleet: The targets, which keep the notes.
+        view: State before the changes.
+        outcomes: Results of the changes.
 
     Returns:
-        What could not be shown, for people.
+        What could not be written, for people.
 
     Side effects: Writes tags, descriptions and artifacts to the registry, notes to targets.
     """
@@ -40,7 +40,7 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
         place = outcome.change.binding.place
         survey, held = _held(view, place)
         lives.append(before := held.observed.live if held else None)
-        # what was recorded before the swap can still be the live entry of a promotion in vain
+        # a promotion that changed nothing replaced nothing
         changed = outcome.promotion is None or outcome.promotion.changed
         uri = survey.uri if survey else ""
         is_kept = fleet.open(place[0]).keep > 0
@@ -50,20 +50,20 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
         warnings += told.warnings
         if told.is_settled:
             _note(fleet, outcome.change.binding.place, _after(outcome, before))
-    for standing in view.plan.standings:
-        place = (standing.target, standing.name)
+    for status in view.plan.statuses:
+        place = (status.target, status.name)
         survey, held = _held(view, place)
-        if place in seen or standing.binding is None or survey is None or held is None:
+        if place in seen or status.binding is None or survey is None or held is None:
             continue
-        warnings += _catch_up(fleet, standing, survey, held)
+        warnings += _catch_up(fleet, status, survey, held)
     return warnings
 
 
-def _catch_up(fleet: Fleet, standing: Standing, survey: Survey, held: Held) -> list[str]:
-    """Show what an earlier pass, or a promotion by hand, could not."""
+def _catch_up(fleet: Fleet, status: Status, survey: Survey, held: Held) -> list[str]:
+    """Write what an earlier pass, or a promotion by hand, could not."""
     live, failure, told = held.observed.live, held.notes.get(FAILURE), held.notes.get(PUBLISHED)
     known = dict(told.content) if told else {}
-    place = (standing.target, standing.name)
+    place = (status.target, status.name)
     state = _state(live, failure)
     if state == known or not (live or failure):
         return []
@@ -71,9 +71,9 @@ def _catch_up(fleet: Fleet, standing: Standing, survey: Survey, held: Held) -> l
     if live is not None and live.version and state["generation"] != known.get("generation"):
         shown.append(
             Showing(
-                standing.target,
+                status.target,
                 survey.uri,
-                standing.name,
+                status.name,
                 live.registered_model,
                 live.version,
                 entry=live,
@@ -83,9 +83,9 @@ def _catch_up(fleet: Fleet, standing: Standing, survey: Survey, held: Held) -> l
         tried = failure.content["tried"]
         shown.append(
             Showing(
-                standing.target,
+                status.target,
                 survey.uri,
-                standing.name,
+                status.name,
                 str(tried["model"]),
                 str(tried["version"]),
                 error=_said(failure),
@@ -110,7 +110,7 @@ def _state(live: LedgerEntry | None, failure: Note | None) -> dict[str, object]:
 
 
 def _said(failure: Note) -> OmlMlflowError:
-    """Return the error that a note was made of, as far as it tells."""
+    """Return the error that a note records."""
     kind = ERRORS_BY_CODE.get(str(failure.content.get("code")), ApplyError)
     return kind(str(failure.content.get("message")), hint=str(failure.content.get("hint")))
 
@@ -128,19 +128,19 @@ def _note(fleet: Fleet, place: tuple[str, str], state: dict[str, object]) -> Non
         with fleet.open(target).session(f"note on {name}") as session:
             session.write_note(Note(name, PUBLISHED, state, written_by=this_process()))
     except TargetError as error:
-        _log.warning("%s on %s: that it was shown could not be noted: %s", name, target, error)
+        _log.warning("%s on %s: what was published could not be noted: %s", name, target, error)
 
 
 def from_outcome(
     outcome: Outcome, uri: str, before: LedgerEntry | None, *, is_kept: bool = True
 ) -> Showing:
-    """Return what there is to show of a change.
+    """Return what a version's page shows of a change.
 
     Args:
-        outcome: What came of it.
-        uri: The target, as `Target.uri` gives it.
+        outcome: Result of the change.
+        uri: `Target.uri` of the target.
         before: What was live before.
-        is_kept: Whether that is still loaded, if it was replaced.
+        is_kept: Whether that is still loaded if it was replaced.
     """
     change, done, error = outcome.change, outcome.promotion, outcome.error
     report = done.report if done else error.details.get("report") if error else None

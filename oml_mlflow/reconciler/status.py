@@ -1,4 +1,4 @@
-"""Standing: how a bound name stands, what is to be changed about it, and the words for both."""
+"""Status of a bound name, the change it needs, and the words for both."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PROMOTE, HEAL, FINISH = "promote", "heal", "finish"
 
 @dataclass(frozen=True)
 class Change:
-    """One name of one target that is to follow its alias.
+    """A change that brings one name of one target in line with its alias.
 
     Attributes:
-        binding: What it follows.
+        binding: What the name follows.
         version: Version that is to be live.
         registry: Which registry and model; see `Registered`.
-        before: Generation that is live now; a plan is stale once it is not.
+        before: Generation that is live now; the plan is stale once another is.
         live: What is live now, for people; empty if nothing is.
-        kind: ``promote``: another version; ``heal``: the same, since it was changed behind our
-            back; ``finish``: what was begun.
-        adopt: Whether models of others under the live names are kept under slot names for it.
+        kind: ``promote``: another version; ``heal``: the same one, after drift; ``finish``: what
+            was begun.
+        adopt: Whether foreign models under the live names are adopted for it.
     """
 
     binding: Binding
@@ -42,7 +42,7 @@ class Change:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Target, name and version, which tell it from others."""
+        """Target, name and version, which identify it."""
         return *self.binding.place, self.version
 
     @property
@@ -57,23 +57,23 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How one name of one target stands.
+class Status:
+    """Status of one name of one target.
 
     Attributes:
         target: Name of the target.
-        name: Export name; ``*`` where a whole target is meant.
-        state: One of the words above.
+        name: Export name; ``*`` for a whole target.
+        state: One of the states above.
         text: Why, for people.
         hint: What to do about it; empty if nothing.
         binding: What it follows; None if nothing.
         wanted: Version that its alias points to; empty if none.
         live: What is live.
-        change: What is to be done; None if nothing.
+        change: The change that is due; None if none is.
         waits_for: Targets that must have the version first.
-        drift: What was changed behind our back.
-        is_error: Whether somebody has to do something before it can be in sync.
-        remarks: What to know of the versions besides; see `oml_mlflow.reconciler.remarks`.
+        drift: Changes made outside this package.
+        is_error: Whether it needs somebody's action to get in sync.
+        remarks: Remarks on the versions; see `oml_mlflow.reconciler.remarks`.
     """
 
     target: str
@@ -102,24 +102,24 @@ class Standing:
 
 @dataclass(frozen=True)
 class FleetPlan:
-    """How everything stands, and what is to be changed.
+    """Status of every name, and the changes that are due.
 
     Attributes:
-        standings: One for each bound name, each refused binding, each name that is live but not
+        statuses: One for each bound name, each refused binding, each name that is live but not
             bound, and each target that can't be reached; by target and name.
     """
 
-    standings: tuple[Standing, ...]
+    statuses: tuple[Status, ...]
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """What is to be done now."""
-        return tuple(s.change for s in self.standings if s.change is not None)
+        """Changes that are due now."""
+        return tuple(s.change for s in self.statuses if s.change is not None)
 
     def summary(self) -> str:
         """Return the last line of a plan."""
         kinds = [change.kind for change in self.changes]
-        waiting = sum(bool(s.waits_for) for s in self.standings)
+        waiting = sum(bool(s.waits_for) for s in self.statuses)
         later = f" {waiting} more once the targets before have it." if waiting else ""
         if not self.changes and not waiting:
             return "Nothing to do."
@@ -133,5 +133,6 @@ class FleetPlan:
         return {
             "format_version": FORMAT_VERSION,
             "summary": self.summary(),
-            "standings": [standing.to_json() for standing in self.standings],
+            # the key in all plan files and --json documents so far
+            "standings": [status.to_json() for status in self.statuses],
         }

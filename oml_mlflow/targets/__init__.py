@@ -1,4 +1,4 @@
-"""Databases that pairs are promoted into."""
+"""Databases that pairs are promoted into: adapters of `promotion.target`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:
         uri: ``embedded:///folder`` (relative) or ``embedded:////absolute/folder``, read as
             SQLAlchemy reads ``sqlite:///``; or ``oracle://user@host:1521/service`` or
             ``oracle://user@alias`` (see `OracleSettings.from_uri`).
-        timeout_s: How long to wait: for another process to let go of an embedded database, for a
+        timeout_s: How long to wait for another process that holds an embedded database, or for a
             connection to Oracle.
 
     Raises:
@@ -32,9 +32,9 @@ def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:
         from oml_mlflow.targets.oracle.target import OracleTarget
 
         return OracleTarget.from_uri(uri, timeout_s=timeout_s)
-    # whatever it is, it may hold a password
+    # the URI is not quoted: it may hold a password
     raise ConfigError(
-        "that is no URI of a target.",
+        "that is not a target's URI.",
         hint="use embedded:///folder, or oracle://user@host:1521/service.",
     )
 

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping
 
 _PREFIX = "oml_mlflow_webhook_"
 _COUNTERS = {
-    "deliveries": ("result", "Deliveries that were taken: accepted, repeated, ignored or test."),
+    "deliveries": ("result", "Deliveries by result: accepted, repeated, ignored or test."),
     "refused": ("reason", "Deliveries that were refused."),
-    "passes": ("result", "Looks at the registry and the targets: ok, incomplete or failed."),
+    "passes": ("result", "Passes over the registry and the targets: ok, incomplete or failed."),
     "outcomes": ("state", "Changes of targets: what was done, or the code of the error."),
 }
 
 
 class Metrics:
-    """Counts things by fixed words: nothing that a sender wrote gets in. Any thread may call it."""
+    """Counters with fixed labels: nothing that a sender wrote gets in. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,19 +24,19 @@ class Metrics:
         self._states: Counter[str] = Counter()
 
     def count(self, name: str, label: str) -> None:
-        """Count one thing more."""
+        """Add one to a counter."""
         with self._lock:
             self._counts[name, label] += 1
 
     def show_states(self, states: Iterable[str]) -> None:
-        """Remember how names stand, until the next look at everything."""
+        """Set the number of names by state, until the next full pass."""
         found = Counter(states)
         with self._lock:
             # a state that is over is shown as 0, not left out
             self._states = Counter(dict.fromkeys(self._states, 0) | found)
 
     def to_text(self, gauges: Mapping[str, tuple[float, str]]) -> str:
-        """Return everything for a scraper, with some values of this moment and what they are."""
+        """Return all metrics for a scraper; gauges by name, with value and description."""
         with self._lock:
             counts, states = dict(self._counts), dict(self._states)
         lines = []
@@ -45,7 +45,7 @@ class Metrics:
             for (of, word), value in sorted(counts.items()):
                 if of == name:
                     lines.append(f'{_PREFIX}{name}_total{{{label}="{word}"}} {value}')
-        lines += _head("names", "gauge", "Bound names by state, at the last look at everything.")
+        lines += _head("names", "gauge", "Bound names by state, at the last full pass.")
         lines += [f'{_PREFIX}names{{state="{s}"}} {n}' for s, n in sorted(states.items())]
         for name, (amount, text) in gauges.items():
             lines += [*_head(name, "gauge", text), f"{_PREFIX}{name} {amount:.15g}"]

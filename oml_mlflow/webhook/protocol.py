@@ -1,6 +1,6 @@
-"""HTTP of the webhook receiver: what a peer may send, and how long it may keep a place.
+"""HTTP limits of the webhook receiver: sizes, times and connections.
 
-The limits hold before anybody is known, so they are the same for all, and no settings.
+They apply before a sender is authenticated, so they are the same for all, and no settings.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# few at once are accepted: who asks at once is read before it is the oldest
+# a short backlog: a new request is read before its connection is the oldest
 _CONNECTIONS, BACKLOG = 400, 100
 _MAX_HEADER_BYTES, _STEP_BYTES = 16_384, 4_096
-# heads whose body ends elsewhere for other servers (RFC 9112, sections 5.2 and 6)
+# heads that other servers may frame differently (RFC 9112, sections 5.2 and 6)
 _AMBIGUOUS = re.compile(
     rb"\n[ \t]"
     rb"|\ncontent-length:[^\n]*,"
@@ -28,9 +28,9 @@ _AMBIGUOUS = re.compile(
 
 
 class _Parser(h11.Connection):
-    """h11's parser; it refuses ambiguous heads, and requests with much besides their body.
+    """h11's parser; also refuses ambiguous heads, and requests with much beside their body.
 
-    h11 itself limits what it waits for, not what comes in one piece (measured with 0.16).
+    h11 itself limits what it buffers, not what comes in one piece (measured with 0.16).
     """
 
     _overhead = 0
@@ -49,9 +49,9 @@ class _Parser(h11.Connection):
 
 
 class Protocol(H11Protocol):
-    """uvicorn's protocol; no peer keeps a place for long, or all places.
+    """uvicorn's protocol; no peer holds a connection for long, or all connections.
 
-    uvicorn itself waits for ever for heads, and for answers to be read (measured with 0.54).
+    uvicorn itself waits forever for heads, and for responses to be read (measured with 0.54).
     """
 
     longest_s = 10.0
@@ -59,7 +59,7 @@ class Protocol(H11Protocol):
     _peer, _made_at = "", 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a place; if there is none, that of a connection without a whole request."""
+        """Accept; at the limit, drop a connection without a complete request."""
         super().connection_made(transport)
         self.conn = _Parser(h11.SERVER, _MAX_HEADER_BYTES)
         self._peer, self._made_at = self.client[0] if self.client else "", self.loop.time()
@@ -68,7 +68,7 @@ class Protocol(H11Protocol):
             self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        """Parse in small steps: our parser copies what is left at each event."""
+        """Parse in small steps, since our parser copies the rest at each event."""
         before = self.cycle
         for start in range(0, len(data), _STEP_BYTES):
             super().data_received(data[start : start + _STEP_BYTES])
@@ -87,7 +87,7 @@ class Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP; an answer that has begun is cut off."""
+        """Answer what is not HTTP; a response that has begun is cut off."""
         if self.cycle is not None:
             self.cycle.disconnected = True
         with suppress(h11.LocalProtocolError):  # uvicorn would log each with its traceback
@@ -102,7 +102,7 @@ class Protocol(H11Protocol):
         self._deadline = self.loop.call_later(waits * self.longest_s, self.transport.abort)
 
     def _make_room(self) -> None:
-        """Drop the oldest connection of the peer that has most, but none that is being answered."""
+        """Drop the oldest unanswered connection of the peer that has the most."""
         places = [one for one in self.connections if isinstance(one, Protocol)]
         held = Counter(one._peer for one in places)
         found = [one for one in places if not one._is_being_answered()] or [self]

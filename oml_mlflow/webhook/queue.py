@@ -1,12 +1,12 @@
-"""Queue of the webhook receiver: which models are to be looked at, in one SQLite file.
+"""Queue of the webhook receiver: models to reconcile, in one SQLite file.
 
 The id of a delivery and its job are written in one transaction: with huey, whose jobs are in a
 file of its own, a process killed between the two would lose the job, or do it twice. An answer of
 202 means that both are on disk (write-ahead log, ``synchronous = FULL``). One process at a time
-has the file.
+holds the file.
 
-A job says only that a model is to be looked at, since the registry is read again before anything
-is done; so a model has one job, however many deliveries there are.
+A job only names a model, since the registry is read again before anything is done; so a model has
+one job, however many deliveries there are.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _KEPT_S, _KEPT_ROWS, _PRUNED_EVERY = 7 * 86_400.0, 100_000, 500
 
 
 class QueueFull(Exception):
-    """There are more recent deliveries than are kept; this one was not taken."""
+    """Too many recent deliveries are kept; this one was not accepted."""
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What MLflow says has happened.
+    """An event that MLflow sent.
 
     Attributes:
-        id: Its own; the same when it is sent again.
+        id: Id of the delivery; the same when it is sent again.
         event: Such as ``model_version_alias.created``.
         model: Registered model.
         alias: Its alias.
@@ -64,12 +64,12 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Job:
-    """A registered model that is to be looked at.
+    """A registered model to reconcile.
 
     Attributes:
         model: Its name.
         revision: Grows with every delivery.
-        attempts: How often it failed.
+        attempts: Number of failures.
     """
 
     model: str
@@ -79,12 +79,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Depth:
-    """How much there is to do.
+    """Length of the queue.
 
     Attributes:
-        jobs: How many models are to be looked at, the one that is being looked at too.
-        oldest_s: Since when, for the one that waits longest.
-        failing: How many of them failed the last time.
+        jobs: Number of jobs, including the running one.
+        oldest_s: Age of the oldest job in seconds.
+        failing: Number of jobs that failed the last time.
     """
 
     jobs: int
@@ -93,12 +93,12 @@ class Depth:
 
 
 class WebhookQueue:
-    """Deliveries that were taken, and jobs to do. Any thread may call it.
+    """Accepted deliveries and their jobs. Thread-safe.
 
     Args:
-        path: SQLite file; made if it is not there.
+        path: SQLite file; created if missing.
         window_s: How long a delivery can be sent again; its id is kept at least twice as long.
-        kept_rows: How many ids are kept.
+        kept_rows: Number of ids to keep.
 
     Raises:
         ConfigError: If the file is in use, or is no such queue.
@@ -144,7 +144,7 @@ class WebhookQueue:
             )
         return ConfigError(
             f"{self._path} can't be used as a queue ({error}). It was left as it is.",
-            hint="move it away; a new one is made, and the first pass looks at every model.",
+            hint="move it away; a new one is made, and the first pass covers every model.",
         )
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ class WebhookQueue:
                 raise
 
     def recover(self) -> int:
-        """Let jobs wait again that ran when the process died; return how many. Writes; commits."""
+        """Queue jobs again that ran when the process died; return their number. Commits."""
         with self._transaction() as connection:
             return connection.execute("UPDATE jobs SET running = 0 WHERE running").rowcount
 
@@ -191,7 +191,7 @@ class WebhookQueue:
                 "INSERT INTO deliveries VALUES (?, ?, ?, ?, ?)",
                 (d.id, at, d.event, d.model, d.alias),
             )
-            # somebody acted: what failed is tried again at once
+            # a new delivery ends the wait of a failed job
             connection.execute(
                 "INSERT INTO jobs VALUES (?, 1, 0, ?, 0, 0, '') ON CONFLICT (model) DO UPDATE "
                 "SET revision = revision + 1, not_before = 0",
@@ -202,7 +202,7 @@ class WebhookQueue:
         return True
 
     def _prune(self, connection: sqlite3.Connection, now: float) -> None:
-        """Forget old ids, and the oldest of too many, but none that can be sent again."""
+        """Forget old ids, and the oldest beyond the limit, but none that can be sent again."""
         oldest = now - _KEPT_S
         spare = self._kept_rows // 10
         row = connection.execute(
@@ -217,7 +217,7 @@ class WebhookQueue:
         self._count = connection.execute("SELECT count(*) FROM deliveries").fetchone()[0]
 
     def take(self, now: float | None = None) -> Job | None:
-        """Return the job that waits longest, now running; None if none is due. Commits."""
+        """Mark the oldest job that is due as running and return it; None if none is. Commits."""
         at = time.time() if now is None else now
         with self._transaction() as connection:
             row = connection.execute(
@@ -231,7 +231,7 @@ class WebhookQueue:
         return Job(*row)
 
     def done(self, job: Job, now: float | None = None) -> None:
-        """Take a job out; it waits again if a delivery came while it ran. Commits."""
+        """Remove a job; keep it queued if a delivery came while it ran. Commits."""
         at = time.time() if now is None else now
         with self._transaction() as connection:
             connection.execute(
@@ -244,14 +244,7 @@ class WebhookQueue:
             )
 
     def fail(self, job: Job, code: str, retry_after_s: float, now: float | None = None) -> None:
-        """Let a job wait, at once if a delivery came while it ran. Commits.
-
-        Args:
-            job: The job.
-            code: Code of the error.
-            retry_after_s: How long it waits.
-            now: Seconds since 1970.
-        """
+        """Delay a job by some seconds; not at all if a delivery came while it ran. Commits."""
         at = time.time() if now is None else now
         with self._transaction() as connection:
             connection.execute(
@@ -269,7 +262,7 @@ class WebhookQueue:
         return None if row[0] is None else float(row[0])
 
     def depth(self, now: float | None = None) -> Depth:
-        """Return how much there is to do. Read-only."""
+        """Return the length of the queue. Read-only."""
         at = time.time() if now is None else now
         with self._lock:
             jobs, oldest, failing = self._connection.execute(

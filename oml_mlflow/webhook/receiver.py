@@ -1,7 +1,7 @@
-"""Webhook receiver: takes MLflow's deliveries, checks them, and has their models looked at.
+"""Webhook receiver: authenticates MLflow's deliveries and queues their models.
 
-A delivery is only a hint: the worker reads the registry again before it acts. So what a delivery
-says of versions is not used, and one that is lost is made up for by the next look at everything.
+A delivery is only a hint: the worker reads the registry again before it acts. So the versions that
+a delivery names are not used, and the next full pass makes up for a lost delivery.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _LOGGED_EVERY_S = 60.0
 
 
 class Receiver:
-    """The answers to requests.
+    """Request handlers.
 
     Args:
         config: Limits.
-        secrets: Any of which may have signed a delivery.
-        queue: Where deliveries go.
-        worker: Who does what is in the queue.
-        metrics: Where it is counted.
+        secrets: Secrets to accept.
+        queue: Queue of accepted deliveries.
+        worker: Runs the jobs of the queue.
+        metrics: Counters.
     """
 
     def __init__(
@@ -115,21 +115,21 @@ class Receiver:
         return "accepted"
 
     def _refuse(self, reason: str) -> Response:
-        """Answer without saying why: a sender who can't sign learns nothing."""
+        """Answer without the reason, so that a sender who can't sign learns nothing."""
         self._metrics.count("refused", reason)
         self._unlogged[reason] += 1
         at = time.monotonic()
         if at - self._logged_at.get(reason, -_LOGGED_EVERY_S) >= _LOGGED_EVERY_S:
-            # whoever sends many must not fill the log
+            # a flood of bad requests must not fill the log
             _log.warning("%d deliveries refused: %s", self._unlogged.pop(reason), reason)
             self._logged_at[reason] = at
         status = _STATUSES.get(reason, _UNAUTHORIZED)
-        # what was not read is not waited for
+        # the rest of the body is not read
         headers = {"connection": "close"} if status in (408, 413) else {}
         return Response('{"status": "refused"}', status, headers, "application/json")
 
     def health(self) -> Response:
-        """Answer 200, or 503 if nothing gets done any more."""
+        """Answer 200, or 503 if the worker or the queue has failed."""
         worker = self._worker.health()
         document: dict[str, Any] = {
             "worker_alive": worker.is_alive,
@@ -146,13 +146,13 @@ class Receiver:
         return Response(json.dumps(document), 200 if is_ok else 503, None, "application/json")
 
     def metrics(self) -> Response:
-        """Answer a scraper."""
+        """Answer with metrics for Prometheus."""
         worker = self._worker.health()
         gauges = {
             "worker_alive": (float(worker.is_alive), "Whether the worker lives."),
             "last_success_timestamp_seconds": (
                 worker.last_success_at,
-                "When the registry and the targets were last looked at; 0 if never.",
+                "Time of the last pass that succeeded; 0 if there was none.",
             ),
         }
         try:
@@ -161,16 +161,16 @@ class Receiver:
             _log.exception("the queue can't be read")
         else:
             gauges |= {
-                "jobs": (depth.jobs, "Models that are to be looked at."),
+                "jobs": (depth.jobs, "Models that wait to be reconciled."),
                 "jobs_failing": (depth.failing, "Those of them that failed the last time."),
-                "oldest_job_seconds": (depth.oldest_s, "How long the oldest of them waits."),
+                "oldest_job_seconds": (depth.oldest_s, "Age of the oldest of them."),
             }
         text = self._metrics.to_text(gauges)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _read(request: Request, limit: int) -> bytes:
-    """Return the body, or stop as soon as it is known to be too large."""
+    """Return the body; stop as soon as it is too large."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise rejected(TOO_LARGE)
@@ -183,7 +183,7 @@ async def _read(request: Request, limit: int) -> bytes:
 
 
 def to_delivery(delivery_id: str, body: bytes) -> Delivery | None:
-    """Return what a signed body says; None if it is about something that is not ours.
+    """Return the delivery in a signed body; None if the event is not one of ours.
 
     Raises:
         WebhookRejected: If it is not what MLflow sends.
@@ -232,14 +232,14 @@ def serve(
     """Receive deliveries until SIGTERM or Ctrl-C. Writes the queue, and whatever reconciling does.
 
     Args:
-        config: Where to listen, limits, and how often everything is looked at.
+        config: Address, limits, and seconds between full passes.
         reconcile: `Reconciler.run`.
         on_start: Called with the address once it listens.
-        prepare: Called once, aside, before anything is looked at.
+        prepare: Called once by the worker before its first pass.
 
     Returns:
-        False if a promotion was still running when the grace period was over; the next start
-        finishes it, or takes it back, from its journal.
+        False if a promotion was still running at the end of the grace period; the next start
+        finishes or undoes it from its journal.
 
     Raises:
         ConfigError: If there is no secret, or the address or the queue is in use.
@@ -282,7 +282,7 @@ def serve(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Go on behind the block at SIGTERM or Ctrl-C: uvicorn raises both again when it is done."""
+    """Leave the block at SIGTERM or Ctrl-C, which uvicorn raises again once it has stopped."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

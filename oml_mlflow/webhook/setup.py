@@ -1,6 +1,6 @@
-"""Webhook in MLflow: made, tested and removed there, with what can be seen from outside.
+"""Install, test and remove the webhook in MLflow, through its public API.
 
-Why deliveries don't come is mostly a setting of the server, which its API does not show;
+Missing deliveries are mostly due to settings of the server, which its API does not show;
 `server_settings` lists them. Source: measured with MLflow 3.17.
 """
 
@@ -41,13 +41,13 @@ _TEST_HINTS = {
 
 @dataclass(frozen=True)
 class Webhook:
-    """A webhook that is in MLflow.
+    """A webhook registered in MLflow.
 
     Attributes:
         id: MLflow's id.
-        name: Its name; several may have the same.
-        url: Where it delivers to.
-        events: What it delivers.
+        name: Its name, not necessarily unique.
+        url: Address that it delivers to.
+        events: Events that it delivers.
         is_active: Whether it delivers.
     """
 
@@ -59,14 +59,14 @@ class Webhook:
 
 
 def install(url: str, secret: Secret, name: str = NAME) -> tuple[Webhook, bool]:
-    """Make the webhook in MLflow, or change the one of that name. Writes to the registry.
+    """Create the webhook in MLflow, or update the one of that name. Writes to the registry.
 
     Returns:
         The webhook, and whether it is new.
 
     Raises:
-        ConfigError: If the URL is none, or holds a password.
-        RegistryError: If MLflow does not take it, or could not deliver.
+        ConfigError: If the URL is invalid, or holds a password.
+        RegistryError: If MLflow refuses it, or could not deliver.
     """
     _check_url(url)
     client = _client()
@@ -92,7 +92,7 @@ def install(url: str, secret: Secret, name: str = NAME) -> tuple[Webhook, bool]:
 
 
 def list_webhooks() -> list[Webhook]:
-    """Return all webhooks; ask so that every process of the server is likely to answer. Read-only.
+    """Return all webhooks; asks at once so often that every process should answer. Read-only.
 
     Raises:
         RegistryError: If a process of the server can't read the secrets that another wrote.
@@ -173,7 +173,7 @@ def server_settings(url: str = "") -> list[tuple[str, str, str]]:
     """Return settings of MLflow's server that break webhooks: name, value, and why.
 
     Args:
-        url: Where the receiver is; says which values are needed.
+        url: Address of the receiver, on which some values depend.
     """
     parts = urlsplit(url)
     schemes = "http,https" if parts.scheme == "http" else "https (default), or http,https"
@@ -205,7 +205,7 @@ def server_settings(url: str = "") -> list[tuple[str, str, str]]:
             "tracking URI of whoever sets aliases",
             "http(s), this server's",
             "A client that writes into the server's database directly causes no delivery; "
-            "the receiver's own looks make up for that.",
+            "the receiver's own passes make up for that.",
         ),
     ]
 
@@ -247,7 +247,7 @@ def _client() -> Any:
 
 @contextlib.contextmanager
 def _asking(failed: str) -> Iterator[None]:
-    """Make of what MLflow's client raises an error that says what to do."""
+    """Turn errors of MLflow's client into ours, with the next step."""
     try:
         yield
     except (MlflowException, OSError) as error:

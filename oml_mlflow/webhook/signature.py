@@ -1,8 +1,7 @@
-"""Signature of MLflow's webhooks: who sent a delivery, when, and that nobody changed it.
+"""Signature of MLflow's webhooks: authenticity and age of a delivery.
 
 MLflow signs ``v1,`` + base64(HMAC-SHA256(secret, ``<delivery id>.<timestamp>.<raw body>``)).
-Source: measured with MLflow 3.17; ``sha256=<hex>`` of the body, in old documentation, is not what
-is sent.
+Source: measured with MLflow 3.17; older documentation has ``sha256=<hex>`` of the body.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ UNSIGNED, SIGNATURE_FORM, WRONG_SIGNATURE = "unsigned", "header-form", "signatur
 EXPIRED, FUTURE = "expired", "future"
 
 _SHORTEST = 16
-# no dot: id and timestamp could be told apart in more than one way
+# no dot, which separates id and timestamp in the signed text
 _FORMS = {
     ID: re.compile(rb"[A-Za-z0-9_-]{1,64}"),
     TIMESTAMP: re.compile(rb"[0-9]{1,12}"),
@@ -39,10 +38,10 @@ _WAYS = (
 
 
 def find_secrets(secret_file: Path | None = None) -> tuple[Secret, ...]:
-    """Return the secret, and behind it the one before if deliveries may still be signed by that.
+    """Return the secret, followed by the previous one if that is still accepted.
 
     Args:
-        secret_file: Read where the environment holds none; a second line holds the one before.
+        secret_file: Read if the environment has none; a second line holds the previous secret.
 
     Raises:
         ConfigError: If there is none, it is too short, or others can read its file.
@@ -75,18 +74,17 @@ def check_signature(
     now: float,
     window_s: float = 300.0,
 ) -> str:
-    """Return the id of a delivery that one of our secrets signed, not long ago.
+    """Return the id of a delivery, signed recently by one of our secrets.
 
     Args:
         headers: Names, in lower case, and values, as received.
-        body: What was received, before anything is made of it.
-        secrets: Any of them will do.
+        body: Raw body.
+        secrets: Secrets to accept.
         now: Seconds since 1970.
         window_s: How old, or how far ahead, the timestamp may be.
 
     Raises:
-        WebhookRejected: For the reason in its details, which is for the log and never for the
-            sender.
+        WebhookRejected: With the reason in its details, for the log and never for the sender.
     """
     found: dict[str, bytes] = {}
     for raw, value in headers:
@@ -98,7 +96,7 @@ def check_signature(
     if len(found) < len(_FORMS):
         raise rejected(UNSIGNED)
     delivery_id, timestamp = found[ID].decode(), found[TIMESTAMP].decode()
-    # a list: how many secrets were tried must not show in the time it takes
+    # a list, not a generator: the time must not depend on which secret fits
     equal = [
         hmac.compare_digest(sign(secret, delivery_id, timestamp, body).encode(), found[SIGNATURE])
         for secret in secrets
@@ -112,7 +110,7 @@ def check_signature(
 
 
 def rejected(reason: str) -> WebhookRejected:
-    """Return the error for a delivery that is refused for a reason of a few, fixed words."""
+    """Return the error for a refused delivery; the reason is one of a few fixed words."""
     return WebhookRejected(
         f"a webhook delivery was refused ({reason}). Nothing was done.",
         hint="if MLflow sent it: oml-mlflow webhook test",

@@ -1,4 +1,4 @@
-"""Worker of the webhook receiver: one thread that makes what is live what the aliases say."""
+"""Worker of the webhook receiver: one thread that runs the reconciler."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _LONGEST_WAIT_S = 300.0
 
 @dataclass(frozen=True)
 class Health:
-    """How the worker does.
+    """State of the worker.
 
     Attributes:
-        ok: Whether it lives, and did not fail for long.
-        is_alive: Whether its thread lives.
-        last_pass_at: When it last looked at anything, in seconds since 1970; 0 if it never did.
-        last_success_at: When that last went through.
-        last_error: Code of the error that stopped the last look; empty if none did.
+        ok: Whether it runs, and has not failed for long.
+        is_alive: Whether its thread runs.
+        last_pass_at: Time of the last pass, in seconds since 1970; 0 if there was none.
+        last_success_at: Time of the last pass that succeeded.
+        last_error: Code of the error that stopped the last pass; empty if none did.
     """
 
     ok: bool
@@ -45,17 +45,17 @@ class Health:
 
 
 class Worker:
-    """Does the jobs of a queue, and looks at everything at the start and every so often.
+    """Runs the jobs of a queue, and a full pass at the start and periodically.
 
-    A delivery that was lost is made up for by the next look at everything.
+    The next full pass makes up for a lost delivery.
 
     Args:
-        queue: Where jobs come from.
-        reconcile: `Reconciler.run`: looks at some models, or at all.
-        metrics: Where it is counted.
-        poll_s: How often everything is looked at.
-        unhealthy_s: After how long without a success it is not healthy any more.
-        prepare: Called once before anything else, such as `reconciler.prepare`.
+        queue: Source of jobs.
+        reconcile: `Reconciler.run`, for some models or all.
+        metrics: Counters.
+        poll_s: Seconds between full passes.
+        unhealthy_s: Seconds without a success after which it is unhealthy.
+        prepare: Called once before anything else, such as `oml_mlflow.reconciler.loop.prepare`.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Worker:
         self._last_error = ""
 
     def start(self) -> None:
-        """Start the thread; jobs that ran when the process died wait again."""
+        """Start the thread; jobs that ran when the process died are queued again."""
         recovered = self._queue.recover()
         if recovered:
             _log.info("%d jobs were running when the receiver died; they wait again", recovered)
@@ -97,9 +97,9 @@ class Worker:
         return not self._thread.is_alive()
 
     def health(self) -> Health:
-        """Return how it does. Read-only."""
+        """Return the state of the worker. Read-only."""
         alive, last_good = self._thread.is_alive(), self._last_success_at or self._started_at
-        # a failure that is older than the last success was one of another time
+        # a success clears the error; a recent failure may be transient
         is_failing = bool(self._last_error) and time.time() - last_good > self._unhealthy_s
         return Health(
             ok=alive and not is_failing,
@@ -138,11 +138,11 @@ class Worker:
             self._queue.done(job)
             return
         wait_s = to_wait_s(job.attempts)
-        _log.warning("%r is looked at again in %.0f s (%s)", job.model, wait_s, code)
+        _log.warning("%r is tried again in %.0f s (%s)", job.model, wait_s, code)
         self._queue.fail(job, code, wait_s)
 
     def _look(self, models: Collection[str] | None) -> str:
-        """Reconcile; return the code of what is to be tried again, or an empty text."""
+        """Reconcile; return the code of an error to retry, or an empty text."""
         started, what = time.monotonic(), "everything" if models is None else repr([*models])
         try:
             found = self._reconcile(models)
@@ -150,7 +150,7 @@ class Worker:
             _log.warning("looking at %s stopped: error[%s]: %s", what, error.code, error)
             return self._stopped(error.code)
         except Exception:
-            # the thread must outlive what nobody thought of; it is counted, and tried again
+            # the thread must survive unexpected errors; they are counted and retried
             _log.exception("looking at %s stopped", what)
             return self._stopped("unexpected")
         self._last_error, self._last_pass_at = "", time.time()
@@ -166,7 +166,7 @@ class Worker:
         for warning in found.warnings:
             _log.warning("%s", warning)
         if models is None:
-            self._metrics.show_states(standing.state for standing in found.standings)
+            self._metrics.show_states(status.state for status in found.statuses)
         _log.info("looked at %s in %.1f s", what, time.monotonic() - started)
         return to_retry(found)
 
@@ -177,18 +177,18 @@ class Worker:
 
 
 def to_retry(found: Pass) -> str:
-    """Return the code of what a pass left to try again, or an empty text."""
+    """Return the code of an error of a pass to retry, or an empty text."""
     for outcome in found.outcomes:
         if outcome.error is not None and outcome.error.retryable:
             return outcome.error.code
-    is_unreachable = any(standing.state == UNREACHABLE for standing in found.standings)
+    is_unreachable = any(status.state == UNREACHABLE for status in found.statuses)
     return TargetUnreachable.code if is_unreachable else ""
 
 
 def to_wait_s(attempts: int) -> float:
-    """Return how long to wait after some failures: from 1 s, doubled each time, up to 5 min.
+    """Return seconds to wait after some failures: from 1 s, doubled each time, up to 5 min.
 
-    Up to half of it is left to chance, so that receivers that failed together don't go on so.
+    With jitter of up to half, so that receivers that failed together don't retry together.
     """
     longest = min(_LONGEST_WAIT_S, 2.0 ** min(attempts + 1, 20))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311

@@ -178,7 +178,7 @@ def main(models: int, fewer: int, rounds: int) -> None:
                 found = Reconciler(config).run()
                 times[count].append(time.perf_counter() - begun)
                 assert found.outcomes == ()
-                assert {s.state for s in found.standings if s.binding} == {"in sync"}
+                assert {s.state for s in found.statuses if s.binding} == {"in sync"}
                 time.sleep(0.2)  # the server writes its log a little later
                 calls = len(_CALL.findall(log.read_text()[lines:]))
                 queries = len(database.statements) - statements

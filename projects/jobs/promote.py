@@ -9,7 +9,7 @@ import mlflow
 from record import configured, reconcile
 
 from oml_mlflow.cli import console
-from oml_mlflow.promotion.options import USUAL
+from oml_mlflow.promotion.options import DEFAULTS
 from oml_mlflow.registry import get_version, register_alias
 
 
@@ -24,7 +24,7 @@ def main(model_uri: str, alias: str, config: str) -> None:
         version = get_version(model_uri)
         register_alias(version, alias)
         mlflow.set_tags({"oml.version": version.uri, "oml.alias": alias})
-        code = reconcile(found, [version.name], USUAL)
+        code = reconcile(found, [version.name], DEFAULTS)
         if code:
             sys.exit(code)
 

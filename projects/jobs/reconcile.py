@@ -13,7 +13,7 @@ from record import configured, log_pass, reconcile
 from oml_mlflow.cli import console
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.loop import Pass, Reconciler
 
 
@@ -26,15 +26,15 @@ def main(once: bool, retry: bool, model: str, config: str) -> None:
     """Make every bound name what its alias says, once, or again and again."""
     if model and not once:
         raise click.UsageError("without once=true it is about all bindings: leave out model.")
-    found, terms = configured(config), Terms(retry=retry)
+    found, options = configured(config), Options(retry=retry)
     with mlflow.start_run():
         if not once:
-            _watch(found, terms)
-        elif code := reconcile(found, [model] if model else [], terms):
+            _watch(found, options)
+        elif code := reconcile(found, [model] if model else [], options):
             sys.exit(code)
 
 
-def _watch(config: Config, terms: Terms) -> None:
+def _watch(config: Config, options: Options) -> None:
     """Log every pass that changed anything, until SIGTERM or Ctrl-C."""
     stop, steps = threading.Event(), iter(range(sys.maxsize))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -46,7 +46,7 @@ def _watch(config: Config, terms: Terms) -> None:
         elif found.outcomes:
             log_pass(found, next(steps))
 
-    Reconciler(config).watch(stop, terms=terms, on_pass=record)
+    Reconciler(config).watch(stop, options=options, on_pass=record)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from pathlib import Path
 import mlflow
 
 from oml_mlflow.cli import console
-from oml_mlflow.cli.text import exit_code, outcome_line, show_standings
+from oml_mlflow.cli.text import exit_code, outcome_line, show_statuses
 from oml_mlflow.config.file import Config, load_config
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.loop import Pass, Reconciler
 from oml_mlflow.reconciler.plan_file import write_plan
 from oml_mlflow.reconciler.status import IN_SYNC
@@ -25,27 +25,27 @@ def configured(path: str) -> Config:
     return load_config(file)
 
 
-def reconcile(config: Config, models: Sequence[str], terms: Terms) -> int:
+def reconcile(config: Config, models: Sequence[str], options: Options) -> int:
     """Log the plan, apply it, log and show how everything stands; return the exit code."""
     reconciler = Reconciler(config)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "plan.json"
-        write_plan(path, reconciler.look(models or None, terms=terms).plan, terms, "", models)
+        write_plan(path, reconciler.look(models or None, options=options).plan, options, "", models)
         mlflow.log_artifact(str(path))
-    found = reconciler.run(models or None, terms=terms)
+    found = reconciler.run(models or None, options=options)
     for number, outcome in enumerate(found.outcomes, 1):
         line = outcome_line(number, len(found.outcomes), outcome)
         console.out.print(line, markup=False)
-    show_standings(f"Targets of {config.path}", found.standings)
+    show_statuses(f"Targets of {config.path}", found.statuses)
     return log_pass(found)
 
 
 def log_pass(found: Pass, step: int = 0) -> int:
-    """Log counts, standings as rows of a table, and the exit code; return that."""
+    """Log counts, statuses as rows of a table, and the exit code; return that."""
     failed = sum(outcome.error is not None for outcome in found.outcomes)
     counts = {
-        "names": len(found.standings),
-        "in_sync": sum(standing.state == IN_SYNC for standing in found.standings),
+        "names": len(found.statuses),
+        "in_sync": sum(status.state == IN_SYNC for status in found.statuses),
         "changed": len(found.outcomes) - failed,
         "failed": failed,
     }
@@ -53,11 +53,11 @@ def log_pass(found: Pass, step: int = 0) -> int:
     columns = ("target", "name", "wanted", "live", "state", "text", "hint")
     rows = [
         (s.target, s.name, s.wanted, s.live.origin if s.live else "", s.state, s.text, s.hint)
-        for s in found.standings
+        for s in found.statuses
     ]
     table = {column: [row[i] for row in rows] for i, column in enumerate(columns)}
     mlflow.log_table({"pass": [step] * len(rows), **table}, "standings.json")
-    code = exit_code(found.outcomes, found.standings)
+    code = exit_code(found.outcomes, found.statuses)
     mlflow.set_tags({"oml.exit_code": code, "oml.outcome": _said(counts)})
     return code
 

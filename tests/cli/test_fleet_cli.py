@@ -81,7 +81,7 @@ def test_two_targets_follow_an_alias(two: Path, run: Run) -> None:
     assert "Plan: 1 to promote, 0 to heal, 0 to finish, 0 to drop. 1 more once" in shown
     assert live(run) == {"dev": "", "prod": ""}
     assert json.loads(Path("plan.json").read_text())["format_version"] == "1.0"
-    assert "Say --yes" in run("apply", code=64)
+    assert "Give --yes" in run("apply", code=64)
     assert "give no other options" in run("apply", "plan.json", "--retry", code=64)
 
     shown = run("apply", "plan.json")
@@ -136,7 +136,7 @@ def test_what_is_pinned_stays(two: Path, run: Run) -> None:
 def test_what_was_changed_behind_our_back_is_named(two: Path, run: Run) -> None:
     point("1")
     run("apply", "--yes")
-    assert "0 changes behind our back in 2 of 2 targets." in run("drift")
+    assert "0 changes outside this package in 2 of 2 targets." in run("drift")
     database = EmbeddedTarget("database")
     database.sql("DELETE FROM oml.models WHERE name = 'CLIP_TXT'")
     shown = run("drift", code=3)
@@ -156,7 +156,7 @@ def test_a_target_that_is_down_is_said(two: Path, run: Run) -> None:
     shown = run("reconcile", "--once", code=75)
     assert "CLIP on dev: clip 1 live" in shown
     assert "CLIP on prod unreachable" in shown
-    assert "prod was not looked at" in run("drift", code=75)
+    assert "prod was not checked" in run("drift", code=75)
     assert "FAIL" in run("verify", code=75)
 
 

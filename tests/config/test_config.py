@@ -169,7 +169,7 @@ BOUND = '[[bindings]]\nmodel = "clip"\nalias = "prod"\n'
         ('[targets.dev]\nuri = "mysql://db"', "targets.dev.uri", "embedded:///folder"),
         ('[targets.dev]\nuri = "oracle://db"', "targets.dev.uri", "names no user"),
         ('[targets.dev]\nuri = "embedded:///${NO_SUCH}"', "targets.dev.uri", "export NO_SUCH="),
-        (DEV + BOUND, "bindings[0]", "one of the two"),
+        (DEV + BOUND, "bindings[0]", "either its target"),
         (DEV + BOUND + 'target = "dve"', "bindings[0].target", "did you mean dev?"),
         (DEV + BOUND + "targets = []", "bindings[0].targets", "names no target"),
         (DEV + BOUND + 'target = "dev"\nname = "1a"', "bindings[0].name", "legal export name"),

@@ -59,8 +59,8 @@ class Receiver:
         """Return whether all was in sync in a look begun since then, and nothing waits."""
         if self.queue.depth().jobs or not self.looks or self.looks[-1][0] < since:
             return False
-        standings = self.looks[-1][1].standings
-        return bool(standings) and all(s.state == IN_SYNC for s in standings)
+        statuses = self.looks[-1][1].statuses
+        return bool(statuses) and all(s.state == IN_SYNC for s in statuses)
 
 
 @contextlib.contextmanager

@@ -194,15 +194,15 @@ def test_all_targets_refuse_remember_and_show_it(
     assert {outcome.error.code for outcome in done.outcomes if outcome.error} == {"package-corrupt"}
     again = reconcile(config)
     assert not again.outcomes
-    refused = [s for s in again.standings if s.state == "degraded"]
+    refused = [s for s in again.statuses if s.state == "degraded"]
     assert refused
-    assert all("golden/pair-oracle-23.7.npz" in standing.text for standing in refused)
+    assert all("golden/pair-oracle-23.7.npz" in status.text for status in refused)
     assert live_versions(config) == {"small": "1", "big": "1"}
     shutil.rmtree(artifacts(2))
     shutil.copytree(kept, artifacts(2))
-    from oml_mlflow.promotion.options import Terms
+    from oml_mlflow.promotion.options import Options
 
-    assert set(states(reconcile(config, terms=Terms(retry=True))).values()) == {"in sync"}
+    assert set(states(reconcile(config, options=Options(retry=True))).values()) == {"in sync"}
     assert live_versions(config) == {"small": "2", "big": "2"}
 
 
@@ -216,15 +216,15 @@ def test_status_and_page_say_unanchored(versions: Pairs, tmp_path: Path, oracle:
     reconcile(config)
     page = mlflow.MlflowClient().get_model_version("clip", "1").description
     assert "; unanchored" in page
-    shown = {s.target: s.remarks for s in with_remarks(Fleet(config).look()).standings}
+    shown = {s.target: s.remarks for s in with_remarks(Fleet(config).look()).statuses}
     assert shown["big"] == ()
     unanchored, code = shown["small"]
     assert unanchored.startswith("clip 1 is unanchored: the registry does not say")
     assert "before 0.2.0, which has known faults" in code
     assert "`oml-mlflow relog models:/clip/1`" in code
     move(2)
-    [small] = [s for s in with_remarks(Fleet(config).look()).standings if s.target == "small"]
+    [small] = [s for s in with_remarks(Fleet(config).look()).statuses if s.target == "small"]
     assert small.remarks == shown["small"]  # of what is live; of what is to be there is nothing
     reconcile(config)
-    assert not any(s.remarks for s in with_remarks(Fleet(config).look()).standings)
+    assert not any(s.remarks for s in with_remarks(Fleet(config).look()).statuses)
     assert "unanchored" not in mlflow.MlflowClient().get_model_version("clip", "2").description

@@ -122,7 +122,7 @@ def test_models_of_others_are_refused_unless_adopted(tiny_pair: PipelinePair) ->
     database = SmallDatabase()
     database.models = {"CLIP_IMG": loaded("CLIP_IMG", foreign=True)}
     report = examined(database, tiny_pair)
-    with pytest.raises(ForeignModel, match=r"CLIP_IMG .of others") as err:
+    with pytest.raises(ForeignModel, match=r"CLIP_IMG .foreign") as err:
         report.demand()
     assert "--adopt" in err.value.hint
     adopted = check_of(examined(database, tiny_pair, adopt=True), "existing models")

@@ -225,7 +225,7 @@ def test_the_command_line_plans_goes_back_and_drops(
     assert "rollback to 1" in shown
     refused = run(cli, ["drop", "clip", *where])
     assert refused.exit_code != 0
-    assert "Nothing was changed. Say --yes." in refused.output
+    assert "Nothing was changed. Give --yes." in refused.output
     assert "CLIP_IMG" in live(target)
     assert run(cli, ["drop", "clip", "--yes", *where]).exit_code == 0
     assert live(target) == {}

@@ -24,7 +24,7 @@ from oml_mlflow.planning.records import (
     Note,
     now,
 )
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.desired import read_tag
 from oml_mlflow.reconciler.diff import plan_fleet, tried
 from oml_mlflow.reconciler.status import (
@@ -52,12 +52,12 @@ class World:
     bindings: tuple[Binding, ...]
     models: Mapping[str, Registered | None]
 
-    def plan(self, terms: Terms = Terms()) -> FleetPlan:  # noqa: B008 -- frozen
+    def plan(self, options: Options = Options()) -> FleetPlan:  # noqa: B008 -- frozen
         accepted = {name: (Acceptance(),) for name in self.targets}
         kept, refused = settle(self.bindings, accepted, self.targets)
         policies = dict.fromkeys(self.targets, "p")
         return plan_fleet(
-            self.targets, self.surveys, kept, refused, self.models, policies, terms=terms
+            self.targets, self.surveys, kept, refused, self.models, policies, options=options
         )
 
     def applied(self, changes: tuple[Change, ...]) -> World:
@@ -156,53 +156,53 @@ def worlds(draw: st.DrawFn, troubled: bool = True) -> World:
     return World(targets, surveys, tuple(bindings), models)
 
 
-def settled(world: World, terms: Terms) -> World:
+def settled(world: World, options: Options) -> World:
     """Return the world after all that can be done was done, a link of a chain at a time."""
     for _ in range(len(TARGETS) + 1):
-        world = world.applied(world.plan(terms).changes)
+        world = world.applied(world.plan(options).changes)
     return world
 
 
 @settings(max_examples=300, deadline=None)
 @given(worlds(), st.booleans(), st.booleans())
 def test_after_an_apply_the_plan_is_empty(world: World, take_over: bool, heal: bool) -> None:
-    terms = Terms(take_over=take_over, heal=heal)
-    after = settled(world, terms)
-    assert after.plan(terms).changes == ()
-    assert settled(after, terms) == after
+    options = Options(take_over=take_over, heal=heal)
+    after = settled(world, options)
+    assert after.plan(options).changes == ()
+    assert settled(after, options) == after
 
 
 @settings(max_examples=300, deadline=None)
 @given(worlds(troubled=False))
 def test_applied_it_gives_what_was_wanted(world: World) -> None:
-    terms = Terms(take_over=True)
-    after = settled(world, terms)
-    for standing in after.plan(terms).standings:
-        if standing.binding is None or standing.is_error or not standing.wanted:
+    options = Options(take_over=True)
+    after = settled(world, options)
+    for status in after.plan(options).statuses:
+        if status.binding is None or status.is_error or not status.wanted:
             continue
-        if standing.waits_for:
+        if status.waits_for:
             # a link before is not bound to the version, and never will be
             continue
-        assert standing.state == IN_SYNC
-        assert standing.live is not None
-        assert standing.live.version == standing.wanted
-        assert standing.live.registered_model == standing.binding.model
+        assert status.state == IN_SYNC
+        assert status.live is not None
+        assert status.live.version == status.wanted
+        assert status.live.registered_model == status.binding.model
 
 
 @settings(max_examples=300, deadline=None)
 @given(worlds())
 def test_only_what_is_out_of_line_is_changed(world: World) -> None:
     plan = world.plan()
-    for standing in plan.standings:
-        change = standing.change
+    for status in plan.statuses:
+        change = status.change
         if change is None:
             continue
-        assert standing.state in (OUT_OF_SYNC, DEGRADED)
-        assert standing.state not in (PAUSED, PINNED, UNBOUND, UNREACHABLE)
-        assert change.version == standing.wanted
-        is_same = standing.live is not None and standing.live.version == standing.wanted
+        assert status.state in (OUT_OF_SYNC, DEGRADED)
+        assert status.state not in (PAUSED, PINNED, UNBOUND, UNREACHABLE)
+        assert change.version == status.wanted
+        is_same = status.live is not None and status.live.version == status.wanted
         assert not is_same or change.kind == HEAL
-        assert standing.live is None or standing.live.registered_model == change.binding.model
+        assert status.live is None or status.live.registered_model == change.binding.model
     assert len({c.binding.place for c in plan.changes}) == len(plan.changes)
 
 
@@ -230,7 +230,7 @@ def test_what_failed_is_not_tried_again(world: World) -> None:
         }
         remembered = replace(world, surveys=surveys)
         assert change not in remembered.plan().changes
-        assert change in remembered.plan(Terms(retry=True)).changes
+        assert change in remembered.plan(Options(retry=True)).changes
         anew = replace(survey, names={**survey.names, name: noted}, capabilities="others")
         surveys = {**world.surveys, change.binding.target: anew}
         assert change in replace(world, surveys=surveys).plan().changes
@@ -244,8 +244,8 @@ def test_what_could_not_be_compared_says_so() -> None:
         (Binding("dev", "N", "a", "x"),),
         {"a": Registered("a", {"x": "1"}, {}, "r:1")},
     )
-    [standing] = world.plan().standings
-    assert standing.state == "unverified"
+    [status] = world.plan().statuses
+    assert status.state == "unverified"
 
 
 def test_two_bindings_of_one_place_count_for_nothing() -> None:

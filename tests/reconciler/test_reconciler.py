@@ -29,7 +29,7 @@ from oml_mlflow.config.file import Config, TargetConfig
 from oml_mlflow.errors import NotAccepted, OmlMlflowError, OtherRegistry, RegistryUnreachable
 from oml_mlflow.promotion.apply import observe
 from oml_mlflow.promotion.hooks import HookContext, Hooks
-from oml_mlflow.promotion.options import Terms
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.loop import Reconciler
 from oml_mlflow.reconciler.pins import pin, unpin
 from oml_mlflow.registry import registry_id
@@ -81,17 +81,17 @@ def test_a_failed_version_is_not_tried_again(config: Config, oracle: Oracle) -> 
     third = reconcile(config)
     assert third.outcomes == ()
     assert set(states(third).values()) == {"degraded"}
-    [big] = [s for s in third.standings if s.target == "big"]
+    [big] = [s for s in third.statuses if s.target == "big"]
     assert "clip 3 failed" in big.text
     assert "--retry" in big.hint
     shown = mlflow.MlflowClient().get_model_version("clip", "3")
     assert "geometry-changed" in shown.tags["oml.target.big.v3"]
 
-    found = reconcile(config, terms=Terms(retry=True, accept_new_geometry=True))
+    found = reconcile(config, options=Options(retry=True, accept_new_geometry=True))
     assert found.ok
     assert live_versions(config) == {"small": "3", "big": "3"}
     move(1)
-    found = reconcile(config, terms=Terms(accept_new_geometry=True))
+    found = reconcile(config, options=Options(accept_new_geometry=True))
     assert found.ok
     assert live_versions(config) == {"small": "1", "big": "1"}
 
@@ -103,7 +103,7 @@ def test_pin_and_unpin(config: Config) -> None:
     move(2)
     found = reconcile(config)
     assert states(found) == {"small": "in sync", "big": "pinned"}
-    [big] = [s for s in found.standings if s.target == "big"]
+    [big] = [s for s in found.statuses if s.target == "big"]
     assert big.text.startswith("pinned by ")
     assert "audit" in big.text
     assert live_versions(config) == {"small": "2", "big": "1"}
@@ -206,7 +206,7 @@ def test_nothing_is_dropped_because_something_is_missing(
     found = reconcile(config)
     assert found.outcomes == ()
     assert set(states(found).values()) == {"degraded"}
-    assert all("deleted and made anew" in s.text for s in found.standings)
+    assert all("deleted and re-created" in s.text for s in found.statuses)
     assert models_of(config, oracle) == before
 
 
@@ -241,7 +241,7 @@ def test_a_registry_that_is_not_ours_stops_the_pass(
     assert models_of(config, oracle) == before
     assert live_versions(config) == {"small": "1", "big": "1"}
     if registry == "different":
-        found = reconcile(config, terms=Terms(take_over=True))
+        found = reconcile(config, options=Options(take_over=True))
         assert found.ok
         assert live_versions(config) == {"small": "2", "big": "2"}
 
@@ -255,11 +255,11 @@ def test_tags_bind_inside_what_a_target_accepts(config: Config) -> None:
     free = changed(free, "small", allow_tag_bindings=True)
     found = reconcile(free)
     assert [o.change.binding.name for o in found.outcomes] == ["VISION"]
-    refused = [s for s in found.standings if s.is_error]
+    refused = [s for s in found.statuses if s.is_error]
     assert [s.target for s in refused] == ["big"]
     assert "takes no bindings from tags" in refused[0].text
     client.set_registered_model_tag("clip", "oml.bind", "nonsense")
-    [unread] = [s for s in reconcile(free).standings if s.is_error]
+    [unread] = [s for s in reconcile(free).statuses if s.is_error]
     assert "can't be read" in unread.text
     client.set_registered_model_tag("clip", "oml.paused", "true")
     assert states(reconcile(config))["big"] == "paused"
@@ -307,7 +307,7 @@ def test_a_veto_keeps_the_old_pair_live(stage: str, config: Config, oracle: Orac
     assert freeze.told[0] == ("before_load", "big", "2", "prod")
     assert freeze.told[-1][0] == "on_failure"
     told = Freeze("never")
-    found = Reconciler(config, hooks=Hooks((("told", told),))).run(terms=Terms(retry=True))
+    found = Reconciler(config, hooks=Hooks((("told", told),))).run(options=Options(retry=True))
     assert found.ok
     assert [stage for stage, target, *_ in told.told if target == "big"] == [
         *["before_load", "after_verify", "after_swap"]
@@ -361,7 +361,7 @@ def test_what_a_killed_run_loaded_is_used_when_it_is_wanted_again(
     assert uploads(oracle) == loaded
     # once live, it is a generation like any other
     with oracle.target().session("look", create=False) as session:
-        assert observe(session, NAME).loose() == {}
+        assert observe(session, NAME).unfinished() == {}
 
 
 def test_what_a_killed_run_loaded_is_not_kept_for_ever(config: Config, oracle: Oracle) -> None:
@@ -373,11 +373,11 @@ def test_what_a_killed_run_loaded_is_not_kept_for_ever(config: Config, oracle: O
     reconcile(config)
     oracle.database.faults.before_statement = None
     move(3)
-    assert reconcile(config, terms=Terms(accept_new_geometry=True)).ok
+    assert reconcile(config, options=Options(accept_new_geometry=True)).ok
     # the generation before is kept, and nothing else
     with oracle.target().session("look", create=False) as session:
         observed = observe(session, NAME)
-        assert (observed.loose(), sorted(observed.kept())) == ({}, [1])
+        assert (observed.unfinished(), sorted(observed.kept())) == ({}, [1])
         assert len(session.list_models()) == 4
 
 
@@ -428,7 +428,7 @@ def test_a_chain_waits_for_a_target_that_is_down(
     down = changed(config, "test", uri=nowhere)
     found = reconcile(down)
     assert [o.change.binding.target for o in found.outcomes if not o.error] == ["dev"]
-    waiting = {s.target: s for s in found.standings}
+    waiting = {s.target: s for s in found.statuses}
     assert waiting["test"].state == ("unreachable" if middle == "oracle" else "out of sync")
     assert waiting["live"].waits_for == ("test",)
     assert waiting["live"].live is not None

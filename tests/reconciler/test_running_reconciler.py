@@ -55,7 +55,7 @@ class Watched:
     @staticmethod
     def _states(found: Pass | OmlMlflowError) -> dict[str, str]:
         assert isinstance(found, Pass), found
-        return {s.target: f"{s.state} {s.live.version if s.live else ''}" for s in found.standings}
+        return {s.target: f"{s.state} {s.live.version if s.live else ''}" for s in found.statuses}
 
 
 @contextmanager
@@ -123,9 +123,7 @@ def test_what_failed_is_tried_once(config: Config, oracle: Oracle) -> None:
         watched.wait(lambda states: states["big"] == "degraded 1")
         assert watched.begun.count(("big", "2")) == 1
         [big] = [
-            standing
-            for standing in Reconciler(config).look().plan.standings
-            if standing.target == "big"
+            status for status in Reconciler(config).look().plan.statuses if status.target == "big"
         ]
         assert "parity-failed" in big.text
         assert states["big"] == "degraded 1"

@@ -47,7 +47,7 @@ def reconcile(config: Config, **options: Any) -> Pass:
 
 def states(found: Pass) -> dict[str, str]:
     """Return the state by target."""
-    return {standing.target: standing.state for standing in found.standings}
+    return {status.target: status.state for status in found.statuses}
 
 
 def live_versions(config: Config, name: str = NAME) -> dict[str, str]:

@@ -11,8 +11,8 @@ from oracle_fixtures import Oracle
 
 from oml_mlflow import PipelinePair, open_target
 from oml_mlflow.config.file import Config
-from oml_mlflow.promotion.options import Terms
-from oml_mlflow.reconciler.status import Standing
+from oml_mlflow.promotion.options import Options
+from oml_mlflow.reconciler.status import Status
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 
@@ -23,10 +23,10 @@ def hand(config: Config, name: str, oracle: Oracle) -> Hand:
     )
 
 
-def standing(config: Config, target: str, **options: object) -> Standing:
+def status(config: Config, target: str, **options: object) -> Status:
     found = reconcile(config, **options)
     assert found.ok, [o.error for o in found.outcomes]
-    [one] = [s for s in found.standings if s.target == target]
+    [one] = [s for s in found.statuses if s.target == target]
     return one
 
 
@@ -41,27 +41,27 @@ def test_drift_is_found_and_healed(
     config = two_targets(tmp_path, oracle)
     healing = changed(config, target, drift="heal")
     move(1)
-    assert standing(config, target).state == "in sync"
+    assert status(config, target).state == "in sync"
     by_hand = hand(config, target, oracle)
     deeds = {
         "CLIP_IMG was dropped": lambda: by_hand.drop("CLIP_IMG"),
-        "CLIP_TXT was replaced by a model of others": lambda: by_hand.replace(
+        "CLIP_TXT was replaced by a foreign model": lambda: by_hand.replace(
             "CLIP_TXT", second_pair.txt
         ),
         "CLIP_IMG was": lambda: by_hand.alter("CLIP_IMG"),
     }
     for number, (text, deed) in enumerate(deeds.items()):
         deed()
-        found = standing(config, target)
+        found = status(config, target)
         assert found.state == "degraded"
         assert found.text.startswith(text)
         assert "apply --heal" in found.hint
         # left as it is, however often it is looked at
-        assert standing(config, target).drift == found.drift
+        assert status(config, target).drift == found.drift
         healed = (
-            standing(config, target, terms=Terms(heal=True))
+            status(config, target, options=Options(heal=True))
             if number == 0
-            else standing(healing, target)
+            else status(healing, target)
         )
         assert healed.state == "in sync", healed
         assert live_versions(config)[target] == "1"

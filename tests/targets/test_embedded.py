@@ -203,7 +203,7 @@ def test_a_reader_makes_no_database(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["embedded://folder", "embedded:///", "embedded:///a?b=c"])
 def test_bad_uris_are_refused(uri: str) -> None:
-    with pytest.raises(ConfigError, match="no URI of an embedded target"):
+    with pytest.raises(ConfigError, match="not the URI of an embedded target"):
         open_target(uri)
 
 

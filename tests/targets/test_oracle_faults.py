@@ -158,7 +158,7 @@ LOAD, EMBED, RENAME = "DBMS_VECTOR.LOAD_ONNX_MODEL", "VECTOR_EMBEDDING(CLIP", "R
 DROP, LEDGER = "DBMS_VECTOR.DROP_ONNX_MODEL", "INSERT INTO OML_MLFLOW_LEDGER"
 QUOTA = r"ALTER USER \"?VEC\"? QUOTA \w+ ON USERS;"
 AGAIN, LISTENER = "run it again", "check host, port and service"
-PATIENCE = "run it again, which heals what is pending, with a longer call_timeout="
+PATIENCE = "run it again, which finishes or undoes what is pending, with a longer call_timeout="
 LOOK_UP, NOT_HERE = "look the code up", "do not use this pair here|in the error's details"
 # of which the state says all, or in the way of the next promotion too
 UNCHANGED = ("login-refused", "config-invalid", "name-invalid", "model-foreign")

@@ -164,7 +164,7 @@ def test_a_foreign_model_is_untouched_without_adopt(
     with pytest.raises(GeometryChanged):
         promote("models:/clip/1", target, adopt=True)
     assert oracle.fingerprints() == before
-    promote("models:/clip/3", target, adopt=True)  # the strangers' vectors are this version's own
+    promote("models:/clip/3", target, adopt=True)  # the vectors are this version's own
     promote("models:/clip/1", target, accept_new_geometry=True)
     target.keep = 0
     promote("models:/clip/2", target)

@@ -144,13 +144,13 @@ def test_drift_is_healed_in_place(
     exchange(stored(target, versions[0], "img"))
     exchange(stored(target, versions[0]))
     files._hashed.clear()
-    [small] = [s for s in reconcile(config).standings if s.target == "small"]
+    [small] = [s for s in reconcile(config).statuses if s.target == "small"]
     assert small.state == "degraded"
     assert len(small.drift) == 2
     assert "apply --heal" in small.hint
     found = reconcile(changed(config, "small", drift="heal"))
     assert found.ok
-    assert {s.state for s in found.standings} == {"in sync"}
+    assert {s.state for s in found.statuses} == {"in sync"}
     with target.session("look", create=False) as session:
         assert [entry.generation for entry in session.ledger()] == [1]
     assert text_vector(target).shape == (16,)
@@ -226,7 +226,9 @@ def test_a_file_that_changes_while_it_is_loaded(
 
     monkeypatch.setattr(PairEmbedder, "open", exchange_then_open)
     # DuckDB computes constants twice if the first time fails
-    with pytest.raises(TargetError, match=r"another than before|altered: .* Nothing was embedded"):
+    with pytest.raises(
+        TargetError, match=r"replaced while it was loaded|altered: .* Nothing was embedded"
+    ):
         again(target).sql(ASKED)
 
 

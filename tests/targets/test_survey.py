@@ -60,7 +60,7 @@ def test_a_survey_is_what_a_session_reads(hand: Hand, tiny_pair: PipelinePair) -
     promote(hand.target, tiny_pair, 1, "OTHER")
     found = hand.target.survey()
     assert list(found.names) == ["CLIP", "OTHER"]
-    assert (found.uri, found.strangers, found.capabilities) == (hand.target.uri, frozenset(), "")
+    assert (found.uri, found.unmanaged, found.capabilities) == (hand.target.uri, frozenset(), "")
     with hand.target.session("a test", create=False) as session:
         assert found.version == session.version
         models = {model.name: model for model in session.list_models()}
@@ -100,14 +100,14 @@ def test_drift_is_told(hand: Hand, tiny_pair: PipelinePair, second_pair: Pipelin
     hand.replace(TXT, second_pair.txt)
     held = hand.target.survey().names["CLIP"]
     size = second_pair.txt.stat().st_size
-    assert held.drift()[1] == f"{TXT} was replaced by a model of others ({size:,} bytes)"
-    assert [model.name for model in held.observed.strangers()] == [IMG, TXT]
+    assert held.drift()[1] == f"{TXT} was replaced by a foreign model ({size:,} bytes)"
+    assert [model.name for model in held.observed.unmanaged()] == [IMG, TXT]
 
     hand.drop(IMG)
     held = hand.target.survey().names["CLIP"]
     assert held.drift()[0] == f"{IMG} was dropped"
     assert list(held.observed.models) == [TXT]
-    assert hand.target.survey().strangers == frozenset()
+    assert hand.target.survey().unmanaged == frozenset()
 
 
 def test_a_lost_comment_is_no_drift(oracle: Oracle, tiny_pair: PipelinePair) -> None:
@@ -258,7 +258,7 @@ def test_an_empty_schema_holds_nothing(oracle: Oracle, tiny_pair: PipelinePair) 
     assert len(oracle.statements()) == 2
     oracle.database.load_foreign_model("VEC", "CLIP_IMG", tiny_pair.img)
     oracle.database.load_foreign_model("VEC", "SOMETHING", tiny_pair.img)
-    assert target.survey().strangers == {"CLIP_IMG"}
+    assert target.survey().unmanaged == {"CLIP_IMG"}
     with OracleHand(oracle, target).cursor() as cursor:
         assert cursor.execute("SELECT TABLE_NAME FROM USER_TABLES").fetchall() == []
 
@@ -269,14 +269,14 @@ def test_no_database_holds_nothing_and_is_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_models_that_nothing_knows_are_strangers(
+def test_models_that_nothing_knows_are_unmanaged(
     hand: Hand, tiny_pair: PipelinePair, second_pair: PipelinePair
 ) -> None:
     promote(hand.target, tiny_pair)
     hand.replace("OTHER_IMG", second_pair.img)
     hand.replace("PLAIN", second_pair.txt)
     found = hand.target.survey()
-    assert found.strangers == {"OTHER_IMG"}
+    assert found.unmanaged == {"OTHER_IMG"}
     assert set(found.names["CLIP"].observed.models) == {IMG, TXT}
 
 

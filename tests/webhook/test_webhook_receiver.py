@@ -32,7 +32,7 @@ from oml_mlflow.errors import (
 )
 from oml_mlflow.reconciler.fleet import Outcome
 from oml_mlflow.reconciler.loop import Pass
-from oml_mlflow.reconciler.status import IN_SYNC, UNREACHABLE, Change, Standing
+from oml_mlflow.reconciler.status import IN_SYNC, UNREACHABLE, Change, Status
 from oml_mlflow.secrets import Secret
 from oml_mlflow.webhook.metrics import Metrics
 from oml_mlflow.webhook.queue import WebhookQueue
@@ -243,12 +243,12 @@ def test_where_the_secret_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_worth_trying_again() -> None:
     binding = Binding(model="clip", alias="prod", target="db", name="CLIP")
     change = Change(binding, "1", "r:1", 0, "")
-    fine = Standing("db", "CLIP", IN_SYNC, "")
+    fine = Status("db", "CLIP", IN_SYNC, "")
     assert to_retry(Pass((fine,), (Outcome(change),))) == ""
     assert to_retry(Pass((fine,), (Outcome(change, None, ModelRefused("no")),))) == ""
     failed = Outcome(change, None, TargetLocked("held"))
     assert to_retry(Pass((fine,), (Outcome(change), failed))) == "target-locked"
-    away = Standing("db", "*", UNREACHABLE, "")
+    away = Status("db", "*", UNREACHABLE, "")
     assert to_retry(Pass((fine, away), ())) == "target-unreachable"
     assert [1 <= to_wait_s(0) <= 2, 150 <= to_wait_s(10) <= 300, to_wait_s(10**6) <= 300]
 
@@ -260,7 +260,7 @@ def test_health_says_when_nothing_gets_done(tmp_path: Path) -> None:
     def reconcile(models: object) -> Pass:
         if raised:
             raise raised[0]
-        return Pass((Standing("db", "CLIP", IN_SYNC, ""),))
+        return Pass((Status("db", "CLIP", IN_SYNC, ""),))
 
     metrics, queue = Metrics(), WebhookQueue(tmp_path / "queue.db")
     worker = Worker(queue, reconcile, metrics, poll_s=0.02, unhealthy_s=0.2)

@@ -39,13 +39,13 @@ class Connection:
             self._raw.executemany(statement, parameters)
 
     def fetchall(self) -> list[tuple[Any, ...]]:
-        """Return all rows of the last statement; none if it gives none."""
+        """Return all rows of the last statement, if it gives any."""
         with self._own_refusals():
             return self._raw.fetchall() if self._raw.description else []
 
     @contextlib.contextmanager
     def _own_refusals(self) -> Iterator[None]:
-        """Raise what a model's function refused with, instead of DuckDB's account of it."""
+        """Raise the error of a model's function itself instead of DuckDB's."""
         self._target.refusal = None
         try:
             yield
@@ -68,10 +68,7 @@ class Connection:
         return [loaded_model(row) for row in rows]
 
     def offer_functions(self) -> None:
-        """Make the functions those of the catalogue as it is now.
-
-        A model with an operator that no runtime here has is listed, but is no function.
-        """
+        """Register a function for each model that a runtime here can run."""
         self.forget_functions()
         for model in self.models():
             if model.metadata.get("unknown_operators"):
@@ -87,7 +84,7 @@ class Connection:
             self._functions.append(model.name)
 
     def forget_functions(self) -> None:
-        """Take the functions away: DuckDB prints leak messages at exit otherwise."""
+        """Remove the functions: DuckDB prints leak messages at exit otherwise."""
         while self._functions:
             self._raw.remove_function(self._functions.pop())
 
@@ -102,7 +99,7 @@ def _as_function(target: EmbeddedFolder, model: LoadedModel) -> Any:
         if present.any():
             embedder = target.embedder(model)
             run = embedder.embed_image if model.side == IMG else embedder.embed_text
-            # a value at a time: a column of pictures is not copied
+            # one value at a time, so that a column of pictures is not copied
             vectors[present] = run(value.as_py() for value in column if value.is_valid)
         return pa.FixedSizeListArray.from_arrays(
             pa.array(vectors.reshape(-1)), model.dims, mask=pa.array(~present)

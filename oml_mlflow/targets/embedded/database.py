@@ -1,4 +1,4 @@
-"""The DuckDB file of an embedded database: made for its owner only, and held by one at a time."""
+"""The DuckDB file: created private, held by one process and thread at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from oml_mlflow.errors import TargetError, TargetLocked
 from oml_mlflow.files import keep_private
 
 _POLL_S = 0.1
-# what a statement can't undo; found out with DuckDB 1.2.0 and 2.0.1
+# settings that a statement can't undo (measured with DuckDB 1.2.0 and 2.0.1)
 _UNTRUSTED = {
     "access_mode": "READ_ONLY",
     "enable_external_access": "false",
@@ -31,10 +31,10 @@ _HOLDER = re.compile(r"Conflicting lock is held in (.*?)\.?(?: See also|$)", re.
 
 
 def make_file(path: Path) -> None:
-    """Make a database that only its owner can read, or shut others out of the one that is there.
+    """Create a database that only its owner can read, or make an existing one private.
 
-    DuckDB itself would make it as the umask says, and takes no empty file for a database. It still
-    does where this fails, as without hard links, or says why not.
+    DuckDB itself would create it by the umask, and refuses an empty file. Where this fails, as
+    without hard links, DuckDB creates it after all, or says why not.
     """
     with contextlib.suppress(OSError, duckdb.Error):
         if path.exists():
@@ -49,9 +49,9 @@ def make_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def private_log(path: Path) -> Iterator[None]:
-    """Let only their owner read what DuckDB writes beside a database that it has opened.
+    """Keep the log that DuckDB writes beside an open database readable by its owner only.
 
-    DuckDB removes an empty log when it opens the database, and makes a new one after a checkpoint.
+    DuckDB removes an empty log when it opens the database, and creates one after a checkpoint.
     """
     log = path.with_name(f"{path.name}.wal")
     with contextlib.suppress(OSError):
@@ -66,10 +66,10 @@ def private_log(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(path: Path, purpose: str, timeout_s: float) -> Iterator[None]:
-    """Keep other threads of this process away, as the file's own lock does other processes.
+    """Lock out other threads of this process; the file's own lock does so for processes.
 
-    DuckDB gives all connections of a process one set of functions: a second one that offered the
-    same models would be refused (measured with 2.0). A survey offers none, and goes on.
+    DuckDB has one set of functions for all connections of a process: registering the same models
+    twice would fail (measured with 2.0). A survey registers none, and needs no lock.
 
     Raises:
         TargetLocked: If another thread holds the database for longer than the timeout.
@@ -94,13 +94,13 @@ def alone(path: Path, purpose: str, timeout_s: float) -> Iterator[None]:
 def open_file(
     path: Path, purpose: str, timeout_s: float, *, untrusted: bool = False
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Hold a database's file open; wait for another process to let go of it.
+    """Hold a database's file open, once no other process does.
 
     Args:
         path: The file.
-        purpose: What for, as an error would say it.
+        purpose: What for, as errors show it.
         timeout_s: How long to wait.
-        untrusted: For statements of others; see `EmbeddedTarget.sql`.
+        untrusted: For untrusted statements; see `EmbeddedTarget.sql`.
 
     Raises:
         TargetLocked: If another process holds it for longer than the timeout.
@@ -109,7 +109,7 @@ def open_file(
     connection = _connect(path, purpose, timeout_s, _UNTRUSTED if untrusted else {})
     try:
         if not untrusted:
-            # else an unknown table would be a variable of this process's Python
+            # else an unknown table name would be looked up among Python variables
             connection.execute("SET python_enable_replacements = false")
         yield connection
     except duckdb.Error as error:
@@ -145,7 +145,7 @@ def _connect(
 
 
 def _holder(refusal: str) -> str:
-    """Return who has the file that DuckDB can't open; empty if nobody has."""
+    """Return who holds the file that DuckDB can't open; empty if nobody does."""
     if "different configuration" in refusal:
         return "another thread of this process"
     found = _HOLDER.search(refusal)

@@ -1,9 +1,9 @@
-"""Model files of an embedded database: which bytes are in them, and how they are written.
+"""Model files of an embedded database: written atomically, checked before use.
 
-A file is named after the sha256 of its bytes, which says nothing about bytes that were exchanged
-since. So a process hashes it before its first use, and again once device, inode, size or ctime is
-another: ctime can't be set, and whatever writes a file or puts another in its place changes one of
-them. What changes beneath the file system is seen by the next process that runs the model.
+A file is named after the sha256 of its bytes, which proves nothing about later changes. So a
+process hashes it before its first use, and again once device, inode, size or ctime differs: ctime
+can't be set, and whoever writes or replaces a file changes one of them. Changes beneath the file
+system are seen by the next process that runs the model.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from oml_mlflow.planning.records import LoadedModel
 
 LOADING_PREFIX = ".loading-"
 _COPY_BYTES = 4 * 2**20
-# what is written within one tick of the file system's clock leaves ctime as it is
+# a second write within one tick of the file system's clock does not change ctime
 _TICK_NS = 20_000_000
 _hashed: dict[str, str] = {}
 
 
 def identity(path: Path) -> str:
-    """Return what is another once a file's bytes may be.
+    """Return an identity that differs once a file's bytes may have changed.
 
     Raises:
-        OSError: If it can't be looked at, or is no regular file.
+        OSError: If it can't be read, or is no regular file.
     """
     return _identity(path.stat())
 
 
 def hashed_identity(path: Path, fingerprint: str) -> str:
-    """Return the identity of a file in which this process found these bytes; empty if it didn't."""
+    """Return the identity of a file if this process found these bytes in it, else nothing."""
     try:
         found = identity(path)
     except OSError:
@@ -47,12 +47,12 @@ def hashed_identity(path: Path, fingerprint: str) -> str:
 
 
 def find_damage(path: Path, fingerprint: str, noted: str = "") -> str:
-    """Return what was done to a stored file, as behind "was"; empty if it holds its bytes.
+    """Return what happened to a stored file, to follow "was"; empty if it holds its bytes.
 
     Args:
         path: The file.
         fingerprint: sha256 of its bytes.
-        noted: Identity that the file had when another process found them in it: not hashed then.
+        noted: Identity with which another process found them in it; then it is not hashed.
     """
     try:
         found = identity(path)
@@ -89,13 +89,7 @@ def read_fingerprint(path: Path) -> str:
 def as_found(
     models: Iterable[LoadedModel], path_of: Callable[[str], Path], noted: Mapping[str, str]
 ) -> list[LoadedModel]:
-    """Return listed models, each with what was done to its file.
-
-    Args:
-        models: What the catalogue lists.
-        path_of: Where the bytes of a fingerprint are.
-        noted: Identities by fingerprint; see `find_damage`.
-    """
+    """Return listed models with the damage of their files; see `find_damage`."""
     return [
         replace(m, damage=find_damage(path_of(f), f, noted.get(f, "")))
         for m in models
@@ -104,7 +98,7 @@ def as_found(
 
 
 def copy_whole(path: Path, stored: Path, model: LoadedModel, on_event: Listener) -> None:
-    """Copy a file under its content's name; a reader never sees part of it, nor none.
+    """Copy a file to its place, atomically: a reader never sees a part of it.
 
     Raises:
         TargetError: If the bytes are not those of the model.

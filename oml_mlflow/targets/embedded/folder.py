@@ -1,4 +1,4 @@
-"""The folder of an embedded database: its file, its models' files, who holds it."""
+"""The folder of an embedded database, and what runs its model files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MODELS_FOLDER = "models"
 
 
 class EmbeddedFolder:
-    """The folder of an embedded database: its file, who holds it, and the files of its models.
+    """The folder of an embedded database: paths, opening and locking, models in memory.
 
     Args:
         folder: The folder.
         timeout_s: How long to wait for another process to let go of the database.
 
     Attributes:
-        refusal: Why a model's function refused in the statement that runs, or ran last.
+        refusal: Error of a model's function in the current or last statement.
     """
 
     def __init__(self, folder: str | Path, timeout_s: float) -> None:
@@ -46,10 +46,10 @@ class EmbeddedFolder:
         return self.folder / MODELS_FOLDER / f"{fingerprint}.onnx"
 
     def embedder(self, model: LoadedModel) -> PairEmbedder:
-        """Return what runs a loaded model; sessions are kept while this target is.
+        """Return the embedder of a loaded model; its session is cached in this object.
 
-        Its file is looked at each time: one that was exchanged is refused even where a session has
-        the right bytes still, so that all processes answer alike.
+        Its file is checked each time: a replaced one is refused even if a session still has the
+        right bytes, so that all processes answer alike.
 
         Raises:
             TargetError: If its file does not hold its bytes.
@@ -63,10 +63,10 @@ class EmbeddedFolder:
                 made = PairEmbedder(path, path, model.dims, ends)
                 made.open(model.side)
                 self._embedders[fingerprint] = made
-                # onnxruntime opens the file by its name, once more
+                # onnxruntime opened the path again: was it still the checked file?
                 if identity(path) != before:
                     del self._embedders[fingerprint]
-                    damage = f"changed: its file {path} is another than before it was loaded"
+                    damage = f"changed: its file {path} was replaced while it was loaded"
             if damage:
                 self.refusal = TargetError(
                     f"{model.name} was {damage}. Nothing was embedded.",
@@ -77,11 +77,11 @@ class EmbeddedFolder:
             return self._embedders[fingerprint]
 
     def alone(self, purpose: str) -> AbstractContextManager[None]:
-        """Keep other threads of this process away; see `embedded_catalog.alone`."""
+        """Lock out other threads of this process; see `database.alone`."""
         return alone(self.folder / CATALOG, purpose, self.timeout_s)
 
     def open_file(
         self, purpose: str, *, untrusted: bool = False
     ) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-        """Hold the database's file open; see `embedded_catalog.open_file`."""
+        """Hold the database's file open; see `database.open_file`."""
         return open_file(self.folder / CATALOG, purpose, self.timeout_s, untrusted=untrusted)

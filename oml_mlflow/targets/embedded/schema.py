@@ -9,7 +9,7 @@ from typing import Any
 from oml_mlflow.names import IMG, TXT
 from oml_mlflow.planning.records import LedgerEntry, LoadedModel, Note
 
-# run whenever a database is opened for more than a survey; what is there stays as it is
+# run whenever a database is opened for more than a survey; adds what is missing
 SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS oml;
 CREATE TABLE IF NOT EXISTS oml.models (
@@ -81,7 +81,7 @@ LEDGER_COLUMNS = (
 
 
 def ledger_row(entry: LedgerEntry) -> list[Any]:
-    """Return the row of an entry that is made now, of LEDGER_COLUMNS."""
+    """Return the row of a new entry, in the order of LEDGER_COLUMNS."""
     return [
         entry.name,
         entry.generation,
@@ -104,7 +104,7 @@ def ledger_row(entry: LedgerEntry) -> list[Any]:
 
 
 def ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
-    """Return a row of the ledger, of LEDGER_COLUMNS."""
+    """Return the entry of a row in the order of LEDGER_COLUMNS."""
     name, generation, registered, version, run_id, img, txt, dims, parity, promoted_at, *rest = row
     verification, action, restores, geometry, profile, promoted_by, registry = rest
     return LedgerEntry(
@@ -128,16 +128,16 @@ def ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
 
 
 def loaded_model(row: tuple[Any, ...]) -> LoadedModel:
-    """Return a row of the catalogue."""
+    """Return the model of a row of the catalogue."""
     name, side, fingerprint, dims, size_bytes, written, loaded_at = row
     metadata = json.loads(written)
-    # every promotion writes where a model came from, if only that it is in no registry
+    # every promotion records an origin, even if it is no registry
     foreign = "registered_model" not in metadata
     return LoadedModel(name, side, fingerprint, dims, size_bytes, metadata, loaded_at, foreign)
 
 
 def note_from(row: tuple[Any, ...]) -> Note:
-    """Return a row of the notes."""
+    """Return the note of a row."""
     name, kind, content, written_at, written_by = row
     at = written_at.replace(tzinfo=timezone.utc)
     return Note(name, kind, json.loads(content), at, written_by)

@@ -1,6 +1,6 @@
-"""The embedded target held open: catalogue, ledger, and what is live, in one DuckDB file.
+"""A session on an embedded database: catalogue, ledger and journal in DuckDB.
 
-DuckDB lets one process open the file at a time, and its transactions take renames and records
+DuckDB lets one process open the file at a time, and its transactions cover renames and records
 alike: a swap is one transaction, and the file's own lock keeps two promoters apart.
 """
 
@@ -71,7 +71,7 @@ class EmbeddedSession:
         return str(version).removeprefix("v")
 
     def list_models(self) -> list[LoadedModel]:
-        """Return the catalogue, each model as its file is. Read-only."""
+        """Return the catalogue, each model with the damage of its file. Read-only."""
         return as_found(self._connection.models(), self._target.model_path, self._noted())
 
     def _noted(self) -> dict[str, str]:
@@ -79,9 +79,9 @@ class EmbeddedSession:
         return dict(self._connection.execute(read).fetchall())
 
     def note_identities(self) -> None:
-        """Write down which files this process has hashed: others need not, to tell them. Commits.
+        """Record the files that this process has hashed, for others' surveys. Commits.
 
-        Before it runs a model, each process hashes the file itself.
+        Before it runs a model, each process still hashes the file itself.
         """
         noted = self._noted()
         for fingerprint in {model.fingerprint for model in self._connection.models()}:
@@ -118,7 +118,7 @@ class EmbeddedSession:
         yield
 
     def begin(self, work: Work) -> None:
-        """Write down what is about to be done. Commits."""
+        """Write work into the journal. Commits."""
         name = work.entry.name
         state = self.live_state(name)
         if state.phase != WHOLE or state.generation != work.before:
@@ -129,10 +129,7 @@ class EmbeddedSession:
         )
 
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-        """Copy the bytes beside the database and list them under a free name. Commits.
-
-        Of a damaged model only the bytes are written again.
-        """
+        """Copy the bytes and list them under a free name; a damaged model is rewritten. Commits."""
         stored = self._target.model_path(model.fingerprint)
         if model.damage:
             try:
@@ -173,7 +170,7 @@ class EmbeddedSession:
         return np.stack(rows)
 
     def swap(self, work: Work) -> None:
-        """Give incoming models the live names and record it, in one transaction."""
+        """Give incoming models the live names and record it, all in one transaction."""
         entry, execute = work.entry, self._connection.execute
         state = self.live_state(entry.name)
         if state.generation == entry.generation and state.phase == CLEANING:
@@ -212,13 +209,13 @@ class EmbeddedSession:
             )
 
     def end(self, work: Work) -> None:
-        """Forget what was to be done. Commits."""
+        """Clear the journal. Commits."""
         self._connection.execute(
             "UPDATE oml.live SET phase = ?, work = NULL WHERE name = ?", [WHOLE, work.entry.name]
         )
 
     def drop(self, names: Sequence[str]) -> None:
-        """Take models off the catalogue, and files that no other name needs. Commits."""
+        """Remove models from the catalogue, and files that no other name needs. Commits."""
         refuse_unplanned(names, self.live_state)
         for name in names:
             self._connection.execute("DELETE FROM oml.models WHERE name = ?", [name])
@@ -228,6 +225,7 @@ class EmbeddedSession:
         for path in folder.glob("*.onnx"):
             if path.stem not in needed:
                 path.unlink()
+        # left by killed runs: no other process copies while this one has the database
         for path in folder.glob(f"{LOADING_PREFIX}*"):
             path.unlink()
 
@@ -286,7 +284,7 @@ class EmbeddedSession:
         return done != [(0,)]
 
     def notes(self, name: str | None = None) -> list[Note]:
-        """Return what is remembered about an export name, or about all. Read-only."""
+        """Return the notes about an export name, or about all. Read-only."""
         rows = self._connection.execute(
             "SELECT name, kind, content, written_at, written_by FROM oml.notes "
             "WHERE ? IS NULL OR name = ? ORDER BY name, kind",
@@ -295,7 +293,7 @@ class EmbeddedSession:
         return [note_from(row) for row in rows]
 
     def write_note(self, note: Note) -> None:
-        """Remember something about an export name, instead of what its kind was. Commits."""
+        """Write a note about an export name, in place of one of its kind. Commits."""
         name = check_export_name(note.name).upper()
         content, by = json.dumps(dict(note.content)), note.written_by or this_process()
         self._connection.execute(
@@ -304,7 +302,7 @@ class EmbeddedSession:
         )
 
     def forget_note(self, name: str, kind: str) -> bool:
-        """Forget something about an export name; return whether there was one. Commits."""
+        """Forget a note about an export name; return whether there was one. Commits."""
         done = self._connection.execute(
             "DELETE FROM oml.notes WHERE name = ? AND kind = ?", [name.upper(), kind]
         ).fetchall()

@@ -1,6 +1,6 @@
-"""What an embedded database holds under all export names, read with one query."""
+"""Survey of an embedded database: all export names with one query."""
 
-# every name in the statement is written here or by `embedded_schema`
+# every name in the statement is written here or in `schema`
 # ruff: noqa: S608
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _rows(target: EmbeddedFolder, raw: duckdb.DuckDBPyConnection) -> list[tuple[
     try:
         rows = raw.execute(_STATEMENT).fetchall()
     except (duckdb.CatalogException, duckdb.BinderException):
-        # A database of an earlier release: what it lacks is there for this transaction only.
+        # A database of an earlier release: missing tables exist for this transaction only.
         with target.alone("a survey"):
             raw.execute("BEGIN TRANSACTION")
             try:

@@ -1,4 +1,4 @@
-"""The embedded target: a folder with a DuckDB database and content-addressed ONNX files.
+"""The embedded target: a DuckDB database and content-addressed ONNX files.
 
 DuckDB, because it stores ``FLOAT[n]``, has a cosine distance, runs Python functions over columns
 in bulk, and needs no server. ONNX bytes stay beside it: 350 MB in a BLOB took 5 to 7 seconds, 1.9
@@ -39,7 +39,7 @@ class EmbeddedTarget(EmbeddedFolder):
     open, never longer; models, catalogue and tables are there when the folder is opened again.
 
     Args:
-        folder: The folder; created by the first thing that writes.
+        folder: The folder; created by the first write.
         timeout_s: How long to wait for another process to let go of the database.
         keep: How many generations before the live one stay loaded.
         policy: How close vectors must be to their references.
@@ -62,7 +62,7 @@ class EmbeddedTarget(EmbeddedFolder):
         prefix = "embedded:///"
         if not uri.startswith(prefix) or len(uri) == len(prefix) or "?" in uri or "@" in uri:
             raise ConfigError(
-                "that is no URI of an embedded target.",
+                "that is not the URI of an embedded target.",
                 hint="use embedded:///folder, or embedded:////absolute/folder.",
             )
         return cls(unquote(uri.removeprefix(prefix)), timeout_s=timeout_s)
@@ -82,8 +82,8 @@ class EmbeddedTarget(EmbeddedFolder):
 
         A statement may do all that this process may: DuckDB reads and writes files (``COPY``,
         ``ATTACH``, ``read_text``), loads extensions, and through them reaches the network, and it
-        can change our own tables in the schema ``oml``. Never put text of others in it: give that
-        as a parameter, or have the statement run as `untrusted`.
+        can change our own tables in the schema ``oml``. Never put untrusted text in it: pass that
+        as a parameter, or run the statement as `untrusted`.
 
         Every loaded model is a SQL function of its own name: ``CLIP_TXT(text)`` and
         ``CLIP_IMG(blob)`` give ``FLOAT[dims]``, NULL for NULL.
@@ -91,9 +91,9 @@ class EmbeddedTarget(EmbeddedFolder):
         Args:
             statement: SQL of DuckDB.
             parameters: Values for ``?`` in it.
-            untrusted: Only read what is in this database, whoever wrote the statement: no files, no
-                network, no extensions, no settings, and nothing is changed. It can read all that is
-                in it, our own tables too, and neither its time nor its memory is bounded.
+            untrusted: Only read this database, whoever wrote the statement: no files, no network,
+                no extensions, no settings, no changes. It can read every table, our own too, and
+                neither its time nor its memory is bounded.
 
         Raises:
             TargetLocked: If another process holds the database for longer than the timeout.
@@ -110,9 +110,9 @@ class EmbeddedTarget(EmbeddedFolder):
         """Hold the database open, with every loaded model as a SQL function.
 
         Args:
-            purpose: What for, as an error would say it.
-            create: Make the database if there is none.
-            untrusted: For statements of others; see `sql`. Nothing is made then.
+            purpose: What for, as errors show it.
+            create: Create a missing database, unless `untrusted`.
+            untrusted: See `sql`.
         """
         with self._open(purpose, create, untrusted) as raw:
             connection = Connection(raw, self)
@@ -125,13 +125,7 @@ class EmbeddedTarget(EmbeddedFolder):
     def session(
         self, purpose: str, *, create: bool = True, missing_ok: bool = False
     ) -> Iterator[EmbeddedSession]:
-        """Hold the database open for a promotion or a verification.
-
-        Args:
-            purpose: What for, as an error would say it.
-            create: Make the database if there is none.
-            missing_ok: Without `create`, an empty one in memory stands for one that is not there.
-        """
+        """Hold the database open; `missing_ok` gives an empty one in memory. See `Target`."""
         if missing_ok and not create and not (self.folder / CATALOG).is_file():
             with contextlib.closing(duckdb.connect(":memory:")) as raw:
                 raw.execute(SCHEMA)
@@ -144,13 +138,9 @@ class EmbeddedTarget(EmbeddedFolder):
                 session.note_identities()
 
     def survey(self) -> Survey:
-        """Return what is held under all export names, with one query. Read-only.
+        """Return what is held under all export names, with one query; see `Target.survey`.
 
-        A database that is not there holds nothing, and is not made. A model's file is read only if
-        it is another than the one that was hashed last, by this process or by a promotion.
-
-        Raises:
-            TargetLocked: If another process holds the database for longer than the timeout.
+        A model's file is only read if it is not the one that this process or a promotion hashed.
         """
         return read_survey(self)
 
@@ -176,11 +166,11 @@ class EmbeddedTarget(EmbeddedFolder):
         return sorted(stored, key=lambda name: name != PREFERRED_PROFILE)
 
     def skip_reason(self, probe: Probe, profile: Profile) -> str:
-        """Return nothing: pictures of every kind are prepared before a graph sees them."""
+        """Return nothing: every kind of picture is converted before a graph gets it."""
         return ""
 
     def reembedding(self, dependant: Dependant) -> str:
-        """Return the SQL that embeds a registered column anew."""
+        """Return the SQL that re-embeds a registered column."""
         table, _, column = dependant.name.rpartition(".")
         return (
             f"UPDATE {table} SET {column} = {dependant.model}({dependant.source}) "  # noqa: S608

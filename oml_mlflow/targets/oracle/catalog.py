@@ -1,4 +1,4 @@
-"""What an Oracle schema holds: models, ledger, journal, grants, geometries and dependants."""
+"""Contents of an Oracle schema: models, ledger, journal, grants, notes."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 def list_models(db: Database) -> list[LoadedModel]:
     """Return every model of the schema, by name. Read-only.
 
-    A model is ours if its comment says so and the size agrees; where the comment is gone, if the
-    ledger says that a model of ours of exactly that size was made to have the name.
+    A model is ours if its comment says so and the size agrees; without a comment, if the ledger
+    has a model of exactly that size under the name.
     """
     rows = db.rows(sql.LIST_MODELS, "reading the mining models")
     models = [model_from(*row) for row in rows]
@@ -50,12 +50,7 @@ def list_models(db: Database) -> list[LoadedModel]:
 def recognised(
     models: Sequence[LoadedModel], ledger: Sequence[tuple[LedgerEntry, dict[str, int]]]
 ) -> list[LoadedModel]:
-    """Return models, those whose comment is gone as the ledger knows them.
-
-    Args:
-        models: As `model_from` has them.
-        ledger: Entries with the sizes of their models by side, as `ledger_entry` has them.
-    """
+    """Return models from `model_from`; those without a comment completed from the ledger."""
     known = _recorded(ledger)
     return [_recognise(model, known) if model.foreign else model for model in models]
 
@@ -66,7 +61,7 @@ def read_ledger(db: Database, name: str | None = None) -> list[LedgerEntry]:
     entries = [entry for entry, _sizes in _ledger_rows(db)]
     if wanted is None:
         return entries
-    # not by their times, which come from the clocks of whoever promoted
+    # not by time, which comes from the promoters' clocks
     return sorted((e for e in entries if e.name == wanted), key=lambda entry: entry.generation)
 
 
@@ -136,7 +131,7 @@ def dependants(db: Database, name: str) -> list[Dependant]:
 
 
 def registered_columns(db: Database, name: str) -> list[Dependant]:
-    """Return the registered columns of an export name. Read-only."""
+    """Return an export name's registered columns. Read-only."""
     if sql.COLUMNS not in db.tables:
         return []
     rows = db.rows(sql.READ_COLUMNS, "reading the registered columns", {"name": name.upper()})
@@ -147,7 +142,7 @@ def register_column(db: Database, name: str, column: Dependant) -> None:
     """Remember that a table's column holds vectors of a live model. Commits.
 
     Raises:
-        InvalidName: If a name is none.
+        InvalidName: If a name is not valid.
         TargetError: If there is no such table or column.
     """
     table, stored = check_column(column.name)
@@ -171,7 +166,7 @@ def forget_column(db: Database, name: str, column: str) -> bool:
 
 
 def capabilities(db: Database) -> CapabilityTable | None:
-    """Return what capability probes found out, if they ever ran here. Read-only."""
+    """Return the answers to capability probes, if they ever ran here. Read-only."""
     if sql.CAPABILITIES not in db.tables:
         return None
     rows = db.rows(sql.READ_CAPABILITIES, "reading the capabilities")
@@ -179,7 +174,7 @@ def capabilities(db: Database) -> CapabilityTable | None:
 
 
 def save_capabilities(db: Database, table: CapabilityTable) -> None:
-    """Keep what capability probes found out. Commits."""
+    """Keep the answers to capability probes. Commits."""
     db.ensure_tables()
     step = "keeping the capabilities"
     db.write(sql.FORGET_CAPABILITIES, step)
@@ -188,7 +183,7 @@ def save_capabilities(db: Database, table: CapabilityTable) -> None:
 
 
 def model_from(name: str, size: Any, created: Any, comments: str | None) -> LoadedModel:
-    """Return a row of USER_MINING_MODELS, foreign unless its comment is ours."""
+    """Return the model of a row; foreign unless its comment is ours."""
     reported = int(size or 0)
     identity = _identity(comments)
     if identity and is_size(reported, identity["size_bytes"]):
@@ -206,7 +201,7 @@ def model_from(name: str, size: Any, created: Any, comments: str | None) -> Load
 
 
 def _identity(comments: str | None) -> dict[str, Any] | None:
-    """Return what a comment says, if it is one of ours and whole."""
+    """Return the content of a comment if it is ours and complete."""
     try:
         found = json.loads(comments or "")
     except ValueError:
@@ -229,7 +224,7 @@ def _identity(comments: str | None) -> dict[str, Any] | None:
 def _recorded(
     rows: Sequence[tuple[LedgerEntry, dict[str, int]]],
 ) -> dict[str, list[tuple[int, LoadedModel]]]:
-    """Return, by name, models that the ledger says were made to have it, with their sizes."""
+    """Return by name the models that the ledger has for it, with their sizes."""
     found: dict[str, list[tuple[int, LoadedModel]]] = {}
     newest = {entry.name: entry.generation for entry, _sizes in rows}
     for entry, sizes in rows:
@@ -277,7 +272,7 @@ def _ledger_rows(db: Database) -> list[tuple[LedgerEntry, dict[str, int]]]:
 
 
 def ledger_entry(row: tuple[Any, ...]) -> tuple[LedgerEntry, dict[str, int]]:
-    """Return a row of the ledger, and the sizes of its models by side."""
+    """Return the entry of a row, and the sizes of its models by side."""
     name, generation, action, restores, registered, version, run_id, *rest = row
     img, txt, img_bytes, txt_bytes, dims, geometry, profile, *rest = rest
     verification, parity, promoted_at, promoted_by, registry = rest
@@ -310,7 +305,7 @@ def _names(text: str | None, model: str) -> bool:
 
 
 def notes(db: Database, name: str | None = None) -> list[Note]:
-    """Return what is remembered about an export name, or about all. Read-only."""
+    """Return the notes about an export name, or about all. Read-only."""
     if sql.NOTES not in db.tables:
         return []
     rows = db.rows(sql.READ_NOTES, "reading the notes", inline=True)
@@ -319,16 +314,13 @@ def notes(db: Database, name: str | None = None) -> list[Note]:
 
 
 def note_from(name: str, kind: str, content: str, written_at: str, written_by: Any) -> Note:
-    """Return a row of the notes."""
+    """Return the note of a row."""
     at = datetime.fromisoformat(written_at)
     return Note(name, kind, json.loads(content), at, written_by or "")
 
 
 def write_note(db: Database, note: Note) -> None:
-    """Remember something about an export name, instead of what its kind was. Commits.
-
-    One transaction: a reader sees the old note or the new one.
-    """
+    """Write a note in place of one of its kind, in one transaction. Commits."""
     db.ensure_tables()
     name = check_export_name(note.name).upper()
     step = f"noting the {note.kind} of {name}"
@@ -345,7 +337,7 @@ def write_note(db: Database, note: Note) -> None:
 
 
 def _insert(db: Database, step: str, binds: dict[str, Any]) -> bool:
-    """Insert a note; return False if somebody else just did."""
+    """Insert a note; return False if another session just did."""
     try:
         db.write(sql.INSERT_NOTE, step, binds)
     except TargetError as error:
@@ -357,7 +349,7 @@ def _insert(db: Database, step: str, binds: dict[str, Any]) -> bool:
 
 
 def forget_note(db: Database, name: str, kind: str) -> bool:
-    """Forget something about an export name; return whether there was one. Commits."""
+    """Forget a note about an export name; return whether there was one. Commits."""
     if sql.NOTES not in db.tables:
         return False
     binds = {"name": name.upper(), "kind": kind}

@@ -1,4 +1,4 @@
-"""An Oracle connection as the target's modules use it: statements in, rows out, errors ours."""
+"""An Oracle connection: runs statements, returns rows, raises our errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Database:
 
     def __init__(self, connection: Any, uri: str, *, can_write: bool) -> None:
         self.connection, self.uri, self._can_write = connection, uri, can_write
-        # in the case that the catalogue has it in; one that was closed does not tell any more
+        # upper-case, as in the catalogue; kept, since a closed connection has none
         self.user = str(connection.username or "").upper()
         self._columns: set[tuple[str, str]] | None = None
 
@@ -39,18 +39,18 @@ class Database:
 
     @cached_property
     def session_id(self) -> str:
-        """What tells this session from all others that are connected."""
+        """Unique id of this session among all that are connected."""
         [(found,)] = self.rows(sql.SESSION_ID, "asking for the session's id")
         return str(found)
 
     @property
     def tables(self) -> set[str]:
-        """Those of our tables that are there."""
+        """Those of our tables that exist."""
         return {table for table, _column in self._found}
 
     @property
     def has_registry(self) -> bool:
-        """Whether the ledger has the column REGISTRY, which one of an earlier release has not."""
+        """Whether the ledger has the column REGISTRY; earlier releases made it without."""
         return (sql.LEDGER, sql.REGISTRY) in self._found
 
     @property
@@ -61,7 +61,7 @@ class Database:
         return self._columns
 
     def ensure_tables(self) -> None:
-        """Make what is missing of our tables. Writes: tables and columns; commits."""
+        """Create our missing tables and columns. Commits."""
         self._refuse_if_read_only()
         missing = [table for table in sql.CREATE_TABLES if table not in self.tables]
         for table in missing:
@@ -83,10 +83,9 @@ class Database:
 
         Args:
             statement: The query.
-            step: What it is for, as an error would say it.
+            step: What it is for, as errors show it.
             binds: Values by name.
-            inline: Whether many rows with small LOBs are expected: these come with their rows, not
-                by a call for each.
+            inline: Fetch LOBs with their rows instead of by a call each, for many small ones.
         """
         with self._step(step, NOTHING) as c:
             if inline:
@@ -107,7 +106,7 @@ class Database:
         return self._run(statement, step, dict(binds or {}), state)
 
     def ask(self, statement: str, step: str, binds: Mapping[str, Any], out: str) -> int:
-        """Run a block that writes nothing; return the number that it leaves in a bind."""
+        """Run a block that writes nothing; return the number in an output bind."""
         with self._step(step, NOTHING) as c:
             answer = c.var(oracledb.DB_TYPE_NUMBER)
             c.execute(statement, {**binds, out: answer})
@@ -119,12 +118,12 @@ class Database:
             self.connection.commit()
 
     def rollback(self) -> None:
-        """Undo what was not committed; a connection that is gone has undone it already."""
+        """Roll back; a lost connection has done so already."""
         with contextlib.suppress(oracledb.Error, OSError):
             self.connection.rollback()
 
     def blob(self, data: bytes) -> Any:
-        """Return a temporary BLOB, which is what every release of the driver binds as a BLOB."""
+        """Return a temporary BLOB, which every release of the driver binds as a BLOB."""
         with translated(f"sending {len(data)} bytes to {self.uri}", state=NOTHING):
             return self.connection.createlob(oracledb.DB_TYPE_BLOB, data)
 
@@ -135,10 +134,7 @@ class Database:
 
     @contextlib.contextmanager
     def _step(self, step: str, state: str) -> Iterator[Any]:
-        """Give a fresh cursor.
-
-        One that had bytes bound sends a BLOB as a CLOB next (measured, oracledb 3.4 to 26.1).
-        """
+        """Yield a fresh cursor: a used one may send a BLOB as a CLOB (oracledb 3.4 to 26.1)."""
         with translated(f"{step} in {self.uri}", state=state, user=self.user):
             cursor = self.connection.cursor()
             try:

@@ -1,4 +1,4 @@
-"""Errors of the driver and of the database, as this package's own."""
+"""Errors of the driver and the database, turned into this package's own."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def translated(
 
     Args:
         step: What is being done, on what: ``loading CLIP_IMG_S4``.
-        state: What is left if it fails.
+        state: What state is left if it fails.
         user: Database user, for a GRANT.
         hint: Next step, unless the error has a better one.
     """
@@ -71,12 +71,7 @@ def from_driver(
 ) -> OmlMlflowError:
     """Return this package's error for one of the driver's, whose text it keeps.
 
-    Args:
-        error: The driver's.
-        step: What was being done, on what.
-        state: What is left.
-        user: Database user, for a GRANT.
-        hint: Next step, unless the error has a better one.
+    The other arguments are those of `translated`.
     """
     codes = codes_of(error)
     kind, better = _classify(error, codes, user)
@@ -106,8 +101,8 @@ def _classify(
         return TargetUnreachable, "check host, port and service, and whether the listener is up."
     if _TIMEOUT & found:
         return TargetUnreachable, (
-            "run it again, which heals what is pending, with a longer call_timeout= if the "
-            "database is only slow."
+            "run it again, which finishes or undoes what is pending, with a longer call_timeout= "
+            "if the database is only slow."
         )
     if _GONE & found or not codes or getattr(_info(error), "is_session_dead", False):
         return TargetUnreachable, "run it again: what is pending is finished or undone first."
@@ -130,18 +125,18 @@ def _classify(
 
 
 def needed_grant(user: str) -> str:
-    """Return what a DBA has to run so that a user can promote."""
+    """Return the GRANT that lets a user promote."""
     return f"GRANT CREATE MINING MODEL, CREATE TABLE TO {user or '<user>'};"
 
 
 def quota_grant(user: str, tablespace: str, size_bytes: int = 0) -> str:
-    """Return what a DBA has to run so that a user has room."""
+    """Return the statement that gives a user room."""
     room = f"{-(-size_bytes // 2**20)}M" if size_bytes else "UNLIMITED"
     return f"ALTER USER {user or '<user>'} QUOTA {room} ON {tablespace};"
 
 
 def locked(name: str, holder: str, purpose: str, since: str, age: str) -> TargetLocked:
-    """Return the error of a lock that another one holds."""
+    """Return the error for a lock that another session holds."""
     return TargetLocked(
         f"{name} is held by {holder} since {since} ({age}), for {purpose}; its session is alive. "
         "Nothing was changed.",

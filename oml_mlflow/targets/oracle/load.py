@@ -1,4 +1,4 @@
-"""Loading a model into Oracle: bytes into a BLOB, one call, its identity into its comment."""
+"""Load a model into Oracle: from a BLOB, with its identity in a comment."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ FORMAT = 1
 # 256 KiB to 8 MiB differ by less than two runs do (measured on loopback); memory grows with it
 _CHUNK_BYTES = 2**20
 _COMMENT_LIMIT = 4000
-# what is kept of the metadata when a comment would get too long
+# metadata to keep when a comment would get too long
 _SHORT = ("registered_model", "version", "run_id", "profile", "ends", "precision")
 
 _log = logging.getLogger(__name__)
 
 
 def load(db: Database, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-    """Load the bytes of a file under a name that is free. Writes: a model; commits.
+    """Load the bytes of a file under a free name. Writes a model; commits.
 
     Args:
-        db: Where to.
+        db: The database.
         model: Its name and identity.
         path: The file; it is read once, in chunks.
         on_event: Told of the bytes sent.
@@ -74,7 +74,7 @@ def load(db: Database, model: LoadedModel, path: Path, on_event: Listener = sile
 
 
 def drop(db: Database, names: list[str]) -> None:
-    """Drop models by name; a name that is not there is passed over. Writes; commits."""
+    """Drop models by name; missing ones are skipped. Writes; commits."""
     for name in names:
         if find_size(db, name) is not None:
             state = f"{name} is still there."
@@ -82,7 +82,7 @@ def drop(db: Database, names: list[str]) -> None:
 
 
 def find_size(db: Database, name: str) -> int | None:
-    """Return what the catalogue says of a model's size, or None if there is no such model."""
+    """Return a model's size in the catalogue, or None if there is no such model."""
     rows = db.rows(sql.FIND_MODEL, f"looking for {name}", {"model_name": name})
     return int(rows[0][0] or 0) if rows else None
 
@@ -90,8 +90,8 @@ def find_size(db: Database, name: str) -> int | None:
 def is_size(reported: int, size_bytes: int) -> bool:
     """Return whether MODEL_SIZE means so many bytes.
 
-    Bytes were reported of ONNX models in 26ai; the documentation of USER_MINING_MODELS says
-    megabytes, so that those count too.
+    For ONNX models 26ai was reported to give bytes; the documentation of USER_MINING_MODELS says
+    megabytes, so both are accepted.
     """
     return reported == size_bytes or abs(reported * 2**20 - size_bytes) <= 2**20
 
@@ -138,7 +138,7 @@ def comment_text(model: LoadedModel, *, line_breaks: bool = False) -> str:
 
     Args:
         model: The model.
-        line_breaks: Break lines, which SQL*Plus does not take in any length.
+        line_breaks: Break lines, whose length SQL*Plus limits.
     """
     separators = (",\n" if line_breaks else ",", ":")
     identity: dict[str, Any] = {
@@ -162,7 +162,7 @@ def _send(db: Database, model: LoadedModel, path: Path, on_event: Listener, stat
 
     The file is read twice, first for its fingerprint: hashing while sending would cost a third of
     the rate where a network is faster than SHA-256 (measured by projects/benchmark/oracle_target.py
-    on loopback). That nobody writes to it in between is seen from its status.
+    on loopback). Its status shows whether anybody wrote to it in between.
     """
     with translated(f"sending {path.name} to {db.uri}", state=state), path.open("rb") as file:
         before = _status(file)
@@ -173,26 +173,19 @@ def _send(db: Database, model: LoadedModel, path: Path, on_event: Listener, stat
                 f"{model.fingerprint[:12]}…. {state}",
                 hint="log the pair again.",
             )
-        # not bytes: the driver turns those into RAW, or copies them whole
+        # not bytes, which the driver binds as RAW or copies whole
         blob = db.connection.createlob(oracledb.DB_TYPE_BLOB)
         write_blob(blob, file, model.name, on_event)
         if _status(file) != before:
             raise TargetError(
                 f"{model.name}: {path.name} was written to while it was sent. {state}",
-                hint="let nobody write to it, and run it again.",
+                hint="don't write to it meanwhile, and run it again.",
             )
     return blob
 
 
 def write_blob(blob: Any, file: BinaryIO, name: str, on_event: Listener = silent) -> None:
-    """Write a file into a LOB, chunk by chunk.
-
-    Args:
-        blob: An empty temporary LOB of python-oracledb.
-        file: What to write.
-        name: What progress is reported of.
-        on_event: Told of progress.
-    """
+    """Write a file into an empty temporary LOB, chunk by chunk; progress bears the name."""
     done, total = 0, os.fstat(file.fileno()).st_size
     while chunk := file.read(_CHUNK_BYTES):
         blob.write(chunk, done + 1)

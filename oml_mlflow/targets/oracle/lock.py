@@ -1,4 +1,4 @@
-"""The lock row that keeps two promoters apart, also on different machines."""
+"""The lock row that keeps promoters apart, also on different machines."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 def lock(db: Database, name: str, purpose: str) -> Iterator[None]:
     """Hold the lock row of an export name. Writes: the row; commits.
 
-    A row whose session is gone is taken over: DBMS_SESSION.IS_SESSION_ALIVE tells, which everybody
-    may call. Source: DBMS_SESSION, PL/SQL Packages and Types Reference.
+    A row whose session is gone is taken over, by DBMS_SESSION.IS_SESSION_ALIVE, which everybody may
+    call. Source: DBMS_SESSION, PL/SQL Packages and Types Reference.
 
     Raises:
         TargetLocked: If another session, alive, holds it; says who, since when and what for.
@@ -34,7 +34,7 @@ def lock(db: Database, name: str, purpose: str) -> Iterator[None]:
         yield
     except BaseException:
         db.rollback()
-        # the error that is under way says more than one about the lock; a lost session frees it
+        # must not hide the error being raised; a lost session frees the lock
         with contextlib.suppress(OmlMlflowError):
             _release(db, name)
         raise
@@ -50,7 +50,7 @@ def _take(db: Database, name: str, purpose: str) -> None:
         "session_id": db.session_id,
     }
     step = f"taking the lock of {name}"
-    # a row may go between two looks at it, and another may come
+    # the row may disappear or change hands between two statements
     for _attempt in range(3):
         held = db.rows(sql.READ_LOCK, step, {"name": name})
         if not held:
@@ -73,7 +73,7 @@ def _take(db: Database, name: str, purpose: str) -> None:
 
 
 def _insert(db: Database, step: str, mine: dict[str, str]) -> bool:
-    """Insert the row; return False if somebody else just did."""
+    """Insert the row; return False if another session just did."""
     try:
         db.write(sql.INSERT_LOCK, step, mine)
     except TargetError as error:

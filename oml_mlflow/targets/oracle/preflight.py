@@ -1,4 +1,4 @@
-"""Checks that only Oracle has: version, privileges, DBMS_VECTOR, quota. Read-only."""
+"""Oracle's own checks: version, privileges, DBMS_VECTOR, quota. Read-only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ _UNLIMITED = -1
 
 
 def checks(db: Database, size_bytes: int) -> list[Check]:
-    """Return what was found out about a database before anything is sent to it. Read-only.
-
-    Args:
-        db: The database.
-        size_bytes: How much is to be loaded.
-    """
+    """Return the checks of a database before so many bytes are loaded. Read-only."""
     held = {privilege for (privilege,) in db.rows(sql.LIST_PRIVILEGES, "reading privileges")}
     return [
         _check_version(db),

@@ -1,4 +1,4 @@
-"""Names and texts as SQL of Oracle wants them."""
+"""Identifiers and text literals in Oracle's SQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def literal(text: str) -> str:
 
 
 def quote_name(name: str) -> str:
-    """Return a quoted identifier, in the case that the catalogue has it in.
+    """Return a quoted identifier; the name is in the catalogue's case.
 
     Raises:
         TargetError: If it holds a double quote or NUL, which no identifier can.
@@ -28,7 +28,7 @@ def quote_name(name: str) -> str:
 
 
 def model_token(name: str) -> str:
-    """Return a model's name as SQL wants it: as it is where it may be, else quoted.
+    """Return a model's name for SQL, quoted only where it has to be.
 
     Every example in the documentation has it unquoted.
     """

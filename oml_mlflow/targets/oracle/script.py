@@ -1,6 +1,6 @@
-"""The SQL*Plus script of a promotion, for a DBA who would rather run it than have it run."""
+"""The SQL*Plus script of a promotion, for a DBA to run by hand."""
 
-# every name and value in it is written by `oracle_statements`
+# every name and value in it is quoted by `quoting` or `statements`
 # ruff: noqa: S608
 
 from __future__ import annotations
@@ -177,5 +177,5 @@ def _clean(work: Work) -> str:
 
 
 def _remark(text: str) -> str:
-    """Return a text that stays within its line of comment."""
+    """Return a text without line breaks, for a comment."""
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""A connection to Oracle, held for one promotion or verification."""
+"""A session on an Oracle schema, for one promotion or verification."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ class OracleSession:
         return catalog.live_state(self._db, name)
 
     def lock(self, name: str, purpose: str) -> AbstractContextManager[None]:
-        """Keep other promoters away from an export name; see `oracle_lock.lock`."""
+        """Keep other promoters away from an export name; see `lock.lock`."""
         return lock(self._db, name.upper(), purpose)
 
     def begin(self, work: Work) -> None:
-        """Write down what is about to be done. Commits."""
+        """Write work into the journal. Commits."""
         swap.begin(self._db, work)
 
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-        """Load the bytes of a file under a name that is free. Writes: a model; commits."""
+        """Load the bytes of a file under a free name. Writes a model; commits."""
         load(self._db, model, path, on_event)
 
     def embed(self, model: str, side: str, values: Sequence[bytes | str]) -> np.ndarray:
@@ -96,11 +96,11 @@ class OracleSession:
         swap.swap(self._db, work)
 
     def end(self, work: Work) -> None:
-        """Forget what was to be done. Commits."""
+        """Clear the journal. Commits."""
         swap.end(self._db, work)
 
     def drop(self, names: Sequence[str]) -> None:
-        """Drop models by name; a name that is not there is passed over. Writes; commits."""
+        """Drop models by name; missing ones are skipped. Writes; commits."""
         refuse_unplanned(names, self.live_state)
         drop(self._db, list(names))
 
@@ -129,31 +129,27 @@ class OracleSession:
         return catalog.forget_column(self._db, name, column)
 
     def notes(self, name: str | None = None) -> list[Note]:
-        """Return what is remembered about an export name, or about all. Read-only."""
+        """Return the notes about an export name, or about all. Read-only."""
         return catalog.notes(self._db, name)
 
     def write_note(self, note: Note) -> None:
-        """Remember something about an export name, instead of what its kind was. Commits."""
+        """Write a note about an export name, in place of one of its kind. Commits."""
         catalog.write_note(self._db, note)
 
     def forget_note(self, name: str, kind: str) -> bool:
-        """Forget something about an export name; return whether there was one. Commits."""
+        """Forget a note about an export name; return whether there was one. Commits."""
         return catalog.forget_note(self._db, name, kind)
 
     def capabilities(self) -> CapabilityTable | None:
-        """Return what capability probes found out, if they ever ran here. Read-only."""
+        """Return the answers to capability probes, if they ever ran here. Read-only."""
         return catalog.capabilities(self._db)
 
     def save_capabilities(self, table: CapabilityTable) -> None:
-        """Keep what capability probes found out. Commits."""
+        """Keep the answers to capability probes. Commits."""
         catalog.save_capabilities(self._db, table)
 
     def checks(self, size_bytes: int) -> list[Check]:
-        """Return the checks that only Oracle has. Read-only.
-
-        Args:
-            size_bytes: How much is to be loaded.
-        """
+        """Return Oracle's own checks, for so many bytes to load. Read-only."""
         return preflight.checks(self._db, size_bytes)
 
     def loaded_fingerprint(self, name: str) -> str:

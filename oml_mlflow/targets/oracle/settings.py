@@ -1,4 +1,4 @@
-"""Settings of an Oracle target: where it is, who connects, and how long to wait."""
+"""Settings of an Oracle target: address, user, secrets, limits."""
 
 from __future__ import annotations
 
@@ -82,19 +82,19 @@ class OracleSettings:
             timeout_s: How long to wait for a connection, unless the URI says it.
 
         Raises:
-            ConfigError: If it is no such URI, holds a password, or has a setting that is unknown.
+            ConfigError: If it is no such URI, holds a password, or has an unknown setting.
         """
         place, _, query = uri.removeprefix(PREFIX).partition("?")
         credentials, _, dsn = place.rpartition("@")
         user, dsn = unquote(credentials), unquote(dsn)
-        # a '?' in a password ends the place too early
+        # a '?' in a password cuts the address short
         if set(user) & set(":/@") or (not user and "@" in query):
             raise _password_in_uri()
         options = dict(parse_qsl(query, keep_blank_values=True))
         _check_keys(options)
         if not uri.startswith(PREFIX) or not user or not dsn:
             raise ConfigError(
-                "that is no URI of an Oracle target: it names no "
+                "that is not the URI of an Oracle target: it names no "
                 f"{'user' if not user else 'database'}.",
                 hint="write it as oracle://user@host:1521/service, or oracle://user@alias.",
             )
@@ -120,7 +120,7 @@ class OracleSettings:
 
     @property
     def uri(self) -> str:
-        """Where it is and who connects, without secrets and without what has no bearing on it."""
+        """Address and user, without secrets and without settings that don't identify it."""
         where = self.dsn.removeprefix("tcps://")
         shown = f"{PREFIX}{quote(self.user)}@{quote(where, safe='/:[]().=,_-$#')}"
         options = {
@@ -146,8 +146,8 @@ class OracleSettings:
         if sys.stdin is not None and sys.stdin.isatty():
             return Secret(getpass.getpass(f"Password of {self.user} for {self.dsn}: "))
         raise ConfigError(
-            f"there is no password for {self.uri}: {self.password_env} is not set, and nobody can "
-            "be asked. Nothing was connected to.",
+            f"there is no password for {self.uri}: {self.password_env} is not set, and there is "
+            "no terminal to ask on. Nothing was connected to.",
             hint=f"{_WAYS}.",
         )
 

@@ -1,8 +1,8 @@
-"""Every statement that the Oracle target runs, in one place, so that a DBA can read them.
+"""Every statement of the Oracle target, in one place for a DBA to read.
 
 Names of models come from `oml_mlflow.names` or, where a catalogue gave them, through
 `quote_name`; values are bound, except in DDL and in the swap block, which take no binds: there
-they are written by `literal`. The one query of a survey is in `oracle_survey`.
+they are written by `literal`. The one query of a survey is in `survey`.
 
 Sources: "LOAD_ONNX_MODEL Procedure", "DROP_ONNX_MODEL Procedure" (AI Vector Search User's Guide),
 "RENAME_MODEL Procedure" (PL/SQL Packages and Types Reference), "COMMENT" and "GRANT" (SQL Language
@@ -24,7 +24,7 @@ GEOMETRY, COLUMNS = "OML_MLFLOW_GEOMETRY", "OML_MLFLOW_COLUMNS"
 CAPABILITIES, NOTES = "OML_MLFLOW_CAPABILITIES", "OML_MLFLOW_NOTES"
 REGISTRY = "REGISTRY"
 
-# times are UTC in ISO 8601, as text: no session's time zone or date format changes them
+# times are UTC in ISO 8601 text, independent of a session's time zone and date format
 CREATE_TABLES = {
     LEDGER: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_LEDGER (
   NAME VARCHAR2(128) NOT NULL,
@@ -91,7 +91,7 @@ CREATE_TABLES = {
   CONSTRAINT OML_MLFLOW_NOTES_PK PRIMARY KEY (NAME, KIND)
 )""",
 }
-# a ledger made by an earlier release has no such column, and CREATE TABLE IF NOT EXISTS adds none
+# a ledger of an earlier release lacks this column, and CREATE TABLE IF NOT EXISTS adds none
 ADD_REGISTRY = """DECLARE
   is_there EXCEPTION;
   PRAGMA EXCEPTION_INIT(is_there, -1430);
@@ -227,7 +227,7 @@ def embed(model: str) -> str:
 
 
 def ledger_columns(alias: str = "", *, has_registry: bool = True) -> list[str]:
-    """Return the columns of the ledger, as they are read; NULL for REGISTRY if it is not there."""
+    """Return the ledger's columns in reading order; NULL for a missing REGISTRY."""
     there = [f"{alias}{column}" for column in _LEDGER_COLUMNS.split(", ")]
     return there if has_registry else [*there[:-1], "TO_CHAR(NULL)"]
 
@@ -239,7 +239,7 @@ def read_ledger(*, has_registry: bool) -> str:
 
 
 def look_at_columns(table: str, columns: Sequence[str]) -> str:
-    """Return a query that gives no rows, and fails where a column is not there."""
+    """Return a query without rows that fails if a column does not exist."""
     return f"SELECT {', '.join(columns)} FROM {table} WHERE 1 = 0"  # noqa: S608
 
 
@@ -269,8 +269,8 @@ def rename(old: str, new: str, kept: str = "") -> str:
     """Return the call that renames a model; what has the new name is renamed to `kept` first.
 
     "If a model with new_model_name already exists, then the procedure optionally renames
-    new_model_name to versioned_model_name". Source: RENAME_MODEL Procedure. Whether both renames
-    are one transaction is not said, so that a crash between them is reckoned with.
+    new_model_name to versioned_model_name". Source: RENAME_MODEL Procedure. It does not say whether
+    both renames are one transaction, so a crash between them has to be handled.
     """
     versioned = f", versioned_model_name => {literal(kept)}" if kept else ""
     return (
@@ -300,7 +300,7 @@ def swap_block(
         before: Generation that is live until then.
         sizes: Bytes of the models by side.
         revokes: Privileges to take away before.
-        renames: Old name, new name, and the name that what has the new name gets, if any.
+        renames: Old name, new name, and the name for a model that has the new one, if any.
         grants: Privileges to give afterwards.
         at: SQL expression of the time.
     """

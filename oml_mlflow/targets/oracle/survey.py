@@ -1,11 +1,11 @@
-"""What an Oracle schema holds under all export names, read with one query.
+"""Survey of an Oracle schema: all export names with one query.
 
 Sources: USER_MINING_MODELS and USER_TAB_COLUMNS, Database Reference; "The Set Operators", SQL
 Language Reference, which has TO_CHAR(NULL) for columns that only one of the queries has, since
 ORA-01790 refuses columns of different types. Unverified on a real database.
 """
 
-# every name in the statements is written here or by `oracle_statements`
+# every name in the statements is written here or in `statements`
 # ruff: noqa: S608
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _NO_ENTRY = [
 def read_survey(db: Database) -> Survey:
     """Return what a schema holds under all export names. Read-only.
 
-    One query, except where some of our tables or columns are missing: then one asks which are
-    there, and, if any are, a third reads them.
+    One query; if a table or column of ours is missing, a second one asks which there are, and a
+    third reads them.
     """
     step = "surveying what is live"
     try:
@@ -66,7 +66,7 @@ def _branch(
     content: str = _NO_CLOB,
     entry: Collection[str] = _NO_ENTRY,
 ) -> str:
-    """Return one query, whose columns are of the types that all of them have."""
+    """Return one query of the union, its columns padded to the common types."""
     padded = [*texts, *[_NO_TEXT] * (3 - len(texts))]
     columns = [f"'{kind}'", name, number, *padded, content, *entry]
     return f"SELECT {', '.join(columns)} FROM {source}"
@@ -117,7 +117,7 @@ def _statement(tables: Collection[str], *, has_registry: bool) -> str:
 
 
 def _digest(table: CapabilityTable) -> str:
-    """Return what tells answers from others; when they were given, and in what words, does not."""
+    """Return a digest of the answers, whatever their time and wording."""
     answers = sorted(
         (json.dumps(asdict(row.capability), sort_keys=True), str(row.taken)) for row in table.rows
     )

@@ -1,4 +1,4 @@
-"""The swap in Oracle: what is left to do of it, the block that does it, and its undoing."""
+"""The swap in Oracle: run or resume it, settle its grants, undo it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Names:
     """The names that one pipeline has during a swap.
 
     Attributes:
-        slot: Where the incoming model is.
-        live: Where it goes.
-        kept: Where the outgoing one goes; empty if there is none.
+        slot: Name of the incoming model before.
+        live: Its name afterwards.
+        kept: Name of the outgoing model afterwards; empty if there is none.
     """
 
     slot: str
@@ -57,7 +57,7 @@ def names_by_side(work: Work) -> dict[str, Names]:
 
 
 def begin(db: Database, work: Work) -> None:
-    """Write down what is about to be done: ``whole`` becomes ``loading``. Commits.
+    """Write work into the journal: ``whole`` becomes ``loading``. Commits.
 
     Raises:
         PlanStale: If the live generation is not ``work.before``, or something is under way.
@@ -75,7 +75,7 @@ def begin(db: Database, work: Work) -> None:
 
 
 def end(db: Database, work: Work) -> None:
-    """Forget what was to be done: the phase becomes ``whole``. Commits.
+    """Clear the journal: the phase becomes ``whole``. Commits.
 
     Raises:
         TargetError: If a swap is under way: that has to be finished first.
@@ -96,7 +96,7 @@ def swap(db: Database, work: Work) -> None:
     """Give incoming models the live names and record it. Writes; commits.
 
     What an interrupted call has done is found in the catalogue and left as it is. If the database
-    refuses a step, the renames are taken back, as far as it lets us.
+    refuses a step, the renames are undone as far as possible.
 
     Raises:
         PlanStale: If neither ``work.before`` nor the new generation is live.
@@ -108,7 +108,7 @@ def swap(db: Database, work: Work) -> None:
         if state.generation != work.before or state.phase not in (LOADING, SWAPPING):
             raise _stale(work, state)
         if state.phase == LOADING:
-            # what was found out since it was begun, for whoever may have to finish it
+            # with the parity measured since `begin`, for a run that may have to finish it
             binds = {"name": name, "work": work.to_json()}
             db.write(sql.NOTE_WORK, f"noting what {name} is about to be", binds)
             db.commit()
@@ -119,9 +119,9 @@ def swap(db: Database, work: Work) -> None:
 
 
 def settle_grants(db: Database, work: Work) -> None:
-    """Make the grants on the live names those of the work, if the renames did not. Commits.
+    """Make the grants on the live names those of the work. Commits.
 
-    Nobody has confirmed whether grants follow a rename, so both are looked at afterwards.
+    Whether grants follow a rename is unconfirmed, so they are compared afterwards.
     """
     live = [names.live for names in names_by_side(work).values()]
     if not live:
@@ -193,7 +193,7 @@ def _pending_revokes(
 
 
 def _keep_comments(db: Database, work: Work, before: Mapping[str, LoadedModel]) -> None:
-    """Write the identity of a renamed model again if its comment did not come along."""
+    """Write the comment of a renamed model again if the rename lost it."""
     after = {model.name: model for model in list_models(db)}
     for names in names_by_side(work).values():
         for old, new in ((names.live, names.kept), (names.slot, names.live)):
@@ -207,7 +207,7 @@ def _keep_comments(db: Database, work: Work, before: Mapping[str, LoadedModel]) 
 
 
 def _undo(db: Database, work: Work) -> bool:
-    """Take renames back after a refusal; return whether the live pair is as it was."""
+    """Undo renames after a refusal; return whether the live pair is as it was."""
     try:
         if live_state(db, work.entry.name).phase != SWAPPING:
             return True

@@ -1,4 +1,4 @@
-"""The Oracle target: a schema of Oracle Database 23ai (23.7 on) or 26ai, by python-oracledb."""
+"""The Oracle target: a schema of Oracle Database 23ai (from 23.7) or 26ai."""
 
 from __future__ import annotations
 
@@ -48,14 +48,13 @@ _log = logging.getLogger(__name__)
 class OracleTarget:
     """A schema of an Oracle database.
 
-    Nothing is connected to before a `session` is opened; then, a connection of its own is made, or
-    the one handed in is used, or one is taken from the pool.
+    A `session` makes a connection of its own, uses the one passed in, or takes one from the pool.
 
     Args:
         settings: How to connect; not together with the others.
-        connection: An open connection of python-oracledb. It is never closed, what is changed on it
-            is put back, and loading commits, so that it must have no transaction in progress.
-        pool: A pool of python-oracledb; its connections are given back.
+        connection: An open connection of python-oracledb. It is never closed, and its settings are
+            restored. It must have no transaction in progress, since loading commits.
+        pool: A pool of python-oracledb; its connections are released.
         keep: How many generations before the live one stay loaded, unless `settings` says it.
         policy: How close vectors must be to their references, unless `settings` says it.
         call_timeout_s: How long one call may take, unless `settings` says it.
@@ -98,7 +97,7 @@ class OracleTarget:
 
     @cached_property
     def uri(self) -> str:
-        """Where it is, without secrets; kept, since a connection that was closed does not tell."""
+        """Address without secrets; cached, since a closed connection has none."""
         if self._settings is not None:
             return self._settings.uri
         source = self._connection if self._connection is not None else self._pool
@@ -115,21 +114,16 @@ class OracleTarget:
     def session(
         self, purpose: str, *, create: bool = True, missing_ok: bool = False
     ) -> Iterator[OracleSession]:
-        """Hold a connection for one promotion, or whatever else the purpose is.
+        """Hold a connection; see `Target.session`. `missing_ok` has no effect here.
 
-        V$SESSION shows it: MODULE ``oml_mlflow``, ACTION the purpose, CLIENT_INFO this process.
-
-        Args:
-            purpose: What for.
-            create: Whether anything may be written; tables are made once something is.
-            missing_ok: Means nothing here: a database that is not there can't be made.
+        V$SESSION shows MODULE ``oml_mlflow``, the purpose as ACTION, this process as CLIENT_INFO.
 
         Raises:
             LoginRefused: If user or password are wrong.
             TargetUnreachable: If there is no such database.
             TargetUnsupported: If something may be written, and it is too old for pipelines.
-            ConfigError: If there is no password, or a transaction is in progress on a connection
-                that was handed in.
+            ConfigError: If there is no password, or the connection passed in has a transaction in
+                progress.
         """
         with self._open() as connection, self._prepared(connection, purpose):
             db = Database(connection, self.uri, can_write=create)
@@ -142,13 +136,7 @@ class OracleTarget:
                 raise
 
     def survey(self) -> Survey:
-        """Return what is held under all export names, with one query. Read-only.
-
-        A schema that has none of our tables holds nothing.
-
-        Raises:
-            LoginRefused, TargetUnreachable, ConfigError: See `session`.
-        """
+        """Return what is held under all export names, with one query; see `Target.survey`."""
         purpose = "a survey"
         with self._open() as connection, self._prepared(connection, purpose):
             return read_survey(Database(connection, self.uri, can_write=False))
@@ -176,11 +164,11 @@ class OracleTarget:
         return promotion_script(work, [*plan.uploads, *kept], files)
 
     def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
-        """Return those of the stored profiles that may fit a database version, best first.
+        """Return the stored profiles that may fit a database version, best first.
 
-        One with another decode operator comes right behind the profile that it was made from. A
-        pair made for any runtime comes last: it has operators that no database documents. One that
-        takes pixels is left out: SQL has only bytes to give.
+        One with its own decode operator follows the profile that it was made from. A pair for any
+        runtime comes last, since it has operators that no database documents. One that takes pixels
+        is left out, since SQL can only pass bytes.
         """
         ranks = ["oracle-23.7", "oracle-26ai"]
         if release(version) >= NEWER:
@@ -205,7 +193,7 @@ class OracleTarget:
         return ""
 
     def reembedding(self, dependant: Dependant) -> str:
-        """Return the SQL that embeds what depends on a live model anew; nothing is run."""
+        """Return the SQL that re-embeds what depends on a live model; nothing is run."""
         if dependant.kind == "view":
             return f"-- {dependant.name} needs nothing: a view calls the model when it is read"
         if dependant.kind != "column":
@@ -268,12 +256,12 @@ class OracleTarget:
             step = f"connecting to {settings.uri}"
             shown = _without(error, password, wallet_password)
             failure = from_driver(shown, step, state="Nothing was changed.")
-        # out here it has neither cause nor context, in whose text or frames a secret might be
+        # raised out here, without cause or context, whose text or frames might hold a secret
         raise failure
 
     @contextlib.contextmanager
     def _prepared(self, connection: Any, purpose: str) -> Iterator[None]:
-        """Set what a session needs on a connection; put back what was there if it is not ours."""
+        """Set up a connection for a session; restore it afterwards if it is not ours."""
         is_ours = self._settings is not None
         if not is_ours and connection.transaction_in_progress:
             raise ConfigError(
@@ -308,7 +296,7 @@ def _show(connection: Any, module: str | None, action: str | None, client_info: 
 
 
 def _cut(text: str | None) -> str | None:
-    # None clears; of an empty text the driver sends a byte that its own length does not count
+    # None clears; for an empty text the driver sends a byte that its length does not count
     return text.encode()[:_SHOWN_BYTES].decode(errors="ignore") if text else None
 
 
