@@ -49,7 +49,7 @@ ERRORS_BY_CODE: dict[str, type[OmlMlflowError]] = {}
 
 
 class OmlMlflowError(Exception):
-    """Report what failed, the state that was left, and the next step.
+    """Base of all errors: what failed, the state that was left, and the next step.
 
     Args:
         message: What failed and on what; got against wanted; the state that was left.
@@ -146,7 +146,7 @@ class OtherRegistry(RegistryError, code="registry-other"):
 
 
 class OtherOwner(OmlMlflowError, code="owner-other"):
-    """A name belongs to another registered model, or to one of another registry."""
+    """A name belongs to another registered model, or to a model of another registry."""
 
 
 class NotAccepted(OmlMlflowError, code="binding-refused"):

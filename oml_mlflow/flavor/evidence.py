@@ -1,4 +1,4 @@
-"""What is known of a pair when it is logged: reference vectors and the exactness report."""
+"""Evidence logged with a pair: probes, reference vectors, exactness report and model card."""
 
 from __future__ import annotations
 

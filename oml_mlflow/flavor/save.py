@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 SIGNATURE = ModelSignature(
     inputs=Schema(
         [
-            # with types of their own MLflow would make "None" of null, and decode data: URLs
+            # with a type of its own MLflow would turn null into "None", and decode data: URLs
             ColSpec(AnyType(), "image", required=False),
             ColSpec(AnyType(), "text", required=False),
         ]
@@ -103,10 +103,10 @@ def save_model(
         extra_pip_requirements: Added to the default; replaces a default of the same package.
         metadata: As in every flavor.
         extra_files: As in every flavor.
-        profiles: Profiles to store a pair for, the first of which is what the exactness report is
-            about; by default the one that `pair` was made for. The others are made from its files.
-        package_index: URL of the package index that holds oml-mlflow. Then it is named in the
-            requirements, with that index, instead of travelling as code. Without credentials.
+        profiles: Profiles to store a pair for; the exactness report is about the first. By default
+            that of `pair`; pairs for others are made from its files.
+        package_index: URL, without credentials, of a package index that holds oml-mlflow. The
+            requirements then name it there, and it does not travel as code.
         pairs: What `for_profiles` returned for `pair` and `profiles`; made by default.
         evidence: What `gather_evidence` returned for `pairs`; gathered by default.
         on_event: Told of progress.
@@ -164,7 +164,7 @@ def write_model(
     Args:
         model: The model object to add the flavor to.
         root: Its folder.
-        section: What the flavor's section says, but for the release.
+        section: The flavor's section, without the release.
         conda_env: As in every flavor.
         pip_requirements: As in every flavor.
         extra_pip_requirements: As in every flavor.
@@ -259,7 +259,7 @@ def log_model(
 
 @dataclass
 class _Saver:
-    """A flavor to MLflow's eyes, that keeps the manifest of what it saved."""
+    """What `Model.log` takes for a flavor's module; keeps the manifest of what it saved."""
 
     save: Callable[..., None]
     __name__ = "oml_mlflow.flavor.save"
@@ -280,7 +280,7 @@ def log_anchored(
 ) -> ModelInfo:
     """Log what `save` writes, with its manifest in a tag, and register it with the same tags.
 
-    The tag is there before a version is, so that nobody sees one without it.
+    The tag is written before the version, so that no version is ever seen without it.
 
     Args:
         save: Writes a model folder, as `save_model` does.
@@ -363,7 +363,7 @@ def _copy_companions(pair: PipelinePair, root: Path) -> None:
 
 
 def facts_of(pair: PipelinePair | PackagedPair) -> dict[str, Any]:
-    """Return what a logged model's params say of a pair."""
+    """Return the facts of a pair that a logged model has as params."""
     return {
         "oml.model_name": pair.metadata.get("model_name", "unknown"),
         "oml.template": pair.metadata.get("template", "unknown"),
@@ -373,7 +373,7 @@ def facts_of(pair: PipelinePair | PackagedPair) -> dict[str, Any]:
 
 
 def identity_tags(pair: PipelinePair | PackagedPair) -> dict[str, str]:
-    """Return the tags that say which pair it is."""
+    """Return the tags that identify a pair."""
     return {
         "oml.sha256_img": pair.fingerprints[IMG],
         "oml.sha256_txt": pair.fingerprints[TXT],

@@ -1,4 +1,4 @@
-"""Rules for the JSON metadata and the name under which a database loads a model."""
+"""Rules for the JSON metadata and the name of an in-database model."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def _input_findings(
 
 
 def _values_per_row(shape: list[int | None]) -> int:
-    """Return how many values a row has; bytes of a picture are one."""
+    """Return how many values a row has; the bytes of a picture are one."""
     fixed = [dim for dim in shape if dim and dim > 1]
     return fixed[0] if len(fixed) == 1 and shape.count(None) <= 1 else 1
 

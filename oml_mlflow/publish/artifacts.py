@@ -1,4 +1,4 @@
-"""Logs a comparison among a version's artifacts: table, page and plot."""
+"""Log a comparison among a version's artifacts: table, page and plot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, read one by one: safetensors, or on demand pickles without any code."""
+"""A checkpoint's tensors, read one by one: safetensors, or on request pickles of tensors only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from oml_mlflow.errors import SourceError, UnsupportedSource
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
-# torch.load(weights_only=True) could still be made to run code: CVE-2025-32434
+# up to 2.5 torch.load(weights_only=True) could be made to run code: CVE-2025-32434
 _SAFE_TORCH = (2, 6)
 
 
@@ -56,7 +56,7 @@ class Checkpoint(ABC):
 
 
 class SafetensorsWeights(Checkpoint):
-    """The tensors of one or more safetensors files, each read when it is asked for.
+    """The tensors of one or more safetensors files, each read on request.
 
     Args:
         files: Files of one checkpoint.
@@ -158,7 +158,7 @@ def open_weights(folder: Path, model_name: str, *, pickles: bool = False) -> Che
         pickles: Take ``pytorch_model.bin``, tensors only, where there are no safetensors.
 
     Raises:
-        SourceError: If there are none, or not in a form that is taken.
+        SourceError: If there are none, or only in a form that is not read.
     """
     if files := weight_files(folder, SAFETENSORS):
         return SafetensorsWeights(files)
