@@ -146,11 +146,7 @@ def identified(version: ModelVersion) -> ModelVersion:
 
 
 def get_registered(name: str, registry: str) -> Registered | None:
-    """Return a registered model, or None if there is no such one. Read-only; one call.
-
-    Args:
-        name: Its name.
-        registry: What `registry_id` gave.
+    """Return a registered model of a `registry_id`, or None. Read-only; one call.
 
     Raises:
         RegistryUnreachable: If the registry does not answer, or with another error.
@@ -160,10 +156,7 @@ def get_registered(name: str, registry: str) -> Registered | None:
 
 
 def list_tagged(registry: str) -> list[Registered]:
-    """Return registered models with a tag `BIND_TAG`. Read-only; one call for 100 of them.
-
-    Args:
-        registry: What `registry_id` gave.
+    """Return the models of a `registry_id` with a tag `BIND_TAG`. Read-only; one call for 100.
 
     Raises:
         RegistryUnreachable: If the registry does not answer, or with an error.

@@ -13,11 +13,7 @@ _HIDDEN = "***"
 
 
 class Secret(str):
-    """A value that reads ``***`` wherever it is written: in texts, in JSON, pickled.
-
-    Args:
-        value: What to hide.
-    """
+    """A value that reads ``***`` wherever it is written: in texts, in JSON, pickled."""
 
     __slots__ = ("_value",)
     _value: str

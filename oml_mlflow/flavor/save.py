@@ -159,16 +159,10 @@ def write_model(
     *,
     index_lines: Sequence[str] = (),
 ) -> None:
-    """Write the MLmodel and environment files of a model whose other files are there.
+    """Write the MLmodel and environment files of a model whose other files are in `root`.
 
-    Args:
-        model: The model object to add the flavor to.
-        root: Its folder.
-        section: The flavor's section, without the release.
-        conda_env: As in every flavor.
-        pip_requirements: As in every flavor.
-        extra_pip_requirements: As in every flavor.
-        index_lines: What `index_requirements` returned.
+    The arguments are as in every flavor; `section` is the flavor's section without the release,
+    `index_lines` what `index_requirements` returned.
     """
     pyfunc.add_to_model(
         model,

@@ -88,14 +88,8 @@ def make_graph_model(
 ) -> onnx.ModelProto:
     """Return a model that lacks only its initializers.
 
-    Args:
-        name: Name of the graph.
-        opset: Version of the standard operators.
-        nodes: Its nodes, in order.
-        graph_input: The only input.
-        graph_output: The only output.
-        marked: Types of inner tensors at which the graph can be cut.
-        properties: Metadata to store in the file.
+    It has one input and one output. `marked` are the types of inner tensors at which the graph can
+    be cut, `properties` is metadata to store in the file.
     """
     domains = sorted({node.domain for node in nodes} - {""})
     graph = helper.make_graph(nodes, name, [graph_input], [graph_output], value_info=list(marked))

@@ -33,7 +33,7 @@ class Ends:
 
     Attributes:
         input: The input tensor.
-        output: The output tensor that holds the embeddings.
+        output: The output tensor with the embeddings.
     """
 
     input: str = "input"
@@ -120,11 +120,7 @@ def unknown_operators(operators: Iterable[Operator]) -> tuple[str, ...]:
 
 
 def not_run_reason(unknown: Mapping[str, Sequence[str]]) -> str:
-    """Return why a pair was not run; empty if this runtime has all its operators.
-
-    Args:
-        unknown: ``domain:Name`` of unknown operators by side.
-    """
+    """Return why a pair was not run, by its `unknown_operators`; empty if there are none."""
     names = sorted({name for side in unknown.values() for name in side})
     told = [f"{n.rpartition(':')[2]} of domain {n.rpartition(':')[0]}" for n in names]
     if not told:

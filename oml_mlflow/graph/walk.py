@@ -12,12 +12,7 @@ from oml_mlflow.graph.profiles import STANDARD_DOMAINS
 
 @dataclass(frozen=True, order=True)
 class Operator:
-    """An operator of some domain.
-
-    Attributes:
-        domain: Its domain.
-        name: Its name.
-    """
+    """An operator, by domain and name."""
 
     domain: str
     name: str

@@ -20,9 +20,6 @@ def refuse_links(folder: Path) -> None:
     blobs of its model there. Hard links can't be told from files. Sub-folders are not checked,
     since nothing in them is read.
 
-    Args:
-        folder: The model's folder.
-
     Raises:
         SourceError: If a link leads elsewhere or nowhere, an entry is a pipe, socket or device, or
             the folder can't be read.

@@ -20,11 +20,7 @@ _SAFE_TORCH = (2, 6)
 
 
 class Checkpoint(ABC):
-    """Tensors by name, from one or more files.
-
-    Attributes:
-        files: The files.
-    """
+    """Tensors by name, from one or more `files`."""
 
     def __init__(self, files: list[Path]) -> None:
         self.files = files
@@ -57,9 +53,6 @@ class Checkpoint(ABC):
 
 class SafetensorsWeights(Checkpoint):
     """The tensors of one or more safetensors files, each read on request.
-
-    Args:
-        files: Files of one checkpoint.
 
     Raises:
         SourceError: If a file is damaged or cut short.
