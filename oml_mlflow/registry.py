@@ -162,7 +162,7 @@ def list_tagged(registry: str) -> list[Registered]:
         RegistryUnreachable: If the registry does not answer, or with an error.
     """
     found, token = [], None
-    with _answering("models with a tag"):
+    with _answering("which models have a tag"):
         while True:
             page = mlflow.MlflowClient().search_registered_models(
                 filter_string=f"tags.`{BIND_TAG}` LIKE '%'", max_results=100, page_token=token
@@ -221,7 +221,9 @@ def find_version(name: str, version: str) -> ModelVersion | None:
     Raises:
         RegistryUnreachable: If the registry does not answer, or with another error.
     """
-    found = _found(lambda client: client.get_model_version(name, version), f"{name} {version}")
+    found = _found(
+        lambda client: client.get_model_version(name, version), f"version {version} of {name}"
+    )
     return to_version(found) if found else None
 
 
@@ -271,7 +273,7 @@ def _model_tags(model_id: str) -> Mapping[str, str]:
 
 def _found(ask: Callable[[mlflow.MlflowClient], Any], what: str) -> Any:
     """Return what the registry says of something, or None if there is no such thing."""
-    with _answering(what):
+    with _answering(f"whether there is a {what}"):
         try:
             return ask(mlflow.MlflowClient())
         except MlflowException as error:

@@ -120,8 +120,8 @@ class PyfuncPair:
         most = self._limits[limit]
         if sent > most:
             raise InputError(
-                f"the request has {sent:,} {limit.unit}, more than the {most:,} that are taken at "
-                "once; nothing was embedded.",
+                f"the request has {sent:,} {limit.unit}, more than the {most:,} that are "
+                "allowed at once; nothing was embedded.",
                 hint=f"send several requests, or set {limit.variable} where the model is served.",
             )
 
@@ -149,8 +149,8 @@ def _frame(model_input: Any) -> pd.DataFrame:
     )
     if told or any(names.count(name) > 1 for name in ("image", "text")):
         raise InputError(
-            "a column is there twice, or each row is the word 'text', which MLflow makes the "
-            "same; nothing was embedded.",
+            "a column is there twice, or each row is the word 'text', which MLflow sends "
+            "alike; nothing was embedded.",
             hint="send each column once, and the word 'text' in a request of its own.",
         )
     return frame
@@ -223,7 +223,7 @@ def _from_bytes(data: bytes, row: int) -> bytes:
     if data.startswith(_BROKEN_URL):
         raise InputError(
             f"row {row}: image is a data: URL that MLflow decoded as if it were base64.",
-            hint="send what is behind the comma, or log the model again: then URLs are taken.",
+            hint="send the part after the comma, or log the model again: then it accepts URLs.",
         )
     try:
         decoded = _from_string(data.decode("ascii"), row)

@@ -109,8 +109,8 @@ def _embedding(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
     if len(fitting) != 1:
         told = ", ".join(f"{tensor.name} {shown_shape(tensor)}" for tensor in outputs)
         raise PackageError(
-            f"{path.name} has outputs {told}: not one is float32 of shape (batch, dims) with fixed "
-            "dims, or more than one.",
+            f"{path.name} has outputs {told}: none, or more than one, is float32 of shape (batch, "
+            "dims) with fixed dims.",
             hint=_EXPORT,
         )
     return fitting[0]

@@ -142,7 +142,7 @@ def _operator_findings(model: onnx.ModelProto, profile: Profile) -> Iterator[Fin
             "custom-operator",
             ERROR,
             ", ".join(where[:_SHOWN_PLACES]) + more,
-            f"operator {operator.name} of domain {operator.domain} is none that {profile.name} "
+            f"operator {operator.name} of domain {operator.domain} is not one that {profile.name} "
             "takes. Models using any other custom operations will fail on import.",
             "export for this profile, or name the target's decode operator with "
             f"--decode-op {operator} if it has this one.",
@@ -186,7 +186,7 @@ def _string_findings(
             "string-initializer",
             WARNING,
             name,
-            "strings as an initializer or as raw bytes: no file known to be taken has them.",
+            "strings as an initializer or as raw bytes: no file that is known to load has them.",
             "make them the output of a Constant node.",
         )
 
@@ -311,7 +311,7 @@ def _graph_findings(model: onnx.ModelProto, stored: list[Initializer]) -> Iterat
             rule,
             severity,
             model.graph.name or "graph",
-            f"onnx {onnx.__version__} finds the graph wrong: {str(error).strip()[:300]}",
+            f"onnx {onnx.__version__} finds the graph invalid: {str(error).strip()[:300]}",
             "export it again with the tool that made it.",
         )
 

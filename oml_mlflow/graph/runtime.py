@@ -74,8 +74,8 @@ def _warn_unguarded() -> None:
     """Warn, once per process, that this runtime reads any file that a graph names."""
     if Version(found := version("onnxruntime")) < Version(_GUARDED):
         _log.warning(
-            "onnxruntime %s reads any file that a graph names, and gives it out as vectors; only "
-            "oml_mlflow's own check stands before that. Install onnxruntime %s or newer (it needs "
+            "onnxruntime %s reads any file that a graph names, and can reveal it as vectors; "
+            "only oml_mlflow's own check prevents that. Install onnxruntime %s or newer (it needs "
             "Python 3.11).",
             found,
             _GUARDED,

@@ -73,7 +73,7 @@ class PairEmbedder:
 
         Args:
             texts: Texts; those longer than the model's maximum length are cut. A pair by another
-                maker does not say it, and gets them whole.
+                maker does not say that length, and gets them whole.
 
         Raises:
             InputError: If one is no text, or has more than 20,000 characters for a byte-pair
@@ -85,8 +85,8 @@ class PairEmbedder:
             if not is_bounded and isinstance(text, str) and len(text) > _UNBOUNDED_CHARACTERS:
                 raise InputError(
                     f"text {i}: has {len(text):,} characters, more than the "
-                    f"{_UNBOUNDED_CHARACTERS:,} that are taken where a pair doesn't say how much "
-                    "its model reads; nothing was embedded.",
+                    f"{_UNBOUNDED_CHARACTERS:,} that are allowed where a pair doesn't say how "
+                    "much its model reads; nothing was embedded.",
                     hint="shorten it, or export the pair from its model.",
                 )
         prepared = [prepare_text(t, f"text {i}", reach) for i, t in enumerate(texts)]

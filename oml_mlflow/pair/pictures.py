@@ -9,7 +9,7 @@ projects/fidelity.
 
 A picture is judged by its header, and its pixels count against one allowance of the process,
 `limits.MAX_PIXELS`, until its vector is there. Pictures add at most 25 bytes times that to a
-process, whatever is sent (measured: 7 to 25 by format; see tests/test_picture_limits.py).
+process, whatever is sent (measured: 7 to 25 by format; see tests/pair/test_picture_limits.py).
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ def next_steps(report: ParityReport) -> list[str]:
         )
     for side in report.uncompared:
         steps.append(
-            f"Nothing that must be right was compared on the {side_name(side)} side, so nothing is "
-            "proven there: see the reasons in the table below."
+            f"No {side_name(side)} that must be right was compared, so nothing is proven for that "
+            "side: see the reasons in the table below."
         )
     if not steps and not report.ok:
         steps.append(

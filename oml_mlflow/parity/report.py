@@ -183,7 +183,7 @@ def headline(report: ParityReport) -> str:
 def explanation(report: ParityReport) -> str:
     """Return how many probes are in which state, and which classes failed or warned."""
     text = f"{len(report.rows)} probes: {report.summary}."
-    for state, what in ((FAILED, "Not right, but must be"), (WARNED, "Only warned about")):
+    for state, what in ((FAILED, "Failed"), (WARNED, "Warned")):
         names = [summary.category for summary in report.by_class() if summary.state == state]
         text += f" {what}: {', '.join(names)}." if names else ""
     return text

@@ -204,5 +204,5 @@ def _log_evidence(
     title = f"{version} as {publication.name} in {publication.target}"
     where = log_parity(report, publication.model, publication.version, folder, title, facts)
     if not where:
-        warnings.append(f"the evidence of {version} is nowhere: it has no run and no logged model")
+        warnings.append(f"no evidence of {version} was logged: it has no run and no logged model")
     return where

@@ -90,7 +90,7 @@ def shown(version: str, model: str = "clip") -> tuple[dict[str, Row], dict[str, 
 def test_a_version_shows_where_it_is_live(bare: None) -> None:
     for publication in (live("1"), live("1", "dev", DEV)):
         [problem] = publish(publication).warnings
-        assert "evidence of clip v1 is nowhere: it has no run and no logged model" in problem
+        assert "no evidence of clip v1 was logged: it has no run and no logged model" in problem
     rows, tags = shown("1")
     assert tags == {
         "oml.target.dev.v1": "live as CLIP, clip v1, generation 1, verified",
