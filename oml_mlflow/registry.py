@@ -146,7 +146,7 @@ def identified(version: ModelVersion) -> ModelVersion:
 
 
 def get_registered(name: str, registry: str) -> Registered | None:
-    """Return a registered model of a `registry_id`, or None. Read-only; one call.
+    """Return a registered model, or None (`registry`: see `registry_id`). Read-only; one call.
 
     Raises:
         RegistryUnreachable: If the registry does not answer, or with another error.
@@ -156,7 +156,7 @@ def get_registered(name: str, registry: str) -> Registered | None:
 
 
 def list_tagged(registry: str) -> list[Registered]:
-    """Return the models of a `registry_id` with a tag `BIND_TAG`. Read-only; one call for 100.
+    """Return the models with a tag `BIND_TAG` (`registry`: see `registry_id`). A call per 100.
 
     Raises:
         RegistryUnreachable: If the registry does not answer, or with an error.

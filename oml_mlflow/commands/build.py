@@ -1,4 +1,4 @@
-"""Relog: make a version of another one's bytes and evidence with this release's code and pins."""
+"""Relog: log the bytes and evidence of a version again, with this release's code and pins."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from oml_mlflow.flavor.manifest import check_manifest
 from oml_mlflow.flavor.package import read_package
 from oml_mlflow.flavor.scoring import PyfuncPair
 from oml_mlflow.pair.embedder import PairEmbedder
-from oml_mlflow.registry import MANIFEST_TAG
+from oml_mlflow.registry import MANIFEST_TAG, locate
 
 
 def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
@@ -29,8 +29,6 @@ def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
             says were logged. Of a folder, and of a model of an early release, only the ONNX files
             are compared, with the MLmodel file.
     """
-    from oml_mlflow.registry import locate
-
     uri, tags = locate(model_uri)
     folder = _download_artifact_from_uri(artifact_uri=uri, output_path=dst_path)
     return _open(folder, tags)

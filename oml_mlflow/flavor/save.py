@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -33,6 +33,7 @@ from oml_mlflow._version import __version__
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.environment import index_requirements, write_environment
+from oml_mlflow.flavor.evidence import Evidence, gather_evidence, model_card
 from oml_mlflow.flavor.manifest import to_manifest
 from oml_mlflow.flavor.package import (
     FLAVOR_NAME,
@@ -42,13 +43,10 @@ from oml_mlflow.flavor.package import (
     SOURCE_FOLDER,
     PackagedPair,
 )
+from oml_mlflow.graph.profiles import Profile, get_profile
 from oml_mlflow.names import IMG, SIDES, TXT
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG
-
-if TYPE_CHECKING:
-    from oml_mlflow.flavor.evidence import Evidence
-    from oml_mlflow.graph.profiles import Profile
-    from oml_mlflow.pair.pipeline_pair import PipelinePair
 
 SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -115,8 +113,6 @@ def save_model(
         MlflowException: If the path or the environment arguments are not usable.
         ConfigError: If `package_index` holds credentials.
     """
-    from oml_mlflow.flavor.evidence import gather_evidence
-
     _validate_env_arguments(conda_env, pip_requirements, extra_pip_requirements)
     index_lines = index_requirements(package_index)
     root = Path(path).absolute()
@@ -211,8 +207,6 @@ def log_model(
     Returns:
         MLflow's ``ModelInfo``; ``registered_model_version`` is set if it was registered.
     """
-    from oml_mlflow.flavor.evidence import gather_evidence, model_card
-
     with tempfile.TemporaryDirectory() as scratch:
         pairs = for_profiles(pair, profiles, Path(scratch), on_event)
         evidence = gather_evidence(pairs, on_event)
@@ -305,8 +299,6 @@ def for_profiles(
     on_event: Listener = silent,
 ) -> list[PipelinePair]:
     """Return a pair for every profile; those it was not made for are written into `folder`."""
-    from oml_mlflow.graph.profiles import get_profile
-
     made = []
     for wanted in profiles or [pair.profile]:
         if wanted == pair.profile:

@@ -1,1 +1,1 @@
-"""A version's page in MLflow: where it is live, and how that went."""
+"""A version's page in MLflow: where it is live, and the evidence."""

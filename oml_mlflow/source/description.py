@@ -1,4 +1,4 @@
-"""What a graph is built from: towers, picture preparation, vocabulary."""
+"""The description that graphs are built from: towers, picture preparation, vocabulary."""
 
 from __future__ import annotations
 
