@@ -58,10 +58,8 @@ class Evidence:
 def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) -> Evidence:
     """Return the evidence for a pair; runs its graphs, and torch where the model is at hand.
 
-    Args:
-        pairs: The pair, made for one or more profiles. Vectors of its model are taken from the
-            export if it made them, else computed from ``source``.
-        on_event: Told of progress.
+    The pairs are one pair for several profiles. Vectors of its model are those of the export if it
+    made them, else they are computed from ``source``.
     """
     probes, first = golden_probes(), pairs[0]
     ours = {

@@ -120,6 +120,7 @@ def read_package(folder: str | Path, profile: str | None = None) -> PackagedPair
             f"{root.name}: no model of flavor {FLAVOR_NAME} ({type(error).__name__}).",
             hint="log one with oml_mlflow.log_model.",
         ) from error
+    # before any other file is opened: the folder may be anybody's
     _refuse_links(root)
     if section.get("format_version") != FORMAT_VERSION:
         raise IncompatiblePackage(

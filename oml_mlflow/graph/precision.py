@@ -89,7 +89,7 @@ def measure_loss(vectors: np.ndarray, references: np.ndarray) -> dict[str, float
         "rank_agreement": 1.0,
         "top1": 1.0,
     }
-    if len(a) > 2:
+    if len(a) > 2:  # with fewer, no row has two neighbours to order
         ours, theirs = _neighbours(a), _neighbours(b)
         rows = [np.corrcoef(_ranks(x), _ranks(y))[0, 1] for x, y in zip(ours, theirs, strict=True)]
         loss["rank_agreement"] = float(np.mean(rows))

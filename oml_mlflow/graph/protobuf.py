@@ -76,7 +76,7 @@ def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             break
-        if shift == 70:
+        if shift == 70:  # 64 bits need ten bytes at most
             raise ValueError("a number is too long")
     if value >> 64 or (byte == 0 and shift > 7):
         raise ValueError("a number is not in its shortest form")

@@ -31,13 +31,9 @@ def retarget_pipeline(
     profile: Profile,
     on_bytes: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Write a pipeline for another profile, and return its fingerprint. Needs no torch.
+    """Write a pipeline for another profile to `out`, and return its fingerprint. Needs no torch.
 
-    Args:
-        path: File of a pipeline that this package wrote.
-        out: File to create.
-        profile: Profile to write it for.
-        on_bytes: Called with bytes written and bytes in all.
+    `on_bytes` is called with bytes written and bytes in all.
 
     Raises:
         GraphError: If this package did not write the file.

@@ -69,16 +69,10 @@ def write_model(
     initializers: Sequence[Initializer],
     on_bytes: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Write an ONNX file, one initializer in memory at a time, and return its fingerprint.
+    """Write a new ONNX file, one initializer in memory at a time; return its lower-case sha256.
 
-    Args:
-        path: File to create; it must not exist.
-        header: The model without initializers.
-        initializers: The model's initializers.
-        on_bytes: Called with bytes written and bytes in all.
-
-    Returns:
-        Lower-case sha256 of the file. The same arguments give the same bytes.
+    The same arguments give the same bytes. `on_bytes` is called with bytes written and bytes in
+    all.
     """
     prefixes = [item._prefix() for item in initializers]
     sizes = [len(p) + item.size_bytes for p, item in zip(prefixes, initializers, strict=True)]

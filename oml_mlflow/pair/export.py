@@ -48,6 +48,7 @@ def check_destination(export_name: str, output_dir: str | Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(folder, export_name)
+        # permissions say nothing of a read-only file system, so a file is written
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -108,10 +108,7 @@ class PipelinePair:
     ) -> PipelinePair:
         """Write this pair for another profile, from its files alone, and return it.
 
-        Args:
-            profile: Profile to write it for.
-            folder: Folder for the two files, which keep their names; created if missing.
-            on_event: Told of progress.
+        The two files keep their names; their new folder is created if missing.
 
         Raises:
             GraphError: If the pair was not written by this package.

@@ -27,10 +27,7 @@ from oml_mlflow.source.model import Source
 
 
 class ReferenceModel:
-    """Embed with transformers, Pillow and torch, one input at a time, in float32.
-
-    Args:
-        source: Model to load; both towers are held in memory.
+    """Embed with transformers, Pillow and torch in float32, one by one; holds both towers.
 
     Raises:
         SourceError: If torch or transformers is not installed, or they can't load the model.

@@ -81,7 +81,7 @@ def _difference(
         error = f"dims {got.shape[-1]}, wanted {wanted.shape[-1]}"
     elif not np.isfinite(got).all():
         error = "not finite"
-    elif not got.any():
+    elif not got.any():  # it has no cosine
         error = "all zero"
     figures = (float("inf"), -1.0)
     if not error and got is not None and wanted is not None:

@@ -30,15 +30,9 @@ def log_parity(
     title: str,
     facts: Mapping[str, str],
 ) -> str:
-    """Log a comparison to a version's run, or else to its logged model.
+    """Log a comparison into a folder of a version's run, or else of its logged model.
 
-    Args:
-        report: The comparison.
-        model: Registered model.
-        version: Its version.
-        folder: Path among the artifacts.
-        title: Heading of page and plot.
-        facts: Further facts for the page, by name.
+    Page and plot have a title; the page also shows the facts, by name.
 
     Returns:
         URI of the artifacts; empty if the version has neither.

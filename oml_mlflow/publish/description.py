@@ -174,6 +174,7 @@ def merge(description: str | None, rows: Sequence[Row], model: str, version: str
 
 def _find(text: str) -> re.Match[str] | None:
     found = _BLOCK.search(text)
+    # a second block, or half of one, may be what a user made of ours: then none is touched
     return found if found and len(_ANY_MARKER.findall(text)) == 2 else None
 
 
@@ -182,6 +183,7 @@ def _reductions(rows: tuple[Row, ...]) -> Iterable[tuple[Row, ...]]:
     yield rows
     cut = tuple(replace(r, reason=_cut(r.reason), next_step=_cut(r.next_step)) for r in rows)
     yield cut
+    # rows are in the order of their importance, so that the last are reduced first
     for whole in reversed(range(len(cut))):
         yield (*cut[:whole], *(row._to_brief() for row in cut[whole:]))
 

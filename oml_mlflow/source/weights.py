@@ -143,12 +143,9 @@ class PickledWeights(Checkpoint):
 
 
 def open_weights(folder: Path, model_name: str, *, pickles: bool = False) -> Checkpoint:
-    """Return the weights in a model folder.
+    """Return the weights in the folder of a model, named by its hub id or folder.
 
-    Args:
-        folder: The folder.
-        model_name: What the user called it: a hub id, or the folder.
-        pickles: Take ``pytorch_model.bin``, tensors only, where there are no safetensors.
+    `pickles`: take ``pytorch_model.bin``, tensors only, where there are no safetensors.
 
     Raises:
         SourceError: If there are none, or only in a form that is not read.
