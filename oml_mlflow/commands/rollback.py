@@ -135,7 +135,7 @@ def _chosen(database: Target, name: str, to: int | None) -> LedgerEntry:
 
 
 def _binding(config: Config, target: str, name: str) -> Binding | None:
-    """Return the binding of a name; None if it has none, or the binding is in error."""
+    """Return the binding of a name; None if it has none that it can follow."""
     for standing in Fleet(config).look(targets=[target]).plan.standings:
         if standing.name == name and standing.binding is not None and not standing.is_error:
             return standing.binding

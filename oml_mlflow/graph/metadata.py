@@ -68,7 +68,7 @@ def parse_metadata(given: str) -> dict[str, Any]:
 def metadata_findings(
     metadata: Mapping[str, Any], inputs: Mapping[str, list[int | None]], outputs: list[str]
 ) -> Iterator[Finding]:
-    """Yield what a database would not take of a model's JSON metadata.
+    """Yield what a database would refuse in a model's JSON metadata.
 
     Args:
         metadata: The metadata.

@@ -182,7 +182,7 @@ def _resize(g: GraphBuilder) -> str:
 
 
 def _picture_bytes() -> bytes:
-    """Return bytes of three planes that look otherwise if resized without antialias."""
+    """Return bytes of three planes that antialias makes a difference to when resized."""
     values = np.random.default_rng(0).integers(64, 192, _PLANE, dtype=np.uint8)
     return values.tobytes()
 

@@ -44,7 +44,7 @@ class Limits:
     cosine: float | None = None
 
     def keeps(self, max_abs: float, cosine: float) -> bool:
-        """Return whether figures are within both limits; NaN never is."""
+        """Return whether figures are within both limits; NaN is within none."""
         return (self.max_abs is None or max_abs <= self.max_abs) and (
             self.cosine is None or cosine >= self.cosine
         )

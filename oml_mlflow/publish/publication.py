@@ -118,7 +118,7 @@ def tag_key(target: str, version: str) -> str:
 
 
 def tag_value(row: Row, rows: tuple[Row, ...], model: str, version: str) -> str:
-    """Return a row as text of a tag; its name is in it if it is not the target's only one."""
+    """Return the text of a row in its target's tag; `rows` are all rows of the version."""
     if row.state == LIVE:
         generation = f", generation {row.generation}" if row.generation else ""
         verdict = f", {row.result.partition(':')[0]}" if row.result else ""
