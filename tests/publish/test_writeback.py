@@ -98,7 +98,7 @@ def test_a_version_shows_where_it_is_live(bare: None) -> None:
     }
     assert rows["prod"] == Row(
         *("prod", "CLIP", LIVE, PROD, 1, "2026-11-23 21:00", "1a1a1a1a1a1a", "1b1b1b1b1b1b"),
-        result=f"verified: 24 ok, difference up to {report().max_abs():.1e}",
+        result=f"verified: 24 ok, difference up to {report().max_abs():.1e}; unanchored",
         evidence="oml_mlflow/prod/clip_v1/CLIP",
     )
     assert rows["dev"].uri == DEV
@@ -251,7 +251,7 @@ def test_what_is_shown_later_without_a_report_keeps_what_is_there(bare: None) ->
     publish(live("1", report=None))
     assert shown("1")[0] == rows
     publish(live("2", report=None, entry=entry("2", 2, parity={"max_abs": 1.5e-6})))
-    assert shown("2")[0]["prod"].result == "verified: difference up to 1.5e-06"
+    assert shown("2")[0]["prod"].result == "verified: difference up to 1.5e-06; unanchored"
     publish(live("3", before=entry("1", 1)))
     assert shown("1")[0]["prod"].evidence == "oml_mlflow/prod/clip_v1/CLIP"
 
