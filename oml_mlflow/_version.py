@@ -1,4 +1,4 @@
-"""The version of this package; imports nothing, so that all may import it."""
+"""The version of this package; imports nothing, so that every module may import it."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ ERRORS_BY_CODE: dict[str, type[OmlMlflowError]] = {}
 
 
 class OmlMlflowError(Exception):
-    """Report what failed, the state that was left, and the next step.
+    """Base of all errors: what failed, the state that was left, and the next step.
 
     Args:
         message: What failed and on what; got against wanted; the state that was left.
@@ -115,7 +115,7 @@ class NameTaken(ExportError, code="name-taken"):
 
 
 class GraphError(OmlMlflowError, code="graph-rejected"):
-    """A graph does what its target does not take."""
+    """A graph has something that its target does not accept."""
 
 
 class InputError(OmlMlflowError, code="input-invalid"):
@@ -146,11 +146,11 @@ class OtherRegistry(RegistryError, code="registry-other"):
 
 
 class OtherOwner(OmlMlflowError, code="owner-other"):
-    """A name belongs to another registered model, or to one of another registry."""
+    """A name belongs to another registered model, or to a model of another registry."""
 
 
 class NotAccepted(OmlMlflowError, code="binding-refused"):
-    """A target does not take this model, alias or name, or the name is bound twice."""
+    """A target does not accept this model, alias or name, or the name is bound twice."""
 
 
 class Pinned(OmlMlflowError, code="name-pinned"):
@@ -184,11 +184,11 @@ class TargetUnreachable(TargetError, code="target-unreachable"):
 
 
 class LoginRefused(TargetError, code="login-refused"):
-    """A database does not take the user or the password."""
+    """A database refuses the user or the password."""
 
 
 class TargetUnsupported(TargetError, code="target-unsupported"):
-    """A database is of a version that can't hold pipelines."""
+    """A database has a version that can't hold pipelines."""
 
 
 class PrivilegeError(TargetError, code="privilege-missing"):
@@ -200,7 +200,7 @@ class QuotaExceeded(TargetError, code="quota-exceeded"):
 
 
 class ModelRefused(TargetError, code="model-refused"):
-    """A database does not take a graph, or can't run it."""
+    """A database refuses a graph, or can't run it."""
 
 
 class ForeignModel(TargetError, code="model-foreign"):

@@ -1,4 +1,4 @@
-"""Progress of long calls: the library is silent, callers who want to see it pass a listener."""
+"""Progress of long calls, for callers who pass a listener; otherwise the library is silent."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """One sign of progress.
+    """How far a long call is.
 
     Attributes:
-        stage: What is going on: ``export``, ``validate``, ``upload`` or ``verify``.
-        item: What it is done to, such as a file or a model name.
+        stage: ``export``, ``validate``, ``upload`` or ``verify``.
+        item: What is being processed, such as a file or a model.
         done: Units done so far.
         total: Units in all.
         unit: ``bytes`` or ``probes``.

@@ -1,4 +1,4 @@
-"""Files: their fingerprints, and those that only their owner can read."""
+"""Fingerprints of files; files and temporary folders that only their owner can read."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _LOCK = ".lock"
 
 
 def keep_private(path: Path) -> None:
-    """Make a file that only its owner can read and write, or shut others out of one that is there.
+    """Create a file that only its owner can read and write, or restrict an existing one to that.
 
-    A file that its group may write is shared on purpose, and stays the group's. One that is not
-    ours, or no regular file, is left as it is. None that exists is opened: to close it would end
-    the locks that this process holds on it (POSIX).
+    A file that its group may write is shared on purpose: the group keeps its rights. Files of other
+    users, and what is no regular file, are left as they are. An existing file is not opened:
+    closing it would release the locks that this process holds on it (POSIX).
 
     Raises:
-        OSError: If it can't be made.
+        OSError: If it can't be created.
     """
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -47,7 +47,7 @@ def fingerprint_file(path: Path, on_bytes: Callable[[int, int], None] | None = N
 
 
 def fingerprint_open(file: BinaryIO, on_bytes: Callable[[int, int], None] | None = None) -> str:
-    """Return the lower-case sha256 of what an open file holds from here on, read in chunks."""
+    """Return the lower-case sha256 of the rest of an open file, read in chunks."""
     digest, done, total = hashlib.sha256(), 0, os.fstat(file.fileno()).st_size
     while chunk := file.read(2**20):
         digest.update(chunk)
@@ -59,11 +59,10 @@ def fingerprint_open(file: BinaryIO, on_bytes: Callable[[int, int], None] | None
 
 @contextlib.contextmanager
 def spool() -> Iterator[Path]:
-    """Give a folder that only this user can read; it is removed in any case.
+    """Yield a folder that only this user can read; it is removed when the context ends.
 
-    On success and on error when the context ends; after a kill, by the next one: whoever uses a
-    folder holds a lock on a file in it, which the operating system lets go of when the process is
-    gone.
+    After a kill the next call removes it: a process holds a lock on a file in its folder, which the
+    operating system releases when the process is gone.
     """
     if fcntl is None:
         with tempfile.TemporaryDirectory(prefix="oml_mlflow-") as made:
@@ -74,7 +73,7 @@ def spool() -> Iterator[Path]:
     new = Path(tempfile.mkdtemp(prefix=f".{prefix}"))
     handle = os.open(new / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    # named so only now: what has the name and no lock is a leftover
+    # renamed once it is locked: a folder of the new name without a lock is a leftover
     folder = new.rename(new.with_name(new.name.removeprefix(".")))
     try:
         yield folder
@@ -84,7 +83,7 @@ def spool() -> Iterator[Path]:
 
 
 def _remove_leftovers(prefix: str) -> None:
-    """Remove folders of this user whose lock is free: their processes were killed."""
+    """Remove folders of this user whose lock is free, since their processes were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             found = folder.lstat()

@@ -9,7 +9,7 @@ from oml_mlflow.errors import InvalidName
 IMG = "img"
 TXT = "txt"
 SIDES = (IMG, TXT)
-# key of our facts in a file's own metadata
+# key of our metadata in an ONNX file
 PROPERTY = "oml_mlflow"
 
 _SLOT_DIGITS = 6
@@ -59,12 +59,12 @@ def model_name(export_name: str, side: str) -> str:
 
 
 def slot_name(export_name: str, side: str, generation: int) -> str:
-    """Return the name under which a generation is held while it is not live."""
+    """Return the in-database name of a generation that is loaded but not live."""
     return f"{model_name(export_name, side)}_S{generation}"
 
 
 def showable(target: str) -> str:
-    """Return a target's name as an error may repeat it: ``***`` for what may hold a password."""
+    """Return a target's name for an error; ``***`` if it may be a URI with a password."""
     return "***" if set(target) & set("/:@") else target
 
 

@@ -1,4 +1,4 @@
-"""OML4Py's classes: `ONNXPipeline` and what it takes."""
+"""OML4Py's interface: `ONNXPipeline`, its older names, and the connection that it loads into."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class ONNXPipeline:
 
     Args:
         model_name: Hub id, or a local folder in the Hugging Face layout.
-        config: Properties. By default those of the preset, if the model is preconfigured, and its
-            files are held to what is published about it; else the template ``multimodal_clip``.
+        config: Properties. By default those of the preset if the model is preconfigured, whose
+            files are then checked against it; else of the template ``multimodal_clip``.
         settings: ``cache_dir`` (folder of hub downloads; the Hugging Face cache by default),
             ``logging_level`` (of this package's logger, and of onnxruntime),
-            ``force_download``, ``ignore_checksum_error`` (take weights that are others than at the
-            first download of a preconfigured model) and ``ignore_safetensors_error`` (take
+            ``force_download``, ``ignore_checksum_error`` (take weights that differ from the first
+            download of a preconfigured model) and ``ignore_safetensors_error`` (take
             ``pytorch_model.bin``, tensors only, where there are no safetensors).
         function: ``MiningFunction.EMBEDDING`` or its name.
 
@@ -104,9 +104,9 @@ class ONNXPipeline:
         Both or none: an error or an interruption leaves no file, and no file is replaced.
 
         Args:
-            export_name: Base of both names; it must do as the name of an in-database model too.
+            export_name: Base of both names; in-database models must be able to have it too.
             output_dir: Folder; the current one by default.
-            profile: What the target takes; a name of `oml_mlflow.graph.profiles`, or a profile.
+            profile: Profile of the target, or its name (see `oml_mlflow.graph.profiles`).
             decode_op: The target's own decode operator, ``domain:Name``, or ``raw`` for a pair
                 that takes undecoded RGB pixels.
             validate: Compare the pair with the model's own Python code first.
@@ -118,8 +118,8 @@ class ONNXPipeline:
         Raises:
             InvalidName: If the name can't be that of an in-database model.
             NameTaken: If one of the files is already there.
-            SourceError: If the model can't be read in full, or a preconfigured one is not what is
-                published, or not what it was at its first download.
+            SourceError: If the model can't be read in full, or a preconfigured one differs from
+                what is published or from its first download.
             UnsupportedSource: If it is no CLIP model, or does what no graph here can.
             ParityError: If the pair differs from the model's own Python code.
         """
@@ -157,9 +157,9 @@ class ONNXPipeline:
             export_name: Base of both in-database names.
             profile: See `export2file`.
             validate: Compare the pair with the model's own Python code first.
-            adopt: Take over models of others under the live names; they are kept.
-            accept_new_geometry: Go on too where vectors that were stored from the live pair can't
-                be compared with new ones.
+            adopt: Take over foreign models under the live names; they are kept.
+            accept_new_geometry: Go on even if vectors stored from the live pair can't be compared
+                with new ones.
             on_event: Told of progress.
 
         Returns:
@@ -171,7 +171,7 @@ class ONNXPipeline:
             SourceError: See `export2file`.
             PreflightError, ForeignModel, GeometryChanged: If the database can't take it, or should
                 not; nothing was loaded. `PrivilegeError`, `QuotaExceeded` and others likewise.
-            ParityError: If a vector is not what it should be; the live pair is as it was.
+            ParityError: If a vector exceeds its limit; the live pair is as it was.
             ApplyError: If a step fails; the message says what state was left.
 
         Side effects: Writes models and a ledger row to the target; commits.
@@ -221,11 +221,7 @@ class ONNXPipeline:
 class EmbeddingModel(ONNXPipeline):
     """`ONNXPipeline` by the name it had before 23.7; warns.
 
-    Args:
-        model_name: See `ONNXPipeline`.
-        configuration: Properties.
-        settings: See `ONNXPipeline`.
-        config: The same as `configuration`: OML4Py's examples name it so.
+    `configuration` and `config` are the same: OML4Py's signature has one, its examples the other.
     """
 
     def __init__(
@@ -296,7 +292,7 @@ def connect(
 ) -> None:
     """Set the target that `export2db` loads into, for the whole process.
 
-    With `user`, `password` and `dsn` it is an Oracle database, as OML4Py's ``oml.connect`` has it.
+    With `user`, `password` and `dsn` it is an Oracle database, as with OML4Py's ``oml.connect``.
 
     Args:
         user: Its user, whose schema holds the models.
@@ -307,8 +303,7 @@ def connect(
             ``oracle://user@host:1521/service``. Nothing is opened yet.
 
     Raises:
-        ConfigError: If no target is named, or one that is not there. The connection stays as it
-            was.
+        ConfigError: If no target is named, or an unknown one. The connection stays as it was.
     """
     global _connected
     given = any(value is not None for value in (user, password, dsn))

@@ -23,17 +23,18 @@ from oml_mlflow.errors import PackageError, RegistryError, RegistryUnreachable
 
 _log = logging.getLogger(__name__)
 _DEFAULT_EXPERIMENT = "0"
-# the part of what requests raises that people want to read
+# the cause within the text of an error of requests
 _CAUSE = re.compile(r"\(Caused by \w+\(.*?\): (?P<why>[^\"]+)\"\)\)")
 # tags of a registered model; those of a version, and of its logged model
 BIND_TAG, PAUSE_TAG = "oml.bind", "oml.paused"
 MANIFEST_TAG, CODE_TAG = "oml.manifest", "oml.code"
-# the second is evidence of promotions, which comes later
+# the second holds evidence of promotions, and is written after logging
 CODE_FOLDER, EVIDENCE_FOLDER = "code", "oml_mlflow"
-# most of a version's files, none of which a database needs; each would be a request
+# no database needs these, and each of their many files would be a request
 UNUSED = {CODE_FOLDER, EVIDENCE_FOLDER}
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
 _LOGGED_MODEL = re.compile(r"models:/(m-\w+)")
+# how many copies of copies are followed to the original
 _COPIES = 8
 _URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))")
 
@@ -48,7 +49,7 @@ class ModelVersion:
         run_id: Run that logged it, or empty.
         aliases: Aliases that point to it.
         tags: Its tags.
-        registry: Which registry and model; see `Registered`. Empty unless asked for.
+        registry: Identity of registry and model, see `Registered`; empty unless asked for.
         source: URI that it was registered from.
     """
 
@@ -62,7 +63,7 @@ class ModelVersion:
 
     @property
     def uri(self) -> str:
-        """Return the URI of this very version."""
+        """URI of this version, which no alias changes."""
         return f"models:/{self.name}/{self.version}"
 
 
@@ -74,10 +75,9 @@ class Registered:
         name: Its name.
         aliases: Version by alias.
         tags: Its tags.
-        registry: Which registry and which model: ``<registry>:<created>``. The first part is made
-            of when the registry's first experiment was made, the second of when the model was, in
-            milliseconds, so that neither another registry nor a model that was deleted and made
-            anew is taken for it. Where the registry does not say, the first part is empty.
+        registry: Identity, ``<registry>:<model>``: when the registry's first experiment and the
+            model were created, in milliseconds, so that neither another registry nor a model that
+            was deleted and created again is taken for it. The first part may be unknown: empty.
     """
 
     name: str
@@ -117,10 +117,10 @@ def get_version(model_uri: str) -> ModelVersion:
 
 
 def registry_id() -> str:
-    """Return what tells this registry from others; empty where it does not say. Read-only.
+    """Return the identity of this registry; empty where it does not say. Read-only.
 
-    When its default experiment was made: no registry of MLflow has an id of its own, that
-    experiment can't be removed, and a registry that was made anew has another.
+    It is when its default experiment was created: MLflow's registries have no id of their own, that
+    experiment can't be removed, and that of a new registry is of another time.
 
     Raises:
         RegistryUnreachable: If it does not answer, or with an error.
@@ -146,11 +146,7 @@ def identified(version: ModelVersion) -> ModelVersion:
 
 
 def get_registered(name: str, registry: str) -> Registered | None:
-    """Return a registered model, or None if there is no such one. Read-only; one call.
-
-    Args:
-        name: Its name.
-        registry: What `registry_id` gave.
+    """Return a registered model, or None (`registry`: see `registry_id`). Read-only; one call.
 
     Raises:
         RegistryUnreachable: If the registry does not answer, or with another error.
@@ -160,16 +156,13 @@ def get_registered(name: str, registry: str) -> Registered | None:
 
 
 def list_tagged(registry: str) -> list[Registered]:
-    """Return registered models with a tag `BIND_TAG`. Read-only; one call for 100 of them.
-
-    Args:
-        registry: What `registry_id` gave.
+    """Return the models with a tag `BIND_TAG` (`registry`: see `registry_id`). A call per 100.
 
     Raises:
         RegistryUnreachable: If the registry does not answer, or with an error.
     """
     found, token = [], None
-    with _answering("models with a tag"):
+    with _answering("which models have a tag"):
         while True:
             page = mlflow.MlflowClient().search_registered_models(
                 filter_string=f"tags.`{BIND_TAG}` LIKE '%'", max_results=100, page_token=token
@@ -203,8 +196,8 @@ def tag_version(version: ModelVersion, key: str, value: str) -> None:
 def logged_tags(version: ModelVersion) -> Mapping[str, str]:
     """Return the tags that logging wrote for a version's files; none for an early release's.
 
-    They are the version's own, or, where it was registered or copied without them, those of its
-    logged model or of the version it was copied from. Read-only; no call where they are its own.
+    They are the version's own or, if it was registered or copied without them, those of its logged
+    model or its original. Read-only; no call where they are its own.
 
     Raises:
         RegistryUnreachable: If the registry does not answer, or with an error.
@@ -228,7 +221,9 @@ def find_version(name: str, version: str) -> ModelVersion | None:
     Raises:
         RegistryUnreachable: If the registry does not answer, or with another error.
     """
-    found = _found(lambda client: client.get_model_version(name, version), f"{name} {version}")
+    found = _found(
+        lambda client: client.get_model_version(name, version), f"version {version} of {name}"
+    )
     return to_version(found) if found else None
 
 
@@ -238,7 +233,7 @@ def is_anchored(version: ModelVersion) -> bool:
 
 
 def locate(model_uri: str) -> tuple[str, Mapping[str, str]]:
-    """Return the URI of the very files that a URI means now, and the tags that logging wrote.
+    """Return the URI of the files that a URI means now, and the tags that logging wrote.
 
     Args:
         model_uri: As MLflow takes it; a folder has no tags.
@@ -278,7 +273,7 @@ def _model_tags(model_id: str) -> Mapping[str, str]:
 
 def _found(ask: Callable[[mlflow.MlflowClient], Any], what: str) -> Any:
     """Return what the registry says of something, or None if there is no such thing."""
-    with _answering(what):
+    with _answering(f"whether there is a {what}"):
         try:
             return ask(mlflow.MlflowClient())
         except MlflowException as error:
@@ -292,10 +287,10 @@ def fetch_version(version: ModelVersion, folder: str | Path | None = None) -> Pa
 
     Args:
         version: The version.
-        folder: Where to; logged code and evidence of earlier promotions are left out then.
+        folder: Where to download to, without logged code and evidence of earlier promotions.
 
     Raises:
-        RegistryError: If the files can't be had.
+        RegistryError: If the files can't be fetched.
     """
     try:
         if folder is None:
@@ -319,17 +314,16 @@ def fetch_version(version: ModelVersion, folder: str | Path | None = None) -> Pa
 def local_files(
     version: ModelVersion, check: Callable[[Path], None] | None = None
 ) -> Iterator[Path]:
-    """Give a folder with a version's files for a while; what was downloaded is removed again.
+    """Yield a folder with a version's files; a download is removed when the context ends.
 
     Args:
         version: The version.
-        check: Raises PackageError if files are not what was logged. What was downloaded is then
-            fetched once more: a server that answers once with other bytes, such as an error page,
-            says nothing about the version.
+        check: Raises PackageError if files are not what was logged. A download is then repeated
+            once: other bytes once, such as an error page, say nothing about the version.
 
     Raises:
-        RegistryError: If the files can't be had.
-        PackageError: What `check` raises of local files, or again.
+        RegistryError: If the files can't be fetched.
+        PackageError: If `check` fails for local files, or twice.
     """
     with contextlib.ExitStack() as held:
         folder = None
@@ -355,7 +349,7 @@ def _is_remote(version: ModelVersion) -> bool:
 
 @contextlib.contextmanager
 def _answering(question: str) -> Iterator[None]:
-    """Make whatever keeps the registry from answering one kind of error."""
+    """Raise RegistryUnreachable for whatever keeps the registry from answering."""
     try:
         yield
     except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -379,7 +373,7 @@ def _to_registered(found: Any, registry: str) -> Registered:
 
 
 def to_version(found: Any) -> ModelVersion:
-    """Return a version as MLflow has it."""
+    """Return a version from MLflow's entity."""
     return ModelVersion(
         name=found.name,
         version=str(found.version),

@@ -1,4 +1,4 @@
-"""Values that are never shown, and files that only their owner can read."""
+"""Secrets: values that no text shows, and the private files they are read from."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ _HIDDEN = "***"
 
 
 class Secret(str):
-    """A value that is ``***`` wherever it would be written: in a text, in JSON, pickled.
-
-    Args:
-        value: What to hide.
-    """
+    """A value that reads ``***`` wherever it is written: in texts, in JSON, pickled."""
 
     __slots__ = ("_value",)
     _value: str
@@ -32,7 +28,7 @@ class Secret(str):
         return self._value
 
     def redact(self, text: str) -> str:
-        """Return a text with the value taken out."""
+        """Return a text with ``***`` in place of the value."""
         return text.replace(self._value, _HIDDEN) if self._value else text
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -52,12 +48,12 @@ class Secret(str):
 
 
 def read_secret(path: Path, what: str, ways: str) -> Secret:
-    """Return what a file holds that only its owner can read.
+    """Return the secret in a file that only its owner can read.
 
     Args:
         path: The file.
-        what: What it holds, for people.
-        ways: What to do where it can't be had.
+        what: What it holds, for messages, such as ``password``.
+        ways: How else the secret can be given, for hints.
 
     Raises:
         ConfigError: If it can't be read, others can read it, or it is empty.

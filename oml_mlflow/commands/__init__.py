@@ -1,1 +1,1 @@
-"""What this package does, one function a verb."""
+"""The verbs of this package, one function each; all ways in call these."""

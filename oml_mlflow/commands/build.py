@@ -1,4 +1,4 @@
-"""Relogging: a new version of the same bytes and evidence, with this release's code and pins."""
+"""Relog: log the bytes and evidence of a version again, with this release's code and pins."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def relog(
 ) -> ModelInfo:
     """Make a new version of a registered model: the same pair, with the code of this release.
 
-    Taken over byte for byte: ONNX files of every profile, golden probes, references, the model's
-    own files, input example, code and files that were given to `log_model`; and signature,
-    metadata, measured loss and further requirements. New: our code, the pins of what it needs, and
-    the manifest. Nothing is run. Stored vectors stay valid, so that a promotion of the new version
-    asks for nothing.
+    Copied byte for byte: ONNX files of every profile, golden probes, references, the model's own
+    files, input example, code and files that were given to `log_model`; and signature, metadata,
+    measured loss and further requirements. New: our code, the pins of what it needs, and the
+    manifest. Nothing is run. Stored vectors stay valid, so a promotion needs no consent to a new
+    geometry.
 
     Args:
         model_uri: ``models:/name@alias`` or ``models:/name/version``. No alias is moved.
@@ -48,7 +48,7 @@ def relog(
         MLflow's ``ModelInfo``, ``registered_model_version`` among it.
 
     Raises:
-        RegistryError: If there is no such version, or its files can't be had.
+        RegistryError: If there is no such version, or its files can't be fetched.
         PackageError: If its files are not those that were logged.
 
     Side effects: Writes a logged model and a version, with tags and a description.
@@ -59,7 +59,7 @@ def relog(
         check_files(folder, logged_tags(version))
         stored = [read_package(folder, p) for p in read_package(folder).stored_profiles]
         told = version.tags.items()
-        # the one that it was logged for; MLmodel does not keep their order
+        # the profile that it was logged for: the MLmodel file does not keep their order
         package = next((p for p in stored if identity_tags(p).items() <= told), stored[0])
         exactness = {k: v for k, v in version.tags.items() if k == EXACTNESS_TAG}
         info = log_anchored(
@@ -70,7 +70,7 @@ def relog(
             artifact_path=None,
             name=package.paths[IMG].stem.removesuffix(f"_{IMG}"),
             params=facts_of(package),
-            # it would run the model
+            # validation would run the model
             validate_serving_input=False,
         )
     client = mlflow.MlflowClient()
@@ -82,7 +82,7 @@ def relog(
 
 
 def _download(version: ModelVersion, scratch: Path) -> Path:
-    """Return a copy of all of a version's files, code too."""
+    """Return a folder with a copy of all files of a version, code included."""
     try:
         found = mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(scratch))
     except (MlflowException, OSError) as error:

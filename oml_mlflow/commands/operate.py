@@ -1,4 +1,4 @@
-"""Bring every configured target in line, or look at them."""
+"""Bring every configured target in line with the aliases that its names follow."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def reconcile(
 
     Args:
         retry: Try again what failed before.
-        take_over: Names may change hands: to another registered model or registry.
+        take_over: Also replace pairs of another registered model or registry.
         accept_new_geometry: See `promote`.
-        heal: Heal drift, whatever a target's policy is.
+        heal: Repair drift, whatever a target's policy is.
         config: See `promote`.
         on_event: Told of progress.
 
     Returns:
-        How everything stands now, and what was changed or failed to be.
+        The status of every name afterwards, and what was changed or failed.
 
     Raises:
         RegistryUnreachable, OtherRegistry: Nothing was changed.

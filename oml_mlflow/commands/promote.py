@@ -1,7 +1,7 @@
-"""Promote a version, a target given by name, URI or as an object.
+"""Promote a version into a target, given as an object, a URI or the name of a configured one.
 
-A name, or the URI of a configured target, means that target: what it accepts, what its names
-follow and what is pinned holds here as on the command line.
+For a configured target, by name or URI, what it accepts, its bindings and its pins apply, as on the
+command line.
 """
 
 from __future__ import annotations
@@ -37,28 +37,29 @@ def promote(
     config: Config | None = None,
     on_event: Listener = silent,
 ) -> Promotion:
-    """Make a version the live pair of an export name in a database, if it proves right there.
+    """Make a version the live pair of an export name in a database, if it is verified there.
 
     Args:
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
         target: A target, its URI, or the name of a configured one.
         name: Export name in the database; the registered model's name by default.
-        unverified: Promote a pair too that no runtime here could run, so that nothing can be
-            compared; ledger and version then say ``unverified``. Others are compared all the same.
-        adopt: Take over models of others under the live names; they are kept, and never dropped.
-        take_over: Replace a pair too that belongs to another registered model or registry.
-        accept_new_geometry: Promote a version too whose vectors can't be compared with those that
-            were stored from the live one.
-        pinned: Pin the name of a configured target, so that it stays whatever its alias says.
+        unverified: Also promote a pair that no runtime here could run, so that nothing can be
+            compared; ledger and version then say ``unverified``. Others are still compared.
+        adopt: Take over foreign models under the live names; they are kept, and never dropped.
+        take_over: Also replace a pair of another registered model or registry.
+        accept_new_geometry: Also promote a version whose vectors can't be compared with those
+            stored from the live one.
+        pinned: Pin the name in a configured target, so that it no longer follows its alias.
         config: Targets and bindings; by default `oml_mlflow.toml` and the environment.
         on_event: Told of progress.
 
     Returns:
-        What is live now, and the comparison. Promoting what is live already writes nothing, but
-        compares again.
+        What is live now, and the comparison. If it was live already, nothing is written, and the
+        vectors are compared again.
 
     Raises:
-        NotAccepted: If a configured target does not accept it, or the name follows another version.
+        NotAccepted: If a configured target does not accept it, or the name follows an alias of
+            another version.
         OmlMlflowError: See `oml_mlflow.promotion.promote.promote`.
 
     Side effects: Writes models and a ledger row to the target; commits. Calls hooks.
@@ -97,13 +98,13 @@ def promote_configured(
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
         target: Name of the target.
         name: Export name; the registered model's by default.
-        pinned: Pin the name, so that it stays; needed where it follows an alias that points to
-            another version.
-        options: See `Options`.
+        pinned: Pin the name; needed where it follows an alias of another version.
+        options: What is allowed beyond the usual.
         on_event: Told of progress.
 
     Raises:
-        NotAccepted: If the target does not accept it, or the name follows another version.
+        NotAccepted: If the target does not accept it, or the name follows an alias of another
+            version.
         RegistryError, OmlMlflowError: See `oml_mlflow.promote`.
 
     Side effects: Writes models, a ledger row and perhaps a note to the target; commits.

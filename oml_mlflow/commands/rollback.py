@@ -1,4 +1,4 @@
-"""Roll a name back: its alias where it follows one, or the name alone."""
+"""Roll back a name: by its alias where it follows one, else the name alone."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ from oml_mlflow.targets import open_target
 
 
 @dataclass(frozen=True)
-class WentBack:
+class RollbackResult:
     """What a rollback did.
 
     Attributes:
         alias: Alias that was moved, such as ``clip@prod``; empty if none was.
-        version: Version that is wanted now.
-        changed: What a reconciler's pass did once the alias was moved; None if the name was
-            pinned or is not bound.
-        promotion: What was done to the pinned or unbound name; None if the alias was moved.
+        version: Version that was rolled back to.
+        changed: What a reconciler's pass did after the alias was moved; None if none was.
+        promotion: What was done to a pinned or unbound name; None if the alias was moved.
         pinned: Whether the name is pinned now.
-        reason: Why it was pinned although nobody asked for it; empty otherwise.
+        reason: Why it was pinned without being asked to; empty otherwise.
     """
 
     alias: str = ""
@@ -55,20 +54,20 @@ def rollback_configured(
     reason: str = "",
     options: Options = DEFAULTS,
     on_event: Listener = silent,
-) -> WentBack:
+) -> RollbackResult:
     """Make a kept generation live again; where the name follows an alias, move the alias first.
 
-    With the alias moved, every target that follows it goes back, and stays there. If the registry
-    does not answer, or `pinned` is given, only this name goes back, and is pinned.
+    Then every target that follows the alias is rolled back with it. If the registry does not
+    answer, or `pinned` is given, only this name is, and it is pinned.
 
     Args:
         config: Targets and bindings.
         target: Name of the target.
         name: Export name.
-        to: Generation; by default the newest kept one from before the live one.
+        to: Generation; by default the newest kept one before the live one.
         pinned: Pin the name instead of moving the alias.
-        reason: Why, for whoever reads `status`.
-        options: See `Options`.
+        reason: Reason of the pin, shown by `status`.
+        options: What is allowed beyond the usual.
         on_event: Told of progress.
 
     Raises:
@@ -86,18 +85,18 @@ def rollback_configured(
             binding = _binding(config, target, export_name)
             if binding is None:
                 done = _go_back(database, export_name, to, options, on_event)
-                return WentBack(version=done.entry.version, promotion=done)
+                return RollbackResult(version=done.entry.version, promotion=done)
             return _move_back(config, binding, chosen, options, on_event)
         except RegistryUnreachable as error:
             why = f"the registry could not be asked ({error.message})"
     with pinned_for(database, export_name, reason or why or "rolled back by hand"):
         done = _go_back(database, export_name, to, replace(options, over_pin=True), on_event)
-    return WentBack(version=done.entry.version, promotion=done, pinned=True, reason=why)
+    return RollbackResult(version=done.entry.version, promotion=done, pinned=True, reason=why)
 
 
 def _move_back(
     config: Config, binding: Binding, chosen: LedgerEntry, options: Options, on_event: Listener
-) -> WentBack:
+) -> RollbackResult:
     if chosen.registered_model != binding.model or not chosen.version:
         raise ApplyError(
             f"generation {chosen.restores or chosen.generation} of {binding.name} on "
@@ -109,7 +108,7 @@ def _move_back(
     register_alias(version, binding.alias)
     changed = Reconciler(config, on_event=on_event).run([binding.model], options=options)
     follows = f"{binding.model}@{binding.alias}"
-    return WentBack(alias=follows, version=chosen.version, changed=changed)
+    return RollbackResult(alias=follows, version=chosen.version, changed=changed)
 
 
 def _go_back(
@@ -127,7 +126,7 @@ def _go_back(
 
 
 def _chosen(database: Target, name: str, to: int | None) -> LedgerEntry:
-    """Return what a rollback would make live."""
+    """Return the ledger entry that a rollback would make live."""
     with database.session(f"roll back {name}", create=False) as session:
         observed = healed(observe(session, name))
     work = plan_rollback(observed, to=to, keep=database.keep, target=database.uri).work
@@ -136,7 +135,7 @@ def _chosen(database: Target, name: str, to: int | None) -> LedgerEntry:
 
 
 def _binding(config: Config, target: str, name: str) -> Binding | None:
-    """Return what a name follows."""
+    """Return the binding of a name; None if it has none that it can follow."""
     for status in Fleet(config).look(targets=[target]).plan.statuses:
         if status.name == name and status.binding is not None and not status.is_error:
             return status.binding
@@ -156,16 +155,16 @@ def rollback(
 ) -> Promotion:
     """Make a kept generation live again, without loading anything.
 
-    Where the name of a configured target follows an alias, the alias is moved first, and every
-    target that follows it goes back.
+    Where the name follows an alias in a configured target, the alias is moved first, and every
+    target that follows it is rolled back.
 
     Args:
         target: A target, its URI, or the name of a configured one.
         name: Export name in the database.
-        to: Generation; by default the newest kept one from before the live one.
-        unverified: Go back to a generation too that has no reference vectors.
+        to: Generation; by default the newest kept one before the live one.
+        unverified: Also go back to a generation without reference vectors.
         accept_new_geometry: See `promote`.
-        pinned: Pin the name of a configured target instead of moving its alias.
+        pinned: Pin the name in a configured target instead of moving its alias.
         config: See `promote`.
         on_event: Told of progress.
 
@@ -197,8 +196,8 @@ def rollback(
     )
 
 
-def _of_target(done: WentBack, target: str, name: str) -> Promotion:
-    """Return what the pass after the alias was moved did to one name."""
+def _of_target(done: RollbackResult, target: str, name: str) -> Promotion:
+    """Return what the pass that followed the moved alias did to one name."""
     for outcome in done.changed.outcomes if done.changed else ():
         if outcome.change.binding.place == (target, name.upper()):
             if outcome.error is not None:

@@ -1,1 +1,1 @@
-"""MLflow's flavor of a pipeline pair, and everything private of MLflow."""
+"""The MLflow flavor of pipeline pairs: save, log, load and serve them."""

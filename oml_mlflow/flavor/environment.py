@@ -1,4 +1,4 @@
-"""What a logged pair needs where it is served: pins, and the files that say so to MLflow."""
+"""The environment to serve a logged pair in: pinned packages, and MLflow's files about them."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _REQUIRED = ("onnxruntime", "onnxruntime-extensions", "numpy", "pandas", "pillow
 
 
 def get_default_pip_requirements() -> list[str]:
-    """Return what serving a pair needs, pinned to what is installed here.
+    """Return the packages that serving a pair needs, pinned to the versions installed here.
 
-    Without torch and transformers, and without oml_mlflow: it is on no index, where anybody could
-    register its name, and travels inside the model as code.
+    Not torch and transformers; nor oml_mlflow, which travels inside the model as code: it is on no
+    public index, where anybody could register its name.
     """
     return [f"{name}=={version(name)}" for name in _REQUIRED]
 
@@ -45,7 +45,7 @@ def get_default_conda_env() -> dict[str, Any]:
 
 
 def index_requirements(package_index: str | None) -> list[str]:
-    """Return the requirements that name this package on an index; none without an index."""
+    """Return the requirements of this package from an index; none without an index."""
     if package_index is None:
         return []
     parts = urlsplit(package_index)
@@ -89,10 +89,11 @@ def write_environment(
 
 
 def read_requirements(folder: Path) -> tuple[str | None, list[str]]:
-    """Return what a model folder's requirements name besides the default, constraints too.
+    """Return what a model folder requires besides the default.
 
     Returns:
-        The package index that our code comes from, if any, and further lines.
+        The package index that our code comes from, if any, and further requirements and
+        constraints, a line each.
     """
     lines = (folder / _REQUIREMENTS_FILE_NAME).read_text(encoding="utf-8").splitlines()
     index = next((line.removeprefix(_INDEX) for line in lines if line.startswith(_INDEX)), None)

@@ -1,4 +1,4 @@
-"""What is known of a pair when it is logged: reference vectors and the exactness report."""
+"""Evidence logged with a pair: probes, reference vectors, exactness report and model card."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from oml_mlflow.graph.precision import read_precisions
 from oml_mlflow.graph.runtime import not_run_reason, runtime_versions
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.reference import ReferenceModel, exactness
 from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes, save_probes
 from oml_mlflow.parity.report import ParityReport
+from oml_mlflow.source.model import open_source
 
 _SIDE_NAMES = {IMG: "image", TXT: "text"}
 
@@ -56,10 +58,8 @@ class Evidence:
 def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) -> Evidence:
     """Return the evidence for a pair; runs its graphs, and torch where the model is at hand.
 
-    Args:
-        pairs: The pair, made for one or more profiles. Vectors of its model are taken from the
-            export if it made them, else computed from ``source``.
-        on_event: Told of progress.
+    The pairs are one pair for several profiles. Vectors of its model are those of the export if it
+    made them, else they are computed from ``source``.
     """
     probes, first = golden_probes(), pairs[0]
     ours = {
@@ -74,14 +74,10 @@ def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) 
     model = first.model_references
     if model is None and first.source is None:
         return replace(evidence, not_run=evidence.not_run or "the pair's model is not known")
-    # imported here: a pair can be logged without torch, and then says so
-    from oml_mlflow.pair.reference import ReferenceModel, exactness
-    from oml_mlflow.source.model import open_source
-
     if model is None:
         try:
             model = ReferenceModel(open_source(str(first.source))).references(probes, on_event)
-        except (ImportError, SourceError) as error:
+        except (ImportError, SourceError) as error:  # a pair can be logged without torch
             return replace(evidence, not_run=evidence.not_run or str(error))
     if first.profile not in ours:
         return replace(evidence, model=model)

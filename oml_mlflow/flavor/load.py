@@ -1,4 +1,4 @@
-"""Load a logged pair: to run it here, or behind MLflow's pyfunc."""
+"""Load a logged pair, to run it in this process or behind MLflow's pyfunc."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from oml_mlflow.flavor.manifest import check_manifest
 from oml_mlflow.flavor.package import read_package
 from oml_mlflow.flavor.scoring import PyfuncPair
 from oml_mlflow.pair.embedder import PairEmbedder
-from oml_mlflow.registry import MANIFEST_TAG
+from oml_mlflow.registry import MANIFEST_TAG, locate
 
 
 def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
@@ -25,22 +25,20 @@ def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
         ``(n, dims)`` float32.
 
     Raises:
-        PackageError: If it is no pair, or its files are not those that were logged: the registry
-            says what they are, its code too. Of a folder, and of what was logged by an early
-            release, only the ONNX files are compared, with what the MLmodel file says.
+        PackageError: If it is no pair, or its files, code included, are not those that the registry
+            says were logged. Of a folder, and of a model of an early release, only the ONNX files
+            are compared, with the MLmodel file.
     """
-    from oml_mlflow.registry import locate
-
     uri, tags = locate(model_uri)
     folder = _download_artifact_from_uri(artifact_uri=uri, output_path=dst_path)
     return _open(folder, tags)
 
 
 def _load_pyfunc(path: str) -> PyfuncPair:
-    """Return the pair as MLflow's pyfunc and scoring server want it.
+    """Return the pair as MLflow's pyfunc and scoring server call it.
 
-    A folder is all that it gets, and nobody says which version that is: its ONNX files are compared
-    with its own MLmodel file only, and this very code came with it.
+    MLflow names a folder, and not which version it is: its ONNX files are compared with its own
+    MLmodel file only. This code itself may come from that folder.
     """
     return PyfuncPair(_open(path, {}))
 

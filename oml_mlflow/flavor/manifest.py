@@ -1,7 +1,7 @@
-"""Manifest: sha256 of every file of a packaged model, kept where its files are not.
+"""The manifest: sha256 of every file of a packaged model, kept apart from the files.
 
-Whoever can write to the artifact store can rewrite a model, its references and its MLmodel alike.
-What the registry says of them, in a tag, comes from the tracking server's database instead.
+Whoever can write to the artifact store can rewrite a model, its references and its MLmodel file.
+The manifest is in a tag of the registry, which is kept in the tracking server's database.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from oml_mlflow.flavor.package import GOLDEN_FOLDER, PROFILES_FOLDER, SOURCE_FOL
 from oml_mlflow.registry import EVIDENCE_FOLDER, MANIFEST_TAG
 
 UNANCHORED = "unanchored: the registry does not say what its files are"
-# that, and what MLflow writes beside files that it downloads as a version's
+# written after logging: evidence of promotions, and MLflow's own file in a download
 LATER = {EVIDENCE_FOLDER, "registered_model_meta"}
 _MLMODEL = "MLmodel"
-# of other folders, which can hold any number of files, the manifest says one digest
+# listed file by file; other folders may hold any number of files and have one digest each
 _LISTED = {PROFILES_FOLDER, GOLDEN_FOLDER, SOURCE_FOLDER}
 _LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>\S.*)")
 
@@ -31,8 +31,8 @@ _LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<path>\S.*)")
 def to_manifest(folder: Path) -> str:
     """Return a model folder's manifest, as `sha256sum` writes it: one line a file, by path.
 
-    Of `MLmodel` only the flavors count, since MLflow and users rewrite the rest; a folder but those
-    of the flavor is one line, over the lines of its files.
+    Of `MLmodel` only the flavors count, since MLflow and users rewrite the rest. A folder that is
+    not the flavor's own is one line: the digest of the lines of its files.
     """
     found = _digests(folder, LATER)
     return "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(found.items()))
@@ -43,8 +43,8 @@ def check_files(folder: Path, tags: Mapping[str, str], without: Collection[str] 
 
     Args:
         folder: Folder that holds the MLmodel file.
-        tags: What logging wrote, from the registry. Without a manifest the ONNX files are compared
-            with what the MLmodel file says.
+        tags: The tags that logging wrote, from the registry. Without a manifest in them, only the
+            ONNX files are compared, with the MLmodel file.
         without: Files and folders at the top that were not fetched.
     """
     known = check_manifest(folder, tags[MANIFEST_TAG], without) if MANIFEST_TAG in tags else {}
@@ -53,12 +53,10 @@ def check_files(folder: Path, tags: Mapping[str, str], without: Collection[str] 
 
 
 def check_manifest(folder: Path, manifest: str, without: Collection[str] = ()) -> Mapping[str, str]:
-    """Return sha256 of a folder's files by path, which are those of a manifest.
+    """Raise PackageError if a folder's files are not those of a manifest; return sha256 by path.
 
-    Reads every file once.
-
-    What is not in the manifest is refused in the flavor's own folders, and ignored elsewhere:
-    MLflow adds files of its own, and nothing here reads them.
+    Every file is read once. Files that are not in the manifest are refused in the flavor's own
+    folders, and ignored elsewhere: MLflow adds files of its own, and nothing here reads them.
 
     Args:
         folder: Folder that holds the MLmodel file.
@@ -113,7 +111,7 @@ def _digests(folder: Path, without: Collection[str]) -> dict[str, str]:
 
 
 def _files(folder: Path) -> Mapping[str, str]:
-    # Python writes its caches beside code that is run where it lies
+    # Python writes caches beside code that is run in place
     return {
         path.relative_to(folder).as_posix(): fingerprint_file(path)
         for path in folder.rglob("*")

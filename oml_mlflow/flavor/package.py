@@ -19,7 +19,7 @@ from oml_mlflow.parity.probes import Probe, References, read_probes
 
 FLAVOR_NAME = "oml_mlflow"
 FORMAT_VERSION = 1
-# what is run in this process, by serving or the embedded target, where a package holds several
+# run by serving and the embedded target where a package holds several profiles
 PREFERRED_PROFILE = "onnxruntime"
 PROFILES_FOLDER, GOLDEN_FOLDER, SOURCE_FOLDER = "profiles", "golden", "source"
 MODEL_REFERENCES = "model"
@@ -37,8 +37,8 @@ class PackagedPair:
         dims: Length of the embeddings.
         metadata: Template metadata.
         ends: Names of input and output by side.
-        unknown_operators: Operators that the process which logged the pair could not run, by side.
-        stored_profiles: Names of all profiles that the package holds a pair for.
+        unknown_operators: Operators that the logging process could not run, by side.
+        stored_profiles: Names of all profiles in the package.
     """
 
     folder: Path
@@ -52,10 +52,10 @@ class PackagedPair:
     stored_profiles: tuple[str, ...] = ()
 
     def check_fingerprints(self, known: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Raise PackageError if bytes are not those that were logged, or name other files.
+        """Raise PackageError if ONNX files are not those that were logged, or name other files.
 
         Args:
-            known: sha256 that was just computed, by path in the package.
+            known: sha256 already computed, by path in the package.
         """
         for side in SIDES:
             relative = self.paths[side].relative_to(self.folder.resolve()).as_posix()
@@ -75,11 +75,11 @@ class PackagedPair:
 
     @property
     def unverifiable(self) -> str:
-        """Why the pair has no reference vectors of its own, or nothing."""
+        """Why the pair has no reference vectors of its own; empty if it has."""
         return not_run_reason(self.unknown_operators)
 
     def probes(self) -> tuple[Probe, ...]:
-        """Return the golden probes that were stored with the pair."""
+        """Return the golden probes stored with the pair."""
         return read_probes(self.folder / GOLDEN_FOLDER)
 
     def references(self, *, of_model: bool = False) -> References:
@@ -120,6 +120,7 @@ def read_package(folder: str | Path, profile: str | None = None) -> PackagedPair
             f"{root.name}: no model of flavor {FLAVOR_NAME} ({type(error).__name__}).",
             hint="log one with oml_mlflow.log_model.",
         ) from error
+    # before any other file is opened: the folder may be anybody's
     _refuse_links(root)
     if section.get("format_version") != FORMAT_VERSION:
         raise IncompatiblePackage(

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow
 import pandas as pd
@@ -33,6 +33,7 @@ from oml_mlflow._version import __version__
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.environment import index_requirements, write_environment
+from oml_mlflow.flavor.evidence import Evidence, gather_evidence, model_card
 from oml_mlflow.flavor.manifest import to_manifest
 from oml_mlflow.flavor.package import (
     FLAVOR_NAME,
@@ -42,18 +43,15 @@ from oml_mlflow.flavor.package import (
     SOURCE_FOLDER,
     PackagedPair,
 )
+from oml_mlflow.graph.profiles import Profile, get_profile
 from oml_mlflow.names import IMG, SIDES, TXT
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG
-
-if TYPE_CHECKING:
-    from oml_mlflow.flavor.evidence import Evidence
-    from oml_mlflow.graph.profiles import Profile
-    from oml_mlflow.pair.pipeline_pair import PipelinePair
 
 SIGNATURE = ModelSignature(
     inputs=Schema(
         [
-            # with types of their own MLflow would make "None" of null, and decode data: URLs
+            # with a type of its own MLflow would turn null into "None", and decode data: URLs
             ColSpec(AnyType(), "image", required=False),
             ColSpec(AnyType(), "text", required=False),
         ]
@@ -103,10 +101,10 @@ def save_model(
         extra_pip_requirements: Added to the default; replaces a default of the same package.
         metadata: As in every flavor.
         extra_files: As in every flavor.
-        profiles: Profiles to store a pair for, the first of which is what the exactness report is
-            about; by default the one that `pair` was made for. The others are made from its files.
-        package_index: URL of the package index that holds oml-mlflow. Then it is named in the
-            requirements, with that index, instead of travelling as code. Without credentials.
+        profiles: Profiles to store a pair for; the exactness report is about the first. By default
+            that of `pair`; pairs for others are made from its files.
+        package_index: URL, without credentials, of a package index that holds oml-mlflow. The
+            requirements then name it there, and it does not travel as code.
         pairs: What `for_profiles` returned for `pair` and `profiles`; made by default.
         evidence: What `gather_evidence` returned for `pairs`; gathered by default.
         on_event: Told of progress.
@@ -115,8 +113,6 @@ def save_model(
         MlflowException: If the path or the environment arguments are not usable.
         ConfigError: If `package_index` holds credentials.
     """
-    from oml_mlflow.flavor.evidence import gather_evidence
-
     _validate_env_arguments(conda_env, pip_requirements, extra_pip_requirements)
     index_lines = index_requirements(package_index)
     root = Path(path).absolute()
@@ -159,16 +155,10 @@ def write_model(
     *,
     index_lines: Sequence[str] = (),
 ) -> None:
-    """Write the MLmodel and environment files of a model whose other files are there.
+    """Write the MLmodel and environment files of a model whose other files are in `root`.
 
-    Args:
-        model: The model object to add the flavor to.
-        root: Its folder.
-        section: What the flavor's section says, but for the release.
-        conda_env: As in every flavor.
-        pip_requirements: As in every flavor.
-        extra_pip_requirements: As in every flavor.
-        index_lines: What `index_requirements` returned.
+    The arguments are as in every flavor; `section` is the flavor's section without the release,
+    `index_lines` what `index_requirements` returned.
     """
     pyfunc.add_to_model(
         model,
@@ -217,8 +207,6 @@ def log_model(
     Returns:
         MLflow's ``ModelInfo``; ``registered_model_version`` is set if it was registered.
     """
-    from oml_mlflow.flavor.evidence import gather_evidence, model_card
-
     with tempfile.TemporaryDirectory() as scratch:
         pairs = for_profiles(pair, profiles, Path(scratch), on_event)
         evidence = gather_evidence(pairs, on_event)
@@ -259,7 +247,7 @@ def log_model(
 
 @dataclass
 class _Saver:
-    """A flavor to MLflow's eyes, that keeps the manifest of what it saved."""
+    """What `Model.log` takes for a flavor's module; keeps the manifest of what it saved."""
 
     save: Callable[..., None]
     __name__ = "oml_mlflow.flavor.save"
@@ -280,7 +268,7 @@ def log_anchored(
 ) -> ModelInfo:
     """Log what `save` writes, with its manifest in a tag, and register it with the same tags.
 
-    The tag is there before a version is, so that nobody sees one without it.
+    The tag is written before the version, so that no version is ever seen without it.
 
     Args:
         save: Writes a model folder, as `save_model` does.
@@ -311,8 +299,6 @@ def for_profiles(
     on_event: Listener = silent,
 ) -> list[PipelinePair]:
     """Return a pair for every profile; those it was not made for are written into `folder`."""
-    from oml_mlflow.graph.profiles import get_profile
-
     made = []
     for wanted in profiles or [pair.profile]:
         if wanted == pair.profile:
@@ -363,7 +349,7 @@ def _copy_companions(pair: PipelinePair, root: Path) -> None:
 
 
 def facts_of(pair: PipelinePair | PackagedPair) -> dict[str, Any]:
-    """Return what a logged model's params say of a pair."""
+    """Return the facts of a pair that a logged model has as params."""
     return {
         "oml.model_name": pair.metadata.get("model_name", "unknown"),
         "oml.template": pair.metadata.get("template", "unknown"),
@@ -373,7 +359,7 @@ def facts_of(pair: PipelinePair | PackagedPair) -> dict[str, Any]:
 
 
 def identity_tags(pair: PipelinePair | PackagedPair) -> dict[str, str]:
-    """Return the tags that say which pair it is."""
+    """Return the tags that identify a pair."""
     return {
         "oml.sha256_img": pair.fingerprints[IMG],
         "oml.sha256_txt": pair.fingerprints[TXT],

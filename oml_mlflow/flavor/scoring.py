@@ -1,4 +1,4 @@
-"""What `mlflow models serve` and ``mlflow.pyfunc`` call: rows in, embeddings out."""
+"""Scoring with `mlflow models serve` and ``mlflow.pyfunc``: rows in, embeddings out."""
 
 from __future__ import annotations
 
@@ -16,46 +16,39 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from oml_mlflow.errors import InputError
 from oml_mlflow.pair.limits import REQUEST_BYTES, REQUEST_ROWS, Limit
+from oml_mlflow.parity.probes import Embedder
 
 # MLflow sets it in the process that answers HTTP requests
 _SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 _NUMBER = re.compile(r"(?<=^picture )\d+|(?<=^text )\d+")
-# what base64 decoding makes of "data", with which no picture begins
+# "data" decoded as base64, with which no picture begins
 _BROKEN_URL = base64.b64decode("data")
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
-class Embedder(Protocol):
-    """What embeds pictures and texts: a pair in this process, or one in a database."""
+class ScoringEmbedder(Embedder, Protocol):
+    """A pair in this process, or one in a database."""
 
     @property
     def dims(self) -> int:
         """Length of the embeddings."""
         ...
 
-    def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
-        """Return ``(n, dims)`` float32, L2-normalised, in the pictures' order."""
-        ...
-
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Return ``(n, dims)`` float32, L2-normalised, in the texts' order."""
-        ...
-
 
 class PyfuncPair:
     """A pair behind ``mlflow.pyfunc``: rows with a picture or a text in, embeddings out.
 
-    Where it answers HTTP requests, one request has at most ``OML_MLFLOW_REQUEST_ROWS`` rows (1,024)
-    whose values have at most ``OML_MLFLOW_REQUEST_BYTES`` bytes (64 MiB) as they arrive, base64
-    not decoded. What MLflow has read by then is bounded only by a proxy before it.
+    An HTTP request has at most ``OML_MLFLOW_REQUEST_ROWS`` rows (1,024) whose values have at most
+    ``OML_MLFLOW_REQUEST_BYTES`` bytes (64 MiB), base64 not decoded. What MLflow has read by then is
+    bounded only by a proxy before it.
 
     Raises:
-        ConfigError: If one of these variables holds something else than a number in its range.
+        ConfigError: If one of these variables is not a number in its range.
     """
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: ScoringEmbedder) -> None:
         self._embedder = embedder
-        # settings that are wrong are told before a request comes
+        # wrong settings are reported at start, not at the first request
         self._limits = {limit: limit.read() for limit in (REQUEST_ROWS, REQUEST_BYTES)}
 
     def predict(
@@ -127,8 +120,8 @@ class PyfuncPair:
         most = self._limits[limit]
         if sent > most:
             raise InputError(
-                f"the request has {sent:,} {limit.unit}, more than the {most:,} that are taken at "
-                "once; nothing was embedded.",
+                f"the request has {sent:,} {limit.unit}, more than the {most:,} that are "
+                "allowed at once; nothing was embedded.",
                 hint=f"send several requests, or set {limit.variable} where the model is served.",
             )
 
@@ -147,7 +140,7 @@ def _frame(model_input: Any) -> pd.DataFrame:
             hint='send rows such as {"text": "a photo of a cat"} as dataframe_records.',
         ) from error
     names = list(frame.columns)
-    # of a column that is there twice, MLflow passes on the name
+    # if a column is there twice, MLflow passes its name on as every value
     told = (
         _is_serving()
         and names.count("text") == 1
@@ -156,8 +149,8 @@ def _frame(model_input: Any) -> pd.DataFrame:
     )
     if told or any(names.count(name) > 1 for name in ("image", "text")):
         raise InputError(
-            "a column is there twice, or each row is the word 'text', which MLflow makes the "
-            "same; nothing was embedded.",
+            "a column is there twice, or each row is the word 'text', which MLflow sends "
+            "alike; nothing was embedded.",
             hint="send each column once, and the word 'text' in a request of its own.",
         )
     return frame
@@ -224,13 +217,13 @@ def _from_string(value: str, row: int) -> bytes:
 
 
 def _from_bytes(data: bytes, row: int) -> bytes:
-    """Return a picture whose base64 or data: URL MLflow may have taken for bytes, or decoded."""
+    """Return a picture; MLflow may have passed its base64 or data: URL as bytes, or decoded it."""
     if data.startswith(_PICTURE_STARTS):
         return data
     if data.startswith(_BROKEN_URL):
         raise InputError(
             f"row {row}: image is a data: URL that MLflow decoded as if it were base64.",
-            hint="send what is behind the comma, or log the model again: then URLs are taken.",
+            hint="send the part after the comma, or log the model again: then it accepts URLs.",
         )
     try:
         decoded = _from_string(data.decode("ascii"), row)

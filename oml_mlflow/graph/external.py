@@ -1,6 +1,6 @@
 """Tensors of an ONNX file whose values are in other files, found without the onnx package.
 
-Serving has no onnx; and ONNX Runtime would read what the file names, wherever that is. Field
+Serving has no onnx, and ONNX Runtime would read whatever file is named, wherever it is. Field
 numbers: onnx.proto.
 """
 
@@ -30,9 +30,9 @@ _DEPTH_LIMIT = 100
 def external_tensors(path: Path) -> list[tuple[str, str]]:
     """Return (name, location) of every tensor that is kept in another file. Read-only.
 
-    Looks into subgraphs, functions and attributes too; weights are passed over. A message that
-    is there twice, which protobuf merges, is looked into twice: half a tensor that says it is
-    external is enough.
+    Subgraphs, functions and attributes are searched too; weights are skipped. A message that is
+    there twice, which protobuf merges, is searched twice: half a tensor that says it is external
+    is enough.
 
     Raises:
         PackageError: If the file can't be read, or its bytes are not what every parser of

@@ -1,4 +1,4 @@
-"""What a static check finds."""
+"""A finding of the static check, and its severity."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Finding:
 
     @property
     def shown_code(self) -> str:
-        """Return the code, or that none is documented."""
+        """The code, or that none is documented."""
         return self.code or NOT_DOCUMENTED
 
     def to_row(self) -> dict[str, str | None]:
-        """Return the finding as a flat dict."""
+        """Return it as a flat dict."""
         return asdict(self)

@@ -10,7 +10,7 @@ from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.wire import Initializer
 from oml_mlflow.source.description import RESIZE_ATTRIBUTES, ImagePreparation, Tower, Weights
 
-# Resize knows `antialias` from opset 18 on; without it vectors differ from Pillow's.
+# Resize has `antialias` from opset 18 on; without it vectors differ from Pillow's.
 OPSET = 18
 PIXEL_VALUES = "pixel_values"
 

@@ -1,4 +1,4 @@
-"""What goes into a pipeline's file and what comes out, read from the file, whoever made it."""
+"""The interface of any pipeline's file: its input, its output and its metadata."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EXPORT = "export the pair with ONNXPipeline(...).export2file."
 
 @dataclass(frozen=True)
 class Interface:
-    """The outside of one pipeline.
+    """The interface of one pipeline.
 
     Attributes:
         ends: Names of its input and output.
@@ -39,7 +39,7 @@ class Interface:
 
 
 def read_interface(path: Path, side: str) -> Interface:
-    """Return what a file takes and gives. Nothing in it is run.
+    """Return the interface of a file. Nothing in it is run.
 
     Args:
         path: ONNX file.
@@ -48,7 +48,7 @@ def read_interface(path: Path, side: str) -> Interface:
 
     Raises:
         PackageError: If there is no such file, it is no ONNX model, it keeps tensors in other
-            files, or it does not take and give this.
+            files, or it has another input or no such output.
     """
     if not path.is_file():
         raise PackageError(f"there is no file {path}.", hint="export the pair first.")
@@ -76,7 +76,7 @@ def _check_input(path: Path, tensor: onnx.ValueInfoProto, side: str, is_unknown:
     if side == IMG:
         wanted, other = other, wanted
     kind = tensor.type.tensor_type.elem_type
-    # which type Oracle's own decoder takes is not public
+    # the input type of Oracle's own decoder is not public
     if kind != wanted and not (side == IMG and is_unknown):
         swapped = " The two files may be swapped." if kind == other else ""
         raise PackageError(
@@ -102,15 +102,15 @@ def _is_raw(shape: list[int | None]) -> bool:
 
 
 def _embedding(path: Path, model: onnx.ModelProto) -> onnx.ValueInfoProto:
-    """Return the output with the embeddings: the one of that name, else the only one that fits."""
+    """Return the output ``embedding``, else the only output that can be one."""
     outputs = list(model.graph.output)
     named = [tensor for tensor in outputs if tensor.name == EMBEDDING]
     fitting = [tensor for tensor in named or outputs if _is_embedding(tensor)]
     if len(fitting) != 1:
         told = ", ".join(f"{tensor.name} {shown_shape(tensor)}" for tensor in outputs)
         raise PackageError(
-            f"{path.name} has outputs {told}: not one is float32 of shape (batch, dims) with fixed "
-            "dims, or more than one.",
+            f"{path.name} has outputs {told}: none, or more than one, is float32 of shape (batch, "
+            "dims) with fixed dims.",
             hint=_EXPORT,
         )
     return fitting[0]

@@ -1,4 +1,4 @@
-"""Rules for the JSON metadata and the name under which a database loads a model."""
+"""Rules for the JSON metadata and the name of an in-database model."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def parse_metadata(given: str) -> dict[str, Any]:
 def metadata_findings(
     metadata: Mapping[str, Any], inputs: Mapping[str, list[int | None]], outputs: list[str]
 ) -> Iterator[Finding]:
-    """Yield what a database would not take of a model's JSON metadata.
+    """Yield what a database would refuse in a model's JSON metadata.
 
     Args:
         metadata: The metadata.
@@ -180,7 +180,7 @@ def _input_findings(
 
 
 def _values_per_row(shape: list[int | None]) -> int:
-    """Return how many values a row has; bytes of a picture are one."""
+    """Return how many values a row has; the bytes of a picture are one."""
     fixed = [dim for dim in shape if dim and dim > 1]
     return fixed[0] if len(fixed) == 1 and shape.count(None) <= 1 else 1
 

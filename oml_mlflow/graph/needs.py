@@ -1,4 +1,4 @@
-"""What a pipeline needs of a database, read from its graph."""
+"""The capabilities that a pipeline needs of a database, read from its graph."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _KNOWN = frozenset(
     f"{TOKENIZER_DOMAIN}:{name}" for name in (CLIP_TOKENIZER, JSON_TOKENIZER, REGEX_REPLACE)
 )
 _INTEGER_OPERATORS = frozenset({"MatMulInteger", "ConvInteger", "DynamicQuantizeLinear"})
-# from here on Slice, Squeeze and the like take their axes as inputs, as they are written here
+# from this opset on Slice, Squeeze and the like take axes as inputs, as probe models have them
 _LOWEST_OPSET = 13
 _INPUT_KINDS = {TensorProto.STRING: STRING, TensorProto.UINT8: BYTES}
 
 
 @dataclass(frozen=True, order=True)
 class Capability:
-    """One thing that a pipeline needs of a database.
+    """A capability that a pipeline needs of a database.
 
     Attributes:
         kind: ``operator``: a custom operator; ``antialias``: Resize with antialias on uint8;
@@ -44,8 +44,8 @@ class Capability:
         opset: Version of the standard operators.
         ir: IR version.
         operator: ``domain:Name`` of a custom operator.
-        has_probe: Whether a probe model can be made for it: not for an operator of unknown
-            attributes or inputs.
+        has_probe: Whether a probe model can be made for it: not if an operator's attributes or
+            inputs are unknown.
     """
 
     kind: str
@@ -67,9 +67,9 @@ class Capability:
 
 
 def needs(path: Path) -> tuple[Capability, ...]:
-    """Return what a pipeline needs of the database that is to run it.
+    """Return the capabilities that a pipeline needs of a database.
 
-    Read from nodes and types alone: weights are passed over, memory stays small.
+    They are read from nodes and types; weights are skipped, so that memory stays small.
 
     Raises:
         PackageError: If the file is no ONNX model.
@@ -97,7 +97,7 @@ def needs(path: Path) -> tuple[Capability, ...]:
 
 
 def _has_probe(model: onnx.ModelProto, operator: Operator, inputs: set[str]) -> bool:
-    """Return whether a bare node of the graph's input says all there is to say of an operator."""
+    """Return whether a probe can be made: for a known operator, or one of the input alone."""
     if str(operator) in _KNOWN:
         return True
     return all(
@@ -122,7 +122,7 @@ def _is_antialiased(node: onnx.NodeProto) -> bool:
 
 
 def _resizes_bytes(model: onnx.ModelProto) -> bool:
-    """Return whether nothing before an antialiased Resize turned its pixels into other numbers."""
+    """Return whether pixels reach every antialiased Resize as uint8, as a probe's do."""
     makers = {name: node for node in model.graph.node for name in node.output}
     casts = [
         attribute.i

@@ -16,10 +16,10 @@ IR_VERSION = 8
 
 
 class GraphBuilder:
-    """Collect nodes and initializers; names of tensors start with `prefix` unless given.
+    """Collects nodes and initializers.
 
     Args:
-        prefix: Keeps the names of two builders apart whose nodes make one graph.
+        prefix: Start of generated names; keeps those of two builders for one graph apart.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -56,7 +56,7 @@ class GraphBuilder:
         return self._constants[key]
 
     def strings(self, values: Sequence[str]) -> str:
-        """Return the name of a tensor of strings, which has to be a node's output."""
+        """Return the name of a tensor of strings: a node's output, no initializer."""
         tensor = helper.make_tensor(
             "", TensorProto.STRING, [len(values)], [value.encode() for value in values]
         )
@@ -86,16 +86,10 @@ def make_graph_model(
     marked: Sequence[onnx.ValueInfoProto],
     properties: Mapping[str, str],
 ) -> onnx.ModelProto:
-    """Return a model without its initializers.
+    """Return a model that lacks only its initializers.
 
-    Args:
-        name: Name of the graph.
-        opset: Version of the standard operators.
-        nodes: Its nodes, in order.
-        graph_input: The only input.
-        graph_output: The only output.
-        marked: Types of inner tensors at which the graph can be cut.
-        properties: Metadata to store in the file.
+    It has one input and one output. `marked` are the types of inner tensors at which the graph can
+    be cut, `properties` is metadata to store in the file.
     """
     domains = sorted({node.domain for node in nodes} - {""})
     graph = helper.make_graph(nodes, name, [graph_input], [graph_output], value_info=list(marked))

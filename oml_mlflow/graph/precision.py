@@ -1,4 +1,4 @@
-"""Precisions of an encoder: which there are, which one a property chooses, what each may lose.
+"""Precisions of an encoder: which there are, how properties choose one, and what each may lose.
 
 Why ``quantize_model=True`` stores weights as INT8 and computes in float32 on both sides, measured
 on ViT-B/32 with random weights (``python projects/benchmark/shrink.py``): a quarter of the size,
@@ -28,7 +28,7 @@ _EXACT = 1e-4
 # shrink with it. Measured with 16, 64 and 512 dims: 0.007, 0.11 and 0.13, so these are 3 times as
 # much. What comes before a shrunk encoder is held to float32's limit on its own.
 _LOSSES = {FLOAT16: 0.02, INT8: 0.3, INT8_DYNAMIC: 0.4}
-# the same between two runtimes that run the same file; measured 0.06
+# the same, between two runtimes with the same file; measured 0.06
 _RUNTIME_LOSSES = {INT8_DYNAMIC: 0.2}
 
 _INT8_CHOICES: dict[Any, str | None] = {
@@ -50,7 +50,7 @@ def choose_precisions(quantize_model: Any, use_float16: Any) -> dict[str, str]:
             stored as float16 as well: INT8 goes first.
 
     Raises:
-        ConfigError: If a value is another one.
+        ConfigError: If it is any other value.
     """
     int8 = _by_side("quantize_model", quantize_model, _INT8_CHOICES)
     half = _by_side("use_float16", use_float16, _FLOAT16_CHOICES)
@@ -58,12 +58,12 @@ def choose_precisions(quantize_model: Any, use_float16: Any) -> dict[str, str]:
 
 
 def encoder_limit(precision: str, dims: int) -> float:
-    """Return how far an element may be from the model's own Python code."""
+    """Return the largest accepted difference of an element from the model's own Python code."""
     return _LOSSES[precision] / dims**0.5 if precision in _LOSSES else _EXACT
 
 
 def runtime_limit(precision: str, dims: int) -> float:
-    """Return how far an element may be from what the same file gave in another runtime."""
+    """Return the largest accepted difference of an element between two runtimes."""
     return _RUNTIME_LOSSES[precision] / dims**0.5 if precision in _RUNTIME_LOSSES else _EXACT
 
 
@@ -89,7 +89,7 @@ def measure_loss(vectors: np.ndarray, references: np.ndarray) -> dict[str, float
         "rank_agreement": 1.0,
         "top1": 1.0,
     }
-    if len(a) > 2:
+    if len(a) > 2:  # with fewer, no row has two neighbours to order
         ours, theirs = _neighbours(a), _neighbours(b)
         rows = [np.corrcoef(_ranks(x), _ranks(y))[0, 1] for x, y in zip(ours, theirs, strict=True)]
         loss["rank_agreement"] = float(np.mean(rows))
@@ -98,7 +98,7 @@ def measure_loss(vectors: np.ndarray, references: np.ndarray) -> dict[str, float
 
 
 def loss_sentence(loss: Mapping[str, float]) -> str:
-    """Return what `measure_loss` returned, for people."""
+    """Return the result of `measure_loss` as text."""
     return (
         f"max abs {loss['max_abs']:.1e}, smallest cosine {loss['min_cosine']:.6f}, rank agreement "
         f"{loss['rank_agreement']:.4f}, nearest kept {loss['top1']:.0%}"
@@ -108,7 +108,7 @@ def loss_sentence(loss: Mapping[str, float]) -> str:
 def _by_side(name: str, value: Any, choices: dict[Any, str | None]) -> dict[str, str | None]:
     chosen = value if isinstance(value, dict) else dict.fromkeys(SIDES, value)
     for side, choice in chosen.items():
-        # 1 equals True, but nobody has said what it should mean
+        # 1 equals True in Python, but is no documented value
         if side not in SIDES or not isinstance(choice, bool | str) or choice not in choices:
             shown = ", ".join(repr(c) for c in choices)
             raise ConfigError(

@@ -1,7 +1,7 @@
-"""What a pipeline needs of a database, and the few kilobytes that ask for one such thing.
+"""Probe models: a few kilobytes each, to ask a database for one capability.
 
 Every probe model has the ends of a pipeline: ``input``, a text or the bytes of a BLOB, and
-``embedding``, float32 ``(batch, k)``. It holds nothing but the thing that is asked about and
+``embedding``, float32 ``(batch, k)``. It holds nothing but what the capability is about and
 operators that ONNX has had since opset 13. Its input is a plain word or a sound three-component
 JPEG: nothing that is known to crash any release of onnxruntime-extensions.
 """
@@ -49,14 +49,14 @@ def _tiny_vocabulary() -> Vocabulary:
 
 @dataclass(frozen=True)
 class ProbeModel:
-    """A model of a few kilobytes that asks for one capability.
+    """A model that asks a database for one capability.
 
     Attributes:
         data: The ONNX file.
         value: What to embed with it.
-        dims: Length of what it gives.
-        expected: What it gives where that is known.
-        tolerance: How far off an element may be.
+        dims: Length of its vector.
+        expected: Its vector where that is known.
+        tolerance: Largest accepted difference of an element.
     """
 
     data: bytes
@@ -66,7 +66,7 @@ class ProbeModel:
     tolerance: float = _ROUNDING
 
     def judge(self, vector: np.ndarray) -> str:
-        """Return what is wrong with a vector, or nothing."""
+        """Return what is wrong with a vector; empty if nothing."""
         if vector.shape != (self.dims,):
             return f"it gave {vector.shape[-1]} elements instead of {self.dims}"
         if self.expected is None:
@@ -78,7 +78,7 @@ class ProbeModel:
 
 
 def probe_model(capability: Capability) -> ProbeModel | None:
-    """Return the model that asks for a capability, or None if none can be made."""
+    """Return the model that asks for a capability; None if `Capability.has_probe` is false."""
     if not capability.has_probe:
         return None
     g = GraphBuilder("probe")
@@ -152,7 +152,7 @@ def _times_size(g: GraphBuilder, tensor: str) -> str:
 
 
 def _first_ids(g: GraphBuilder, ids: str) -> str:
-    """Append nodes that fill ids up with zeros and cut them, float32 ``(1, 4)``."""
+    """Append nodes that pad ids with zeros and cut them, float32 ``(1, 4)``."""
     count = len(_WORD_IDS)
     filled = g.op("Concat", ids, g.constant([[0] * count]), axis=1)
     cut = g.op("Slice", filled, g.constant([0]), g.constant([count]), g.constant([1]))
@@ -182,7 +182,7 @@ def _resize(g: GraphBuilder) -> str:
 
 
 def _picture_bytes() -> bytes:
-    """Return bytes of three planes that look otherwise if resized without antialias."""
+    """Return bytes of three planes that antialias makes a difference to when resized."""
     values = np.random.default_rng(0).integers(64, 192, _PLANE, dtype=np.uint8)
     return values.tobytes()
 

@@ -1,4 +1,4 @@
-"""Profiles: named targets, and what each takes."""
+"""Profiles: what each kind of target accepts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CUSTOM_OP = re.compile(r"(?P<domain>[A-Za-z][\w.]*):(?P<name>[A-Za-z]\w*)")
 
 @dataclass(frozen=True)
 class Profile:
-    """What a target takes.
+    """What a kind of target accepts.
 
     Attributes:
-        name: Its name.
+        name: Its name, with the decode operator if that is not its default.
         description: One line for people.
         opset_limit: Highest version of the standard operators.
         ir_limit: Highest IR version.
@@ -32,7 +32,8 @@ class Profile:
             for the ``raw`` variant, whose input is RGB pixels and which needs no custom operator.
         custom_operators: Operators outside the standard domains, by domain.
         encodings: Encodings of pictures that the target documents.
-        source: Where this comes from.
+        source: Source of these facts.
+        is_oracle: Whether Oracle's rules for tensors and metadata apply, with their ORA codes.
     """
 
     name: str
@@ -45,9 +46,10 @@ class Profile:
     source: str
     decoder: tuple[str, str] | None = (DECODER_DOMAIN, "DecodeImage")
     custom_operators: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    is_oracle: bool = False
 
     def operators(self) -> dict[str, frozenset[str]]:
-        """Return the custom operators that are taken, the decoder among them, by domain."""
+        """Return the accepted custom operators, the decoder included, by domain."""
         taken = dict(self.custom_operators)
         if self.decoder:
             domain, name = self.decoder
@@ -64,6 +66,7 @@ _ORACLE_23_7 = Profile(
     tokenizer=CLIP_TOKENIZER,
     encodings=("JPEG",),
     custom_operators={TOKENIZER_DOMAIN: frozenset({CLIP_TOKENIZER})},
+    is_oracle=True,
     source="OML4Py writes opset 17 and IR 8; opset 18 reported accepted by Free 23.26.1; "
     "1 GB and JPEG documented. Decode operator: Oracle's own name is not public.",
 )

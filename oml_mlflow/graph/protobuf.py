@@ -1,7 +1,7 @@
-"""Fields of a protobuf message, read where they lie in a file. Needs neither onnx nor protobuf.
+"""Fields of a protobuf message, read in place in a file. Needs neither onnx nor protobuf.
 
 Protobuf's parsers don't agree on odd bytes: C++, which ONNX Runtime uses, drops a tag's bits above
-2^32 where others refuse the message. Here only what all of them read alike is taken.
+2^32 where others refuse the message. Only what all of them read alike is accepted here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Field(NamedTuple):
         wire: Its wire type.
         start: Offset of its tag.
         at: Offset of its value.
-        end: Offset behind it.
+        end: Offset after it.
     """
 
     number: int
@@ -36,7 +36,7 @@ class Field(NamedTuple):
 
 @contextlib.contextmanager
 def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """Give a file's bytes for a while; only those that are looked at take memory."""
+    """Yield the bytes of a file; only those that are read take memory."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         yield data
 
@@ -76,7 +76,7 @@ def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             break
-        if shift == 70:
+        if shift == 70:  # 64 bits need ten bytes at most
             raise ValueError("a number is too long")
     if value >> 64 or (byte == 0 and shift > 7):
         raise ValueError("a number is not in its shortest form")

@@ -1,4 +1,4 @@
-"""How much of a text a text pipeline reads. Needs no onnx, which serving hasn't."""
+"""How much of a text a text pipeline can read. Needs no onnx, which serving does not have."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def reach_bytes(merges: Sequence[tuple[str, str]], tokens: int) -> int | None:
     decides on a token before it through a chain of merges only: they are carried out by rank, and
     those of one rank from the left, so that with each rank the part which is as it would be
     without the cut loses its last token at most. That is the left half of the merge, whose right
-    half begins with the token that was lost before. Lost are at most the bytes of the longest such
-    chain: 866 with CLIP's vocabulary, where a token has at most 32.
+    half begins with the token that was lost before. At most the bytes of the longest such chain are
+    lost: 866 with CLIP's vocabulary, where a token has at most 32.
 
     Args:
         merges: The tokenizer's merges, best first.
@@ -74,7 +74,7 @@ def reach_bytes(merges: Sequence[tuple[str, str]], tokens: int) -> int | None:
 def _messages(
     data: mmap.mmap, at: int, end: int, path: tuple[int, ...]
 ) -> Iterator[tuple[int, int]]:
-    """Yield where the messages lie that field numbers lead to, one after the other."""
+    """Yield the offsets of the messages that a path of field numbers leads to."""
     if not path:
         yield at, end
         return

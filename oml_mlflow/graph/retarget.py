@@ -1,8 +1,8 @@
-"""A pipeline made for another profile, from its ONNX file alone.
+"""Retarget a pipeline: write it for another profile, from its ONNX file alone.
 
-What a profile decides, the decoder and the tokenizer, stands before the encoder. So the nodes
-before ``pixel_values`` or ``input_ids`` are made anew from the metadata and the vocabulary that the
-file itself holds, and the encoder is copied as it is.
+A profile decides on decoder and tokenizer, which come before the encoder. So the nodes before
+``pixel_values`` or ``input_ids`` are built anew from the metadata and the vocabulary in the file,
+and the encoder is copied.
 """
 
 from __future__ import annotations
@@ -31,16 +31,12 @@ def retarget_pipeline(
     profile: Profile,
     on_bytes: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Write a pipeline for another profile, and return its fingerprint. Needs no torch.
+    """Write a pipeline for another profile to `out`, and return its fingerprint. Needs no torch.
 
-    Args:
-        path: File of a pipeline that this package wrote.
-        out: File to create.
-        profile: Profile to write it for.
-        on_bytes: Called with (bytes written, bytes in all).
+    `on_bytes` is called with bytes written and bytes in all.
 
     Raises:
-        GraphError: If the file is not one of ours.
+        GraphError: If this package did not write the file.
     """
     header, stored = read_model(path)
     properties = {entry.key: entry.value for entry in header.metadata_props}
@@ -77,9 +73,9 @@ def retarget_pipeline(
 
 
 def side_metadata(metadata: dict[str, Any], cut: str, profile: Profile) -> str:
-    """Return a pipeline's metadata as JSON, with what its profile decided.
+    """Return a pipeline's metadata as JSON, its decoder or tokenizer included.
 
-    The profile's name is not in it, so that profiles which decide the same share one file.
+    The profile's name is left out, so that profiles with the same operators share one file.
     """
     own = shared_metadata(metadata)
     own |= (
@@ -91,7 +87,7 @@ def side_metadata(metadata: dict[str, Any], cut: str, profile: Profile) -> str:
 
 
 def shared_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what both pipelines' metadata say, whatever the profile."""
+    """Return the metadata that both pipelines share, whatever the profile."""
     return {k: v for k, v in metadata.items() if k not in ("decoder", "tokenizer")}
 
 
@@ -142,7 +138,7 @@ def read_head(path: Path) -> onnx.ModelProto:
 
 
 def _inputs(node: onnx.NodeProto) -> set[str]:
-    """Return what a node reads, the graphs of its branches included."""
+    """Return the tensors that a node reads, its branches included."""
     names = set(node.input)
     for attribute in node.attribute:
         for inner in attribute.g.node:

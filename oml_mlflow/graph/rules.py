@@ -26,7 +26,7 @@ EMBEDDING = "embedding"
 _SHOWN_PLACES = 5
 # constants up to this size take part in shape inference; weights do not
 _SMALL_BYTES = 4096
-# what stands behind a custom operator has no type that onnx could know
+# onnx can't infer types after a custom operator
 _UNTYPED = "expected to have type but instead is null"
 _REEXPORT = "export the model with `oml-mlflow export`, or cast inside the graph."
 
@@ -39,7 +39,7 @@ def check_file(
     metadata: Mapping[str, Any] | None = None,
     name: str | None = None,
 ) -> list[Finding]:
-    """Return what a target would refuse or may not run; nothing found is an empty list. Read-only.
+    """Return what a target would refuse or may not run; empty if nothing. Read-only.
 
     Any ONNX file is judged, whoever made it. Weights are not read: memory stays small.
 
@@ -47,9 +47,8 @@ def check_file(
         path: The file.
         profile: What the target takes.
         embedding_output: Output that holds the embedding, unless `metadata` names one.
-        metadata: JSON metadata that the file would be loaded with; by default what the database
-            takes if none is given.
-        name: Name of the in-database model, to be judged too.
+        metadata: JSON metadata to load the file with; by default the database's own default.
+        name: Name of the in-database model, to be checked too.
 
     Returns:
         Errors first, then warnings, each in the order of the rules.
@@ -75,11 +74,6 @@ def check_file(
     return sorted(found, key=lambda finding: not finding.is_error)
 
 
-def is_oracle(profile: Profile) -> bool:
-    """Return whether Oracle's own rules for tensors and metadata hold for a profile."""
-    return profile.name.startswith("oracle-")
-
-
 def _no_model(path: Path, reason: str = "") -> Finding:
     return Finding(
         "not-onnx",
@@ -102,7 +96,7 @@ def _size_findings(path: Path, profile: Profile) -> Iterator[Finding]:
         f"the file has {size:,} bytes; {limit}." if size else "the file is empty.",
         "export it with quantize_model or use_float16, or for a profile with a higher limit.",
         # documented as "invalid BLOB size"; that an oversize one gives it is inferred
-        "ORA-54400" if is_oracle(profile) else None,
+        "ORA-54400" if profile.is_oracle else None,
     )
 
 
@@ -148,7 +142,7 @@ def _operator_findings(model: onnx.ModelProto, profile: Profile) -> Iterator[Fin
             "custom-operator",
             ERROR,
             ", ".join(where[:_SHOWN_PLACES]) + more,
-            f"operator {operator.name} of domain {operator.domain} is none that {profile.name} "
+            f"operator {operator.name} of domain {operator.domain} is not one that {profile.name} "
             "takes. Models using any other custom operations will fail on import.",
             "export for this profile, or name the target's decode operator with "
             f"--decode-op {operator} if it has this one.",
@@ -192,7 +186,7 @@ def _string_findings(
             "string-initializer",
             WARNING,
             name,
-            "strings as an initializer or as raw bytes: no file known to be taken has them.",
+            "strings as an initializer or as raw bytes: no file that is known to load has them.",
             "make them the output of a Constant node.",
         )
 
@@ -224,7 +218,7 @@ def _end_findings(
                 "export the model with its preparation inside the graph.",
             )
     names = [tensor.name for tensor in outputs]
-    if is_oracle(profile):
+    if profile.is_oracle:
         shapes = {tensor.name: dims(tensor) for tensor in inputs}
         yield from metadata_findings(metadata, shapes, names)
         for tensor in [*inputs, *outputs]:
@@ -262,7 +256,7 @@ def _embedding_findings(tensor: onnx.ValueInfoProto, profile: Profile) -> Iterat
             f"output {tensor.name} has shape {shown_shape(tensor)}: {len(fixed)} dimensions of "
             "fixed size, wanted exactly one.",
             "declare it as (batch, dims) with a fixed number of dims.",
-            "ORA-54423" if is_oracle(profile) else None,
+            "ORA-54423" if profile.is_oracle else None,
         )
 
 
@@ -299,7 +293,7 @@ def _shape_findings(tensor: onnx.ValueInfoProto) -> Iterator[Finding]:
 
 
 def _graph_findings(model: onnx.ModelProto, stored: list[Initializer]) -> Iterator[Finding]:
-    """Yield what onnx's own checker and type inference say of the graph without its weights."""
+    """Yield what onnx's checker and type inference find in the graph without its weights."""
     newest = onnx.defs.onnx_opset_version()
     if any(o.domain in STANDARD_DOMAINS[:2] and o.version > newest for o in model.opset_import):
         return
@@ -317,7 +311,7 @@ def _graph_findings(model: onnx.ModelProto, stored: list[Initializer]) -> Iterat
             rule,
             severity,
             model.graph.name or "graph",
-            f"onnx {onnx.__version__} finds the graph wrong: {str(error).strip()[:300]}",
+            f"onnx {onnx.__version__} finds the graph invalid: {str(error).strip()[:300]}",
             "export it again with the tool that made it.",
         )
 

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from oml_mlflow.graph.walk import Operator
 
 _log = logging.getLogger(__name__)
-# the first that itself refuses what a graph names outside the model's folder (measured)
+# the first release that refuses files outside the model's folder itself (measured)
 _GUARDED = "1.24.4"
-# stands behind the operator that is asked about: no kernel is ever made from a stranger's node
+# comes after the operator in question, so that no kernel is ever made from a foreign node
 _NO_OPERATOR = ("oml_mlflow.none", "Nothing")
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Names of a pipeline's two ends.
+    """Names of a pipeline's input and output.
 
     Attributes:
         input: The input tensor.
-        output: The output tensor that holds the embeddings.
+        output: The output tensor with the embeddings.
     """
 
     input: str = "input"
@@ -48,14 +48,14 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
         threads: Threads within an operator; ONNX Runtime's own choice by default.
 
     Raises:
-        PackageError: If this runtime can't load the graph, or it would read other files.
+        PackageError: If this runtime can't load the graph, or the graph names other files.
     """
     import onnxruntime
 
     refuse_external(path)
     _warn_unguarded()
     options = _session_options(log_level=3)
-    # not by the file's name: it is ONNX that was looked through, not ORT's own format
+    # whatever the file's name is: it was checked as ONNX, not as ORT's own format
     options.add_session_config_entry("session.load_model_format", "ONNX")
     if threads:
         options.intra_op_num_threads = threads
@@ -71,11 +71,11 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
 
 @cache
 def _warn_unguarded() -> None:
-    """Warn once in a process of a runtime that reads whatever file a graph names."""
+    """Warn, once per process, that this runtime reads any file that a graph names."""
     if Version(found := version("onnxruntime")) < Version(_GUARDED):
         _log.warning(
-            "onnxruntime %s reads any file that a graph names, and gives it out as vectors; only "
-            "oml_mlflow's own check stands before that. Install onnxruntime %s or newer (it needs "
+            "onnxruntime %s reads any file that a graph names, and can reveal it as vectors; "
+            "only oml_mlflow's own check prevents that. Install onnxruntime %s or newer (it needs "
             "Python 3.11).",
             found,
             _GUARDED,
@@ -83,7 +83,7 @@ def _warn_unguarded() -> None:
 
 
 def refuse_external(path: Path) -> None:
-    """Raise PackageError if a file keeps tensors in other files, wherever those are."""
+    """Raise PackageError if a model keeps tensors in other files, wherever they are."""
     outside = external_tensors(path)
     if outside:
         name, location = outside[0]
@@ -102,7 +102,7 @@ def run(session: Any, values: np.ndarray, ends: Ends = Ends()) -> np.ndarray:
 
 
 def unknown_operators(operators: Iterable[Operator]) -> tuple[str, ...]:
-    """Return those, as ``domain:Name``, that neither onnxruntime nor its extensions have here."""
+    """Return operators, as ``domain:Name``, that the installed runtime and extensions lack."""
     import onnxruntime
 
     options = _session_options(log_level=4)
@@ -120,11 +120,7 @@ def unknown_operators(operators: Iterable[Operator]) -> tuple[str, ...]:
 
 
 def not_run_reason(unknown: Mapping[str, Sequence[str]]) -> str:
-    """Return why a pair was not run, or nothing if all its operators are in this runtime.
-
-    Args:
-        unknown: ``domain:Name`` of unknown operators by side.
-    """
+    """Return why a pair was not run, by its `unknown_operators`; empty if there are none."""
     names = sorted({name for side in unknown.values() for name in side})
     told = [f"{n.rpartition(':')[2]} of domain {n.rpartition(':')[0]}" for n in names]
     if not told:
@@ -140,14 +136,14 @@ def _session_options(log_level: int) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = log_level
-    # the arena would keep what the largest picture took
+    # the arena would keep the memory that the largest picture took
     options.enable_cpu_mem_arena = False
     options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
     return options
 
 
 def _question(operator: Operator) -> bytes:
-    """Return a model that fails at an operator if the runtime lacks it, else right behind it."""
+    """Return a model that fails to load at an operator if it is unknown, else right after it."""
     from onnx import TensorProto, helper
 
     domain, name = _NO_OPERATOR

@@ -1,9 +1,9 @@
 """Smaller encoders: weights stored in fewer bits, one tensor at a time.
 
-Not onnxruntime's own quantiser: it holds the whole tower in memory, its result changes with the
-release that is installed, and it knows no INT8 weights for computing in float32. Here the nodes and
-the initializers are changed before the file is written, so nothing more is held in memory and the
-same model gives the same bytes.
+onnxruntime's own quantiser is not used: it holds the whole tower in memory, its result depends on
+the installed release, and it can't store INT8 weights for computing in float32. Here nodes and
+initializers are changed before the file is written: no more memory is needed, and the same model
+gives the same bytes.
 
 The weights are expanded by Cast and Mul rather than DequantizeLinear: onnxruntime folds them when
 it loads the graph, so that it computes exactly as fast as with float32, whereas DequantizeLinear is
@@ -56,23 +56,23 @@ def shrink(
         raise ValueError(precision)
     uses = Counter(name for node in model.graph.node for name in node.input)
     stored = {item.name: item for item in initializers}
-    shrunk = _Shrunk(precision)
+    smaller = _SmallerGraph(precision)
     for node in model.graph.node:
         at, axes = _WEIGHTS.get(node.op_type, (0, ()))
         weight = stored.get(node.input[at]) if axes else None
         if weight is not None and _is_large(weight) and uses[weight.name] == 1:
-            shrunk.replace(node, at, axes, stored.pop(weight.name))
+            smaller.replace(node, at, axes, stored.pop(weight.name))
         else:
-            shrunk.nodes.append(node)
+            smaller.nodes.append(node)
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
-    result.graph.node.extend(shrunk.nodes)
-    return result, [*stored.values(), *shrunk.initializers]
+    result.graph.node.extend(smaller.nodes)
+    return result, [*stored.values(), *smaller.initializers]
 
 
 def estimated_size_bytes(initializers: Iterable[Initializer]) -> int:
-    """Return about how large a file with these initializers will be."""
+    """Return the approximate size of a file with these initializers."""
     return sum(item.size_bytes for item in initializers)
 
 
@@ -80,8 +80,8 @@ def _is_large(weight: Initializer) -> bool:
     return weight.dtype == np.float32 and weight.size_bytes >= _SMALLEST_BYTES
 
 
-class _Shrunk:
-    """Nodes and initializers of the smaller graph, as they come."""
+class _SmallerGraph:
+    """Collects the nodes and initializers of the smaller graph."""
 
     def __init__(self, precision: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -92,7 +92,7 @@ class _Shrunk:
     def replace(
         self, node: onnx.NodeProto, at: int, axes: tuple[int, ...], weight: Initializer
     ) -> None:
-        """Append what computes what `node` does, from the smaller weight."""
+        """Append nodes that compute what `node` does from the smaller weight."""
         name, out = weight.name, node.output[0]
         scale = "" if self._precision == FLOAT16 else f"{name}/scale"
         is_product = node.op_type == "MatMul" and self._precision == INT8_DYNAMIC

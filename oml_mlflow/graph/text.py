@@ -39,9 +39,7 @@ _TOKENIZER_CONFIG = {
 def text_head(vocabulary: Vocabulary, tokenizer: str) -> tuple[GraphBuilder, onnx.ValueInfoProto]:
     """Return the nodes from ``input``, string ``(batch,)``, to ``input_ids``, and its type.
 
-    Args:
-        vocabulary: The model's tokenizer.
-        tokenizer: ``CLIPTokenizer`` or ``HfJsonTokenizer``.
+    `tokenizer` is the operator to use: ``CLIPTokenizer`` or ``HfJsonTokenizer``.
     """
     g = GraphBuilder("tokenise")
     append_ids = _json_ids if tokenizer == JSON_TOKENIZER else _clip_ids

@@ -1,4 +1,4 @@
-"""Every node and tensor of a model, those in subgraphs and functions too."""
+"""Walk all nodes and tensors of a model, subgraphs and functions included."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from oml_mlflow.graph.profiles import STANDARD_DOMAINS
 
 @dataclass(frozen=True, order=True)
 class Operator:
-    """An operator that some runtime has to know.
-
-    Attributes:
-        domain: Its domain.
-        name: Its name.
-    """
+    """An operator, by domain and name."""
 
     domain: str
     name: str
@@ -29,10 +24,10 @@ class Operator:
 
 @dataclass(frozen=True)
 class Place:
-    """A node and where it stands.
+    """A node and its place in the model.
 
     Attributes:
-        where: Such as ``choose/then_branch/decode``; subgraphs and functions are named.
+        where: Its path, such as ``choose/then_branch/decode``.
         node: The node.
     """
 
@@ -53,7 +48,7 @@ def places(model: onnx.ModelProto) -> Iterator[Place]:
 
 
 def custom_operators(model: onnx.ModelProto) -> dict[Operator, list[str]]:
-    """Return where operators outside the standard domains stand; the model's functions are none."""
+    """Return the places of operators outside the standard domains, the model's functions aside."""
     defined = {_operator(function.domain, function.name) for function in model.functions}
     found: dict[Operator, list[str]] = {}
     for place in places(model):
@@ -63,7 +58,7 @@ def custom_operators(model: onnx.ModelProto) -> dict[Operator, list[str]]:
 
 
 def held_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Yield tensors in attributes and subgraphs, and where they stand; not the initializers."""
+    """Yield the tensors in attributes and subgraphs with their places; no initializers."""
     for place in places(model):
         for attribute in place.node.attribute:
             where = f"{place.where}/{attribute.name}"
@@ -75,7 +70,7 @@ def held_tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto
 
 
 def _operator(*parts: str | bytes) -> Operator:
-    """Return an operator; protobuf gives bytes for what is not UTF-8."""
+    """Return an operator; protobuf gives names that are not UTF-8 as bytes."""
     return Operator(*(p.decode("utf-8", "replace") if isinstance(p, bytes) else p for p in parts))
 
 

@@ -1,8 +1,8 @@
 """ONNX files written and read without holding their weights in memory.
 
 An ONNX file is one protobuf message, ``ModelProto``, whose field ``graph`` holds the nodes and,
-nearly all of the bytes, the initializers. Here everything but the initializers is an ordinary
-``onnx.ModelProto`` (the *header*), and initializers pass through one at a time. Field numbers:
+nearly all of the bytes, the initializers. Here the *header*, an ordinary ``onnx.ModelProto``,
+holds everything but the initializers, and these pass through one at a time. Field numbers:
 onnx.proto, ``ModelProto.graph = 7``, ``GraphProto.initializer = 5``, ``TensorProto.raw_data = 9``.
 """
 
@@ -23,6 +23,7 @@ from oml_mlflow.errors import PackageError
 from oml_mlflow.graph.protobuf import BYTES, Field, fields, mapped
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+# whatever is no initializer is held in memory; a hostile file must not fill it
 _HEADER_LIMIT_BYTES = 256 * 2**20
 
 
@@ -44,7 +45,7 @@ class Initializer:
 
     @classmethod
     def constant(cls, name: str, values: np.ndarray) -> Initializer:
-        """Return an initializer whose values are at hand."""
+        """Return an initializer of these values."""
         return cls(name, tuple(values.shape), values.dtype, lambda: values)
 
     @property
@@ -68,16 +69,10 @@ def write_model(
     initializers: Sequence[Initializer],
     on_bytes: Callable[[int, int], None] | None = None,
 ) -> str:
-    """Write an ONNX file, one initializer in memory at a time, and return its fingerprint.
+    """Write a new ONNX file, one initializer in memory at a time; return its lower-case sha256.
 
-    Args:
-        path: File to create; it must not exist.
-        header: The model without initializers.
-        initializers: The model's initializers.
-        on_bytes: Called with (bytes written, bytes in all).
-
-    Returns:
-        Lower-case sha256 of the file. The same arguments give the same bytes.
+    The same arguments give the same bytes. `on_bytes` is called with bytes written and bytes in
+    all.
     """
     prefixes = [item._prefix() for item in initializers]
     sizes = [len(p) + item.size_bytes for p, item in zip(prefixes, initializers, strict=True)]
@@ -124,8 +119,8 @@ def read_header(path: Path) -> onnx.ModelProto:
 def read_model(path: Path) -> tuple[onnx.ModelProto, list[Initializer]]:
     """Return an ONNX file's model without initializers, and the initializers, not yet read.
 
-    Initializers whose values are not in ``raw_data`` (strings, external data) have an empty
-    `Initializer.dtype` of object and can't be loaded; their names and shapes are right.
+    Initializers whose values are not in ``raw_data`` (strings, external data) have the dtype
+    object and can't be loaded; their names and shapes are right.
 
     Raises:
         PackageError: If the file is no ONNX model.
@@ -145,7 +140,7 @@ def read_model(path: Path) -> tuple[onnx.ModelProto, list[Initializer]]:
                         graph += _take(data, inner)
         header = onnx.ModelProto.FromString(bytes(outer))
         header.graph.MergeFromString(bytes(graph))
-    # onnx raises KeyError and TypeError for types that it does not know
+    # onnx raises KeyError and TypeError for unknown types
     except (DecodeError, ValueError, LookupError, TypeError) as error:
         raise _no_model(path) from error
     if not header.graph.node:

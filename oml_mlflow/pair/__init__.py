@@ -1,1 +1,1 @@
-"""Two pipelines and what they are: exported, run, compared with their model."""
+"""Pipeline pairs: exported, run, compared with the model they were made from."""

@@ -23,7 +23,7 @@ from oml_mlflow.pair.texts import prepare_text
 _TEXTS_PER_RUN = 32
 # how much of a text counts takes 0.3 s to find out, more than whatever such a text costs
 _SHORT_CHARACTERS = 2_000
-# byte-pair operators take time in proportion to the square of a word: 0.4 s for one of these
+# byte-pair operators take time with the square of a word's length: 0.4 s for one of this length
 _UNBOUNDED_CHARACTERS = 20_000
 # undecoded pixels: (height, width, 3)
 _RAW_RANK = 3
@@ -41,13 +41,13 @@ class PairEmbedder:
         ends: Names of inputs and outputs by side; ``input`` and ``embedding`` by default.
 
     Raises:
-        ConfigError: If the limit of pixels that is set is no number.
+        ConfigError: See `limits.MAX_PIXELS`.
     """
 
     def __init__(
         self, img: Path, txt: Path, dims: int, ends: Mapping[str, Ends] | None = None
     ) -> None:
-        MAX_PIXELS.read()  # a setting that is wrong is told before a picture comes
+        MAX_PIXELS.read()  # a wrong setting is reported before the first picture
         self.dims = dims
         self._ends = dict(ends or {})
         self._paths = {IMG: Path(img), TXT: Path(txt)}
@@ -57,8 +57,8 @@ class PairEmbedder:
     def embed_image(self, pictures: Iterable[bytes]) -> np.ndarray:
         """Return ``(n, dims)`` float32, L2-normalised, in the pictures' order.
 
-        One is decoded, run and dropped before the next is taken, and waits while others of this
-        process have all the pixels that may be in work.
+        Pictures are decoded and run one by one; each waits while other calls in this process have
+        all pixels that may be in memory at once.
 
         Args:
             pictures: Encoded pictures, in one of `pictures.FORMATS`.
@@ -74,8 +74,8 @@ class PairEmbedder:
         """Return ``(n, dims)`` float32, L2-normalised, in the texts' order.
 
         Args:
-            texts: Texts; those longer than the model's maximum length are cut. Of a pair by
-                another maker that is not known, and texts go into its graph whole.
+            texts: Texts; those longer than the model's maximum length are cut. A pair by another
+                maker does not say that length, and gets them whole.
 
         Raises:
             InputError: If one is no text, or has more than 20,000 characters for a byte-pair
@@ -88,8 +88,8 @@ class PairEmbedder:
             if not is_bounded and isinstance(text, str) and len(text) > _UNBOUNDED_CHARACTERS:
                 raise InputError(
                     f"text {i}: has {len(text):,} characters, more than the "
-                    f"{_UNBOUNDED_CHARACTERS:,} that are taken where a pair doesn't say how much "
-                    "its model reads; nothing was embedded.",
+                    f"{_UNBOUNDED_CHARACTERS:,} that are allowed where a pair doesn't say how "
+                    "much its model reads; nothing was embedded.",
                     hint="shorten it, or export the pair from its model.",
                 )
         prepared = [prepare_text(t, f"text {i}", reach) for i, t in enumerate(texts)]
@@ -104,7 +104,7 @@ class PairEmbedder:
 
     @cached_property
     def _reading(self) -> tuple[int | None, bool]:
-        """Bytes of a text that the model reads, if known, and whether long words cost no more."""
+        """Bytes of a text that the model can read, if known, and whether long words are no risk."""
         properties = self._session(TXT).get_modelmeta().custom_metadata_map
         try:
             merges = read_merges(self._paths[TXT])
@@ -119,11 +119,11 @@ class PairEmbedder:
         with in_work(data, label, as_pixels if rank == _RAW_RANK else as_png) as values:
             # some take the bytes of one picture as a row
             vector = self._run(IMG, values[None] if rank == 2 else values)
-            del values  # it is given back with the rest
+            del values  # so that the context frees it, too
         return vector
 
     def open(self, side: str) -> None:
-        """Load a side's graph now, not when it is first used."""
+        """Load a side's graph now instead of at its first use."""
         self._session(side)
 
     def _session(self, side: str) -> Any:

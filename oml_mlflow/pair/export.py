@@ -1,4 +1,4 @@
-"""Build a source into a pipeline pair on disk: both files, or none."""
+"""Export a model as a pipeline pair on disk: both files, or none."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from oml_mlflow.source.model import Source
 
 
 def check_destination(export_name: str, output_dir: str | Path | None) -> Path:
-    """Return the folder for an export after checking that both files can be made there.
+    """Return the folder for an export, after checking that both files can be written there.
 
     Raises:
         InvalidName: If the name can't be that of an in-database model.
@@ -48,6 +48,7 @@ def check_destination(export_name: str, output_dir: str | Path | None) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(folder, export_name)
+        # permissions say nothing of a read-only file system, so a file is written
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -71,22 +72,22 @@ def export_pair(
 ) -> PipelinePair:
     """Write ``<export_name>_img.onnx`` and ``<export_name>_txt.onnx``; return the pair.
 
-    Both files are written aside and renamed when both are whole and right, so an error or an
-    interruption leaves neither.
+    Both files are written aside and get their names when both are complete and checked, so that an
+    error or an interruption leaves neither.
 
     Args:
         source: Model to build.
         config: Properties of the pair.
         export_name: Base of both names.
         output_dir: Folder; created if missing. The current one by default.
-        profile: What the target takes.
+        profile: Profile of the target.
         validate: Compare the pair with the model's own Python code on the golden probes, before
             the files get their names.
         on_event: Told of progress.
 
     Raises:
         InvalidName, NameTaken, ExportError: See `check_destination`.
-        GraphError: If the profile does not take one of the files.
+        GraphError: If a file breaks a rule of the profile.
         ParityError: If a vector differs from the model's own by more than the limit.
     """
     config.check()
@@ -126,7 +127,7 @@ def export_pair(
 
 
 def pair_metadata(source: Source, config: ONNXPipelineConfig) -> dict[str, Any]:
-    """Return the template metadata of a pair; it depends on nothing but the arguments."""
+    """Return the template metadata of a pair, which is the same for the same arguments."""
     return {
         "template": config.template,
         "model_name": source.name,
@@ -247,7 +248,7 @@ def _check_preparation(
     references: References,
     on_event: Listener,
 ) -> None:
-    """Hold what comes before a shrunk encoder to float32's limit."""
+    """Raise ParityError if what comes before a shrunk encoder exceeds float32's limit."""
     with tempfile.TemporaryDirectory(dir=pair.img.parent) as folder:
         prepared = PreparedByPair(pair, model, Path(folder))
         vectors = embed_probes(prepared, probes, on_event, "preparation")
@@ -294,7 +295,7 @@ def _aside(folder: Path, export_name: str) -> Iterator[Path]:
 
 
 def _publish(aside: Path, folder: Path, export_name: str) -> None:
-    """Give both files their names, or neither; a file that came meanwhile is not replaced."""
+    """Give both files their names, or neither; a file that is there meanwhile is not replaced."""
     try:
         for side in SIDES:
             name = pipeline_file(export_name, side)
@@ -319,7 +320,7 @@ def _name(staged: Path, published: Path) -> None:
 
 
 def _clear_abandoned(folder: Path, export_name: str) -> None:
-    """Remove what a killed export of this name left: its folder, and one file of two."""
+    """Remove what a killed export of this name left: its folder, and a file without the other."""
     for aside in folder.glob(f"{_staging_prefix(export_name)}*"):
         owner = aside.name.removeprefix(_staging_prefix(export_name)).split("-")[0]
         if not owner.isdigit() or _is_running(int(owner)):
@@ -330,7 +331,7 @@ def _clear_abandoned(folder: Path, export_name: str) -> None:
 
 
 def _take_back(aside: Path, folder: Path, export_name: str) -> None:
-    """Remove files that got their names from `aside`; one that somebody else made stays."""
+    """Remove files that got their names from `aside`; those of others stay."""
     for path in _published(aside, folder, export_name):
         path.unlink()
 

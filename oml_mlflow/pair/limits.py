@@ -1,4 +1,4 @@
-"""Limits of what is taken at once. Served models have no configuration but their environment."""
+"""Limits of one request, set by environment variables: served models have no other settings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from oml_mlflow.errors import ConfigError
 
 @dataclass(frozen=True)
 class Limit:
-    """A number that an environment variable may change.
+    """A limit that an environment variable can change.
 
     Attributes:
         variable: The variable.
-        default: What holds without it.
+        default: The limit without it.
         unit: What is counted.
     """
 
@@ -23,10 +23,10 @@ class Limit:
     unit: str
 
     def read(self) -> int:
-        """Return the number that holds now.
+        """Return the limit as it is now.
 
         Raises:
-            ConfigError: If the variable holds no such number.
+            ConfigError: If the variable is no whole number from 1 to 2^31.
         """
         text = os.environ.get(self.variable, "")
         try:

@@ -2,14 +2,14 @@
 
 The decoder of onnxruntime-extensions ends or hangs the whole process on bytes that are neither PNG
 nor a sound JPEG, and reads some wrongly: a JPEG with a few flipped bits, which Pillow decodes
-without a word, gave vectors 0.5 off. So every picture is decoded in full by Pillow, and the graph
-sees nothing but an RGB PNG of its pixels, which is lossless and which every release reads as Pillow
-does. Source: microsoft/onnxruntime-extensions issues 1094 and 1096; measured with 0.12.0 to 0.15.2
-by projects/fidelity.
+without a word, gave vectors 0.5 off. So Pillow decodes every picture in full, and the graph gets
+only an RGB PNG of its pixels, which is lossless and which every release reads as Pillow does.
+Source: microsoft/onnxruntime-extensions issues 1094 and 1096; measured with 0.12.0 to 0.15.2 by
+projects/fidelity.
 
-A picture is judged by its header, and takes its pixels out of one allowance of the process,
-`limits.MAX_PIXELS`, until its vector is there. What pictures add to a process is at most 25 bytes
-times that, whatever is sent (measured: 7 to 25 by format; see tests/test_picture_limits.py).
+A picture is judged by its header, and its pixels count against one allowance of the process,
+`limits.MAX_PIXELS`, until its vector is there. Pictures add at most 25 bytes times that to a
+process, whatever is sent (measured: 7 to 25 by format; see tests/pair/test_picture_limits.py).
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _PLUGINS: dict[bytes, type[ImageFile.ImageFile]] = {
     rb"BM": BmpImageFile,
     rb"II[*+]\0|MM\0[*+]": TiffImageFile,
 }
-# those that Pillow can't tell, though people send them
+# formats that Pillow does not recognise, though people send them
 _OTHERS = {rb"%PDF": "PDF", rb"....ftyp(hei[cx]|hev[cx]|mif1)": "HEIF"}
-# without those that take a sender's word for the size of a dictionary, or are seen nowhere
+# not those that trust a dictionary size in the file, nor those that nobody uses
 _TIFF_CODINGS = {
     *("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "jpeg"),
     *("tiff_ccitt", "group3", "group4"),
@@ -63,16 +63,16 @@ _TIFF_CODINGS = {
 _JPEG_SCANS, _JPEG_SEGMENTS = 50, 1000
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _JPEG_ARITHMETIC = b"\xc9\xca\xcb\xcd\xce\xcf"
-# from here on, giving memory back takes much less time than the picture
+# from here on, returning memory takes much less time than the picture
 _TRIMMED_PIXELS = 1_000_000
 # a TIFF with planes of their own has one part per channel
 _MOST_LAYERS = 8
 
 
 class _Allowance:
-    """Pixels that are in work in this process, whichever thread has them; first come, first served.
+    """The pixels in memory at once, over all threads of this process; first come, first served.
 
-    Whoever waits keeps later ones waiting, so that small pictures never shut a large one out.
+    A picture that waits keeps later ones waiting, so that small ones never shut a large one out.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class _Allowance:
 
     @contextlib.contextmanager
     def hold(self, pixels: int, limit: int) -> Iterator[None]:
-        """Wait until there is room for some pixels, at most `limit`, then take it."""
+        """Wait until `limit` has room for some pixels, and hold them until the context ends."""
         ticket = object()
         with self._change:
             self._queue.append(ticket)
@@ -109,7 +109,7 @@ _allowance = _Allowance()
 def in_work(
     data: bytes, label: str, encode: Callable[[Image.Image], np.ndarray]
 ) -> Iterator[np.ndarray]:
-    """Give what a graph takes of one picture; its pixels are in work until the context ends.
+    """Yield a graph's input for one picture; its pixels are held until the context ends.
 
     Args:
         data: One encoded picture, in one of `FORMATS`.
@@ -137,7 +137,7 @@ def in_work(
             picture.load()
             _judge(picture, label, pixels)
             values = encode(_as_rgb(picture))
-        # what the graph takes is all that is kept while it runs
+        # only the graph's input is kept while it runs
         del picture
         try:
             yield values
@@ -167,19 +167,10 @@ def as_pixels(picture: Image.Image) -> np.ndarray:
 
 
 def prepare_picture(data: bytes, label: str = "picture") -> bytes:
-    """Return bytes that the graph reads as Pillow reads `data`.
+    """Return bytes that the graph reads as Pillow reads `data`; arguments and errors: `in_work`.
 
-    Args:
-        data: One encoded picture, in one of `FORMATS`.
-        label: How to name it in an error.
-
-    Returns:
-        An RGB PNG of the same pixels: transparency on white as transformers 5 has it, first
-        frame only.
-
-    Raises:
-        InputError: See `in_work`.
-        ConfigError: See `limits.MAX_PIXELS`.
+    They are an RGB PNG of the same pixels: transparency on white as transformers 5 has it, first
+    frame only.
     """
     with in_work(data, label, as_png) as png:
         return png.tobytes()
@@ -205,13 +196,13 @@ def _plugin(data: bytes, label: str) -> type[ImageFile.ImageFile]:
 
 
 def _foreign_name(head: bytes) -> str:
-    """Return the name of a format by its first bytes, or nothing; none of its decoder is run."""
+    """Return a format's name by its first bytes; empty if unknown. No decoder is run."""
     for start, name in _OTHERS.items():
         if re.match(start, head, re.DOTALL):
             return name
     Image.init()
     for name, (_, accept) in list(Image.OPEN.items()):
-        # what the application has registered is not called
+        # plugins that the application registered are not called
         if accept is not None and accept.__module__.startswith("PIL."):
             with contextlib.suppress(Exception):  # some need more bytes than were sent
                 if accept(head) is True:
@@ -237,7 +228,7 @@ def _decoding(data: bytes, label: str) -> Iterator[None]:
 
 
 def _judge(picture: ImageFile.ImageFile, label: str, limit: int) -> int:
-    """Return how many pixels a picture takes; raise InputError if they, or their work, are many."""
+    """Return how many pixels a picture takes; raise if they, or the work on them, are too many."""
     width, height = picture.size
     if isinstance(picture, TiffImageFile):
         # libtiff decodes whole tiles, which may be larger than the picture
@@ -271,7 +262,7 @@ def _extents(part: ImageFile._Tile) -> tuple[int, int, int, int]:
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Raise if what stands in a JPEG takes more time than its pixels."""
+    """Raise ValueError if the structure of a JPEG takes more time than its pixels."""
     at = segments = scans = 0
     while data[:2] == b"\xff\xd8" and (marker := _JPEG_MARKER.search(data, at)):
         code, at = marker[1], marker.end()
@@ -289,7 +280,7 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
-    """Return a picture in RGB. That given is gone afterwards: two at a time are enough."""
+    """Return a picture in RGB; the given one may be closed, so that only two are in memory."""
     if "A" in picture.getbands() or picture.info.get("transparency") is not None:
         layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         if layer is not picture:

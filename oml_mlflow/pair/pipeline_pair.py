@@ -1,4 +1,4 @@
-"""A pipeline pair: two ONNX files, what they are, and their fingerprints."""
+"""A pipeline pair: two ONNX files, their fingerprints and what is known of them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class PipelinePair:
         fingerprints: sha256 of each file, by side (``img``, ``txt``).
         dims: Length of the embeddings.
         metadata: Template metadata: template, model, preparation, limits, metrics.
-        profile: Name of the profile it was made for.
+        profile: Name of its profile.
         companions: Tokenizer and image-processor files that travel with the pair.
-        source: Hub id or folder of the model it was made from, where known.
-        model_references: Vectors of the model's own Python code for the golden probes, where
-            they were computed at export.
+        source: Hub id or folder of its model, where known.
+        model_references: The golden probes' vectors by the model's own Python code, where they
+            were computed at export.
         ends: Names of input and output by side.
         unknown_operators: Operators, as ``domain:Name``, that this process can't run, by side;
             a side without any is not listed. Such a pair can be logged, but not compared.
-        loss: How far the golden probes' vectors are from the model's own, by side, where that was
+        loss: Difference of the golden probes' vectors from the model's own, by side, where it was
             measured (see `oml_mlflow.graph.precision.measure_loss`).
     """
 
@@ -68,14 +68,14 @@ class PipelinePair:
         Args:
             img: File of the image pipeline.
             txt: File of the text pipeline.
-            source: Hub id or folder of the model it was made from; with it, logging can compare
-                the pair with the model's own Python code.
+            source: Hub id or folder of its model; then logging can compare the pair with the
+                model's own Python code.
             companions: Tokenizer and image-processor files to keep with the pair.
 
         Raises:
             PackageError: If a file is missing or no ONNX model, it keeps tensors in other files,
-                the files are swapped, one does not take pictures or texts or give embeddings, or
-                their dims differ.
+                the files are swapped, one has another input or no embeddings, or their dims
+                differ.
         """
         paths = {IMG: Path(img), TXT: Path(txt)}
         found = {side: read_interface(paths[side], side) for side in SIDES}
@@ -108,10 +108,7 @@ class PipelinePair:
     ) -> PipelinePair:
         """Write this pair for another profile, from its files alone, and return it.
 
-        Args:
-            profile: Profile to write it for.
-            folder: Folder for the two files, which keep their names; created if missing.
-            on_event: Told of progress.
+        The two files keep their names; their new folder is created if missing.
 
         Raises:
             GraphError: If the pair was not written by this package.
@@ -146,6 +143,6 @@ class PipelinePair:
 
 
 def _fitting_profile(metadata: Mapping[str, Any]) -> str:
-    """Return the name of the first profile that takes a text pipeline's tokenizer."""
+    """Return the name of the first profile with a text pipeline's tokenizer."""
     kind = metadata.get("tokenizer")
     return next((p.name for p in PROFILES.values() if p.tokenizer == kind), DEFAULT_PROFILE)

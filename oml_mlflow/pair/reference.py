@@ -1,4 +1,4 @@
-"""The model's own Python code: transformers, Pillow and torch, as the truth a pair is held to."""
+"""The reference for a pair: its model run by transformers, Pillow and torch."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ from oml_mlflow.source.model import Source
 
 
 class ReferenceModel:
-    """Embed with transformers, Pillow and torch, one input at a time, in float32.
-
-    Args:
-        source: Model to load; both towers are held in memory.
+    """Embed with transformers, Pillow and torch in float32, one by one; holds both towers.
 
     Raises:
         SourceError: If torch or transformers is not installed, or they can't load the model.
@@ -73,7 +70,7 @@ class ReferenceModel:
         self._torch = torch
 
     def prepare(self, picture: bytes) -> np.ndarray:
-        """Return ``(1, 3, h, w)`` float32: what the image processor makes of a picture."""
+        """Return a picture as the image processor prepares it, ``(1, 3, h, w)`` float32."""
         with Image.open(io.BytesIO(picture)) as opened:
             values = self._processor(images=opened, return_tensors="np")["pixel_values"]
         return np.asarray(values, np.float32)
@@ -130,13 +127,9 @@ def exactness(
     model: References,
     precisions: Mapping[str, str] | None = None,
 ) -> ParityReport:
-    """Return how far a pair's vectors are from those of the model's own Python code.
+    """Return the report of a pair's vectors against those of the model's own Python code.
 
-    Args:
-        probes: What was embedded.
-        pair: Vectors of the pair.
-        model: Vectors of the model.
-        precisions: Precision of each side, which its limit depends on; float32 by default.
+    The limit of a side depends on its precision; float32 by default.
     """
     dims = next((vector.shape[-1] for vector in model.vectors.values()), 1)
     limits = {side: encoder_limit((precisions or {}).get(side, FLOAT32), dims) for side in SIDES}
@@ -150,14 +143,10 @@ def exactness(
 
 
 class PreparedByPair:
-    """Embed what a pair's own preparation makes of inputs, with the model's own float32 encoder.
+    """Embed inputs by a pair's preparation and the model's own float32 encoder.
 
-    So the preparation of a shrunk pair is held to float32's limit, whatever its encoder loses.
-
-    Args:
-        pair: The pair.
-        model: The model.
-        folder: Where the two small graphs are written.
+    So the preparation of a shrunk pair is held to float32's limit, whatever its encoder loses. Two
+    small graphs are written to `folder`.
     """
 
     def __init__(self, pair: PipelinePair, model: ReferenceModel, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Templates: what a user may set about a pipeline pair, with OML4Py's property names."""
+"""Templates: the properties of a pipeline pair that users can set, named as in OML4Py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DISTANCE_METRICS = (
 )
 _NORMALIZE = {"name": "Normalize"}
 _FEWEST_IDS = 3
-# OML4Py has these for other models than CLIP
+# OML4Py's templates for other models than CLIP
 _OTHER_TEMPLATES = ("text", "Image_ViT", "Image_ConvNext")
 _OTHER_STEPS = ("Pooling", "Dense")
 _Config = TypeVar("_Config", bound="ONNXPipelineConfig")
@@ -34,8 +34,8 @@ _Config = TypeVar("_Config", bound="ONNXPipelineConfig")
 class ONNXPipelineConfig:
     """Properties of a pipeline pair; read and set them with the dot operator.
 
-    A name that is unknown is refused when it is set, a value that can't be honoured by
-    `from_template` and, when it is set later, at export. Sizes, resampling, mean and standard
+    Unknown names are refused when they are set; values that can't be honoured by `from_template`
+    or, if set later, at export. Sizes, resampling, mean and standard
     deviation are no properties: they come from the model's own image processor.
 
     Attributes:
@@ -115,8 +115,8 @@ class ONNXPipelineConfig:
         """Return the preconfigured models.
 
         Args:
-            include_properties: Give their properties too.
-            model_name: Only this one's; ignored unless `include_properties`.
+            include_properties: Return their properties too.
+            model_name: Only this model's; ignored unless `include_properties`.
 
         Returns:
             A list of names; with `include_properties` a list of one dict, properties by name. What
@@ -165,7 +165,7 @@ class EmbeddingModelConfig(ONNXPipelineConfig):
 
 
 def warn_deprecated(old: str, new: str) -> None:
-    """Warn, at the line outside this package that uses it, that a class has a new name."""
+    """Warn that a class has a new name, at the line outside this package that uses the old one."""
     level, frame = 0, sys._getframe().f_back
     while frame is not None and frame.f_globals["__name__"].startswith("oml_mlflow."):
         level, frame = level + 1, frame.f_back
@@ -177,7 +177,7 @@ def warn_deprecated(old: str, new: str) -> None:
 
 
 def _check_known(names: Iterable[str]) -> None:
-    """Raise ConfigError if a property of one of these names does not exist."""
+    """Raise ConfigError if there is no property of one of these names."""
     unknown = sorted(set(names) - _CHECKS.keys())
     if not unknown:
         return

@@ -30,12 +30,12 @@ _SPACE_BEFORE_CONTRACTION = re.compile(r"(?:(?<=[^\W_\u0130])|^) (?='(?i:s|t|re|
 # NFC makes one character of up to four, and spaces are up to every second one
 _RAW_PER_BYTE = 8
 _ANY_CASE = rf"(?=[a-zA-Z]+\|>)((?i:{_NAMES}))\|>"
-# a name right behind other punctuation belongs to that run of punctuation, as in CLIP's own split
+# a name right after other punctuation belongs to that run of punctuation, as in CLIP's own split
 _NEARLY_SPECIAL = re.compile(
     rf"<\|{_ANY_CASE}|{_PUNCTUATION}(?<=<\|)(?={_ANY_CASE})|{_PUNCTUATION}"
 )
-# what SQL can do of `prepare_text`: (pattern, replacement, any case); Oracle's patterns have no
-# look-around, and its ranges follow NLS_SORT, so that characters are listed one by one
+# the part of `prepare_text` that SQL can do: (pattern, replacement, any case); Oracle's patterns
+# have no look-around, and its ranges follow NLS_SORT, so that characters are listed one by one
 SQL_TEXT_STEPS = (
     (f"[{_WHITE_LISTED}]+", " ", False),
     (rf"<\|({_NAMES})\|>", r"<| \1|> ", True),
@@ -53,7 +53,7 @@ def oracle_text_expression(column: str) -> str:
     like goes; NUL characters, at which the tokenizer would stop, are removed. NFC is left out. For
     databases in the character set AL32UTF8.
 
-    Unconfirmed: nobody has run it on Oracle; the same patterns were measured in DuckDB.
+    Not confirmed on an Oracle database; the same patterns were measured in DuckDB.
 
     Args:
         column: SQL expression of a text, copied verbatim.
@@ -67,15 +67,15 @@ def oracle_text_expression(column: str) -> str:
 
 
 def prepare_text(text: str, label: str = "text", reach: int | None = None) -> str:
-    """Return a text that the graph tokenises without harm, and CLIP's tokenizer as before.
+    """Return a text that is safe for the graph, and to which CLIP's tokenizer gives the same ids.
 
     Takes time in proportion to the text's length.
 
     Args:
         text: Any text; it may be empty.
         label: How to name it in an error.
-        reach: Bytes, white space apart, that the model reads (`graph.reach`); what lies beyond
-            them is left out. By default nothing is.
+        reach: Bytes, white space apart, that the model can read (`graph.reach`); the rest is left
+            out. By default nothing is.
 
     Raises:
         InputError: If it is no text, or holds NUL or a lone surrogate.

@@ -1,1 +1,1 @@
-"""Golden probes, their comparison, and the report about it."""
+"""Golden probes: their vectors are compared with references, judged and reported."""

@@ -1,4 +1,4 @@
-"""What a reader of a report should do next."""
+"""Advice: what the reader of a report should do next."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NON_ASCII = ("accents", "cjk", "emoji")
 
 
 def next_steps(report: ParityReport) -> list[str]:
-    """Return what a reader should do, one sentence or two each; there is always one."""
+    """Return what to do, one or two sentences each; never empty."""
     by_name = {summary.category: summary for summary in report.by_class()}
     failed = {name for name, summary in by_name.items() if summary.state == FAILED}
     warned = {name for name, summary in by_name.items() if summary.state == WARNED}
@@ -57,8 +57,8 @@ def next_steps(report: ParityReport) -> list[str]:
         )
     for side in report.uncompared:
         steps.append(
-            f"Nothing that must be right was compared on the {side_name(side)} side, so nothing is "
-            "proven there: see the reasons in the table below."
+            f"No {side_name(side)} that must be right was compared, so nothing is proven for that "
+            "side: see the reasons in the table below."
         )
     if not steps and not report.ok:
         steps.append(

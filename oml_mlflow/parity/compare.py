@@ -1,4 +1,4 @@
-"""The comparison of vectors with their references."""
+"""Compare vectors of probes with their references."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def compare(
         probes: What was embedded.
         vectors: Vectors to judge, by probe id.
         references: Vectors to judge by.
-        limits: By category: largest difference of an element, or `Limits`; None: reported only.
-            Categories not named have `DEFAULT_LIMIT`.
-        policy: Which categories must be within limits; by default all, and then it is enough if
-            the sides that have probes were compared.
+        limits: By category: largest difference of an element, or `Limits`; None: reported only;
+            `DEFAULT_LIMIT` for categories that are not named.
+        policy: Which categories must be within limits. By default all; then only sides that have
+            probes must have been compared.
         skipped: Why a probe was not sent, by probe id.
-        errors: What a probe was refused with, by probe id.
+        errors: Why a probe failed, by probe id.
 
     Returns:
-        A row for every probe. A vector that is missing, of other dims or not finite is an error,
-        never within a limit.
+        A row for every probe. A vector that is missing, all zero, of other dims or not finite is
+        an error, never within a limit.
     """
     rows = []
     for probe in probes:
@@ -81,7 +81,7 @@ def _difference(
         error = f"dims {got.shape[-1]}, wanted {wanted.shape[-1]}"
     elif not np.isfinite(got).all():
         error = "not finite"
-    elif not got.any():
+    elif not got.any():  # it has no cosine
         error = "all zero"
     figures = (float("inf"), -1.0)
     if not error and got is not None and wanted is not None:

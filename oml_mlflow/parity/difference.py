@@ -1,4 +1,4 @@
-"""How far vectors are from their references: of one probe, of one class."""
+"""Differences between vectors and their references, by probe and by class of probes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from oml_mlflow.parity.probes import Probe
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one probe's vector is from its reference.
+    """The difference between one probe's vector and its reference.
 
     Attributes:
         probe: The probe.
         max_abs: Largest difference of an element.
         cosine: Cosine of the two.
-        limit: Largest `max_abs` that is right; None: only reported.
+        limit: Largest accepted `max_abs`; None: only reported.
         error: Why there are no figures.
-        cosine_limit: Smallest `cosine` that is right; None: only reported.
-        level: ``must`` or ``warn``: whether being over a limit is a failure.
-        skipped: Why it was not compared at all.
+        cosine_limit: Smallest accepted `cosine`; None: only reported.
+        level: ``must`` or ``warn``: whether exceeding a limit is a failure.
+        skipped: Why it was not compared.
     """
 
     probe: Probe
@@ -45,7 +45,7 @@ class Difference:
 
     @property
     def ok(self) -> bool:
-        """Whether it is no failure."""
+        """Whether it did not fail."""
         return self.state != FAILED
 
     @property
@@ -55,11 +55,11 @@ class Difference:
 
     @property
     def reason(self) -> str:
-        """Why there are no figures, or nothing."""
+        """Why there are no figures; empty if there are."""
         return self.skipped or self.error
 
     def to_row(self) -> dict[str, Any]:
-        """Return the row as a flat dict; a figure that is not there is None."""
+        """Return it as a flat dict; missing figures are None."""
         return {
             "probe": self.probe.id,
             "side": self.probe.side,
@@ -78,19 +78,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """All probes of one class.
+    """The differences of one class of probes.
 
     Attributes:
         category: The class, such as ``accents``.
         side: ``img`` or ``txt``.
         level: ``must`` or ``warn``.
-        state: That of its worst row; ``skipped`` only if all were.
-        count: How many probes it has.
-        compared: For how many of them there are figures.
-        max_abs: Largest difference among these; not a number if there are none.
+        state: State of its worst row; ``skipped`` only if all were.
+        count: Number of probes.
+        compared: Number of probes with figures.
+        max_abs: Largest difference among these; NaN if there are none.
         min_cosine: Smallest cosine among these; likewise.
-        limit: Largest `max_abs` that is right, or None.
-        cosine_limit: Smallest cosine that is right, or None.
+        limit: Largest accepted `max_abs`, or None.
+        cosine_limit: Smallest accepted cosine, or None.
     """
 
     category: str
@@ -105,6 +105,6 @@ class ClassSummary:
     cosine_limit: float | None = None
 
     def to_row(self) -> dict[str, Any]:
-        """Return it as a flat dict; a figure that is not there is None."""
+        """Return it as a flat dict; missing figures are None."""
         figures = {} if self.compared else {"max_abs": None, "min_cosine": None}
         return {**asdict(self), **figures}

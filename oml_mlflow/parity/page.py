@@ -1,4 +1,4 @@
-"""The parity report as a page that can be forwarded: one file, nothing to load, no script."""
+"""The parity report as one HTML file that can be forwarded: it loads nothing and has no script."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ font-size:.85rem}
 def to_html(
     report: ParityReport, facts: Mapping[str, str] | None = None, *, subject: str = ""
 ) -> str:
-    """Return a report as an HTML document of its own: no script, nothing fetched, all escaped.
+    """Return a report as an HTML document, all text escaped.
 
     Args:
         report: The comparison.
-        facts: What else the reader should know, such as target, database version, model version,
-            time and fingerprints; shown in this order. Never secrets.
+        facts: Further facts by name, such as target, model version and time; shown in this order.
+            Never secrets.
         subject: What was compared, for the heading; the report's title by default.
     """
     title = subject or report.title

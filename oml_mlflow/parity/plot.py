@@ -1,4 +1,4 @@
-"""The parity report as a picture: how far each class of input is from its references."""
+"""The parity report as a picture: the largest difference of each class, with its limit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from oml_mlflow.parity.difference import ClassSummary
 from oml_mlflow.parity.policy import FAILED, OK, SKIPPED, WARNED
 from oml_mlflow.parity.report import ParityReport
 
-# told apart by those who see no red and green, too; the state is written beside each bar
+# also distinct for the colour-blind; the state is written beside each bar
 _COLOURS = {OK: "#4c78a8", WARNED: "#e0a100", FAILED: "#b5182b", SKIPPED: "#9aa0a6"}
 _LEAST = 1e-8
 

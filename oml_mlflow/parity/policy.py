@@ -1,4 +1,4 @@
-"""Which classes of probes must be right in a database, and how close is right."""
+"""The parity policy: which classes of probes must be within limits, and within which."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _COSINES = {FLOAT32: 0.99999, FLOAT16: 0.99999, INT8: 0.99999, INT8_DYNAMIC: 0.9
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a vector may be from its reference; None: only reported.
+    """Accepted difference of a vector from its reference; None: only reported.
 
     Attributes:
         max_abs: Largest difference of an element.
@@ -44,7 +44,7 @@ class Limits:
     cosine: float | None = None
 
     def keeps(self, max_abs: float, cosine: float) -> bool:
-        """Return whether figures are within both limits; a figure that is no number is not."""
+        """Return whether figures are within both limits; NaN is within none."""
         return (self.max_abs is None or max_abs <= self.max_abs) and (
             self.cosine is None or cosine >= self.cosine
         )
@@ -54,21 +54,21 @@ class Limits:
 class ParityPolicy:
     """Which classes must be within limits, and the limits.
 
-    A class that is not in `warn` must be; so must one that this release does not know.
+    All classes must be but those in `warn`, even one that this release does not know.
 
     Subsampled JPEG (``jpeg-420``) only warns by default: how chroma is interpolated is up to the
-    decoder, and that of onnxruntime-extensions does not do as Pillow does. Measured on a float32
+    decoder, and onnxruntime-extensions and Pillow differ. Measured on a float32
     pair of the size of ViT-B/32, bare graph against the pair's references: 2.1e-3 and a cosine of
     0.99988 there, with extensions 0.12.0 (onnxruntime 1.15.1) as with 0.15.2 (1.32.0); all else
     1.3e-7, but for accents, CJK and emoji, which 0.12.0 gets wrong or refuses.
 
     ``int8-dynamic`` has wider limits, since its vectors depend on the runtime: 2.7e-3 and 0.99985
-    between the same two. What moves a vector by less than 8.8e-3 of an element with 512 dims can
-    hide behind them: another resampling filter, a rounded size, another standard deviation. Swapped
-    colours, a crop off by one, another mean and all faults of texts are seen.
+    between the same two. Faults that move a vector by less than 8.8e-3 of an element, with 512
+    dims, can hide behind them: another resampling filter, a rounded size, another standard
+    deviation. Swapped colours, a crop off by one, another mean and all faults of texts are seen.
 
     Attributes:
-        warn: Classes that are only reported when they are over a limit.
+        warn: Classes that only warn when they are over a limit.
         max_abs: Limits by precision, instead of `runtime_limit`.
         cosine: Smallest cosines by precision, instead of 0.99999 (``int8-dynamic``: 0.999).
     """
@@ -92,8 +92,8 @@ class ParityPolicy:
             cosine: Smallest cosine, likewise.
 
         Raises:
-            ConfigError: If a class or precision is unknown, a class is in both lists, a limit is
-                no number that makes sense, or no class of a side is left that must be right.
+            ConfigError: If a class or precision is unknown, a class is in both lists, a limit
+                is not above 0 and up to 1, or no class of a side is left that must be right.
         """
         demanded, tolerated = _read_classes("must", must), _read_classes("warn", warn)
         both = sorted(demanded & tolerated)

@@ -40,11 +40,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class References:
-    """Vectors that were right when they were made.
+    """Reference vectors: what later vectors are compared with.
 
     Attributes:
         vectors: ``(dims,)`` float32 by probe id.
-        runtime: Versions of what made them.
+        runtime: Versions of the packages that made them.
     """
 
     vectors: dict[str, np.ndarray]
@@ -74,7 +74,7 @@ class References:
 
 
 class Embedder(Protocol):
-    """Anything that embeds pictures and texts, one call per list."""
+    """Embeds pictures and texts."""
 
     def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
         """Return ``(n, dims)`` float32."""
@@ -93,7 +93,7 @@ def golden_probes() -> tuple[Probe, ...]:
 
 
 def save_probes(folder: Path, probes: Iterable[Probe]) -> None:
-    """Write probes into a folder, so that they stay with the vectors made from them."""
+    """Write probes into a folder, to keep them beside the vectors made from them."""
     entries: list[dict[str, str]] = []
     for probe in probes:
         entry = {"id": probe.id, "side": probe.side, "category": probe.category}
@@ -120,12 +120,12 @@ def read_probes(folder: Path) -> tuple[Probe, ...]:
 
 
 def unsafe_reason(probe: Probe) -> str:
-    """Return why a probe must not be sent to any database, or nothing.
+    """Return why a probe must not be sent to any database; empty if it may.
 
     A JPEG of one component makes the decoder of onnxruntime-extensions 0.14.0 to 0.15.2 write past
-    its buffer, so that a whole server process may die of it (measured); what others than three do
-    to other decoders, nobody knows. No golden probe of this release is one, but packages that were
-    logged elsewhere may hold any picture.
+    its buffer, which may end a whole server process (measured); what other numbers than three do to
+    other decoders is unknown. No golden probe of this release is one, but packages that were logged
+    elsewhere may hold any picture.
     """
     if not isinstance(probe.value, bytes) or not probe.value.startswith(b"\xff\xd8"):
         return ""

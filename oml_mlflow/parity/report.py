@@ -40,14 +40,14 @@ class ParityReport:
 
     @property
     def uncompared(self) -> tuple[str, ...]:
-        """Sides of which nothing that must be right was compared."""
+        """Sides without any comparison that must be within limits."""
         done = {r.probe.side for r in self.rows if r.level == MUST and r.state in (OK, FAILED)}
         wanted = self.sides or tuple(s for s in SIDES if any(r.probe.side == s for r in self.rows))
         return tuple(side for side in wanted if side not in done)
 
     @property
     def worst(self) -> Difference:
-        """The row that is furthest over its limit, or else has the largest difference."""
+        """The row with the worst state, and of these with the largest difference."""
         order = (SKIPPED, OK, WARNED, FAILED)
         return max(self.rows, key=lambda row: (order.index(row.state), row.max_abs))
 
@@ -57,7 +57,7 @@ class ParityReport:
 
     @property
     def compared(self) -> int:
-        """How many probes there are figures for."""
+        """Number of probes with figures."""
         return sum(row.has_figures for row in self.rows)
 
     @property
@@ -147,13 +147,13 @@ class ParityReport:
 
 
 def _emphasised(cell: str) -> str:
-    """Return a cell of Markdown; an error's own text must not end the cell."""
+    """Return a Markdown cell, which no text of an error can end."""
     text = cell.replace("|", "\\|").replace("\n", " ")
     return f"**{FAILED}**{text.removeprefix(FAILED)}" if text.startswith(FAILED) else text
 
 
 def to_fragment(report: ParityReport) -> str:
-    """Return verdict and class table for a notebook, which brings its own colours."""
+    """Return verdict and class table as HTML for a notebook, which has its own colours."""
     state = verdict_state(report)
     return (
         f"<div><p><b>{SYMBOLS[state]} {escape(headline(report))}</b> {escape(report.title)}. "
@@ -162,7 +162,7 @@ def to_fragment(report: ParityReport) -> str:
 
 
 def verdict_state(report: ParityReport) -> str:
-    """Return the state of a whole report: that of what matters most in it."""
+    """Return the state of a whole report: its gravest one."""
     if not report.rows:
         return SKIPPED
     if not report.ok:
@@ -181,9 +181,9 @@ def headline(report: ParityReport) -> str:
 
 
 def explanation(report: ParityReport) -> str:
-    """Return how many probes are in which state, and which classes are not right."""
+    """Return how many probes are in which state, and which classes failed or warned."""
     text = f"{len(report.rows)} probes: {report.summary}."
-    for state, what in ((FAILED, "Not right, but must be"), (WARNED, "Only warned about")):
+    for state, what in ((FAILED, "Failed"), (WARNED, "Warned")):
         names = [summary.category for summary in report.by_class() if summary.state == state]
         text += f" {what}: {', '.join(names)}." if names else ""
     return text

@@ -1,4 +1,4 @@
-"""A report's tables in HTML."""
+"""The tables of a parity report in HTML."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ STANDS_FOR = {
     "png": "PNG",
 }
 SYMBOLS = {OK: "✓", FAILED: "✗", WARNED: "!", SKIPPED: "-"}
-# what needs a look comes first
+# problems come first
 _ORDER = {FAILED: 0, WARNED: 1, OK: 2, SKIPPED: 3}
 
 
 def class_table(classes: Sequence[ClassSummary]) -> str:
-    """Return a row of HTML for each class, those that need a look first."""
+    """Return a table with a row for each class, problems first."""
     rows = []
     for summary in sorted(classes, key=lambda found: _ORDER[found.state]):
         stands_for = escape(STANDS_FOR.get(summary.category, ""))
@@ -48,7 +48,7 @@ def class_table(classes: Sequence[ClassSummary]) -> str:
 
 
 def probe_table(differences: Sequence[Difference]) -> str:
-    """Return a row of HTML for each probe, those that need a look first."""
+    """Return a table with a row for each probe, problems first."""
     rows = []
     for row in sorted(differences, key=lambda found: _ORDER[found.state]):
         note = f"<small>{escape(row.reason)}</small>" if row.reason else ""
@@ -104,5 +104,5 @@ def _input(row: Difference) -> str:
 
 
 def side_name(side: str) -> str:
-    """Return what people call a side."""
+    """Return a side's name for people."""
     return {IMG: "picture", TXT: "text"}.get(side, escape(side))

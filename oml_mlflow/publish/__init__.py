@@ -1,1 +1,1 @@
-"""What a version's page in MLflow says about where it is live."""
+"""A version's page in MLflow: where it is live, and the evidence."""

@@ -1,4 +1,4 @@
-"""Evidence of a comparison, as artifacts where a version's readers look: table, page and plot."""
+"""Log a comparison among a version's artifacts: table, page and plot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from oml_mlflow.parity.report import ParityReport
 
 _LOGGED_MODEL = re.compile(r"models:/(m-\w+)")
 _VERSION = re.compile(r"models:/([^/@:]+)/(\d+)")
-_HOPS = 8
+# how many copies of copies are followed to the original
+_COPIES = 8
 
 
 def log_parity(
@@ -29,15 +30,9 @@ def log_parity(
     title: str,
     facts: Mapping[str, str],
 ) -> str:
-    """Log a comparison with the version's run, or else with its logged model.
+    """Log a comparison into a folder of a version's run, or else of its logged model.
 
-    Args:
-        report: The comparison.
-        model: Registered model.
-        version: Its version.
-        folder: Where among the artifacts.
-        title: What page and plot are headed with.
-        facts: What the page says besides.
+    Page and plot have a title; the page also shows the facts, by name.
 
     Returns:
         URI of the artifacts; empty if the version has neither.
@@ -58,7 +53,7 @@ def log_parity(
 
 
 def _homes(client: mlflow.MlflowClient, model: str, version: str) -> tuple[str, str]:
-    """Return run and logged model that a version came from, copied or not; empty if gone."""
+    """Return ids of a version's run and logged model, or its original's; empty if deleted."""
     found = client.get_model_version(model, version)
     run_id = found.run_id or ""
     if run_id:
@@ -68,7 +63,7 @@ def _homes(client: mlflow.MlflowClient, model: str, version: str) -> tuple[str, 
             run_id = ""
         else:
             run_id = run_id if run.info.lifecycle_stage == LifecycleStage.ACTIVE else ""
-    for _ in range(_HOPS):
+    for _ in range(_COPIES):
         source = found.source or ""
         if logged := _LOGGED_MODEL.match(source):
             return run_id, logged[1]

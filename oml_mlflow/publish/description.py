@@ -1,4 +1,4 @@
-"""State block: where a version is live, as Markdown in its description. Pure: no I/O."""
+"""The Markdown block in a version's description that says where it is live. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oml_mlflow.names import IMG, TXT
 from oml_mlflow.targets import sql_call
 
 LIVE, SUPERSEDED, FAILED = "live", "superseded", "failed"
-# what needs a look comes first
+# problems come first
 _ORDER = {FAILED: 0, LIVE: 1, SUPERSEDED: 2}
 
 # Length of MLflow's column (Source: mlflow/store/model_registry/dbmodels/models.py); SQLite takes
@@ -33,21 +33,21 @@ _MARKED = re.compile(r"([\\`*_\[\]|~])")
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a version under one export name of one target.
+    """The state of a version under one export name of one target.
 
     Attributes:
         target: Name of the target.
         name: Export name, upper-case.
         state: ``live``, ``superseded`` or ``failed``.
         uri: The target, without secrets; empty if the row was reduced for lack of room.
-        generation: The one that it is, or was; 0 if it never was live.
-        since: When it became so, such as ``2026-11-23 21:00``, UTC.
-        img: Fingerprint of the picture pipeline; its start is kept.
-        txt: That of the text pipeline.
-        result: One short remark, such as how far vectors are from their references.
+        generation: Its generation; 0 if it was never live.
+        since: Start of that state, such as ``2026-11-23 21:00``, UTC.
+        img: First 12 characters of the image pipeline's fingerprint.
+        txt: Those of the text pipeline's.
+        result: A short remark, such as the verdict on its vectors.
         reason: Why it failed.
-        next_step: What to do about that.
-        evidence: Folder of artifacts that shows every probe.
+        next_step: What to do about it.
+        evidence: Artifact folder with the report on every probe.
     """
 
     target: str
@@ -74,12 +74,12 @@ class Row:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Target and export name, which only one row of a block has."""
+        """Target and export name, the key of a row."""
         return self.target, self.name
 
     @property
     def is_brief(self) -> bool:
-        """Whether only its state is known any more."""
+        """Whether it was reduced to its state."""
         return not self.uri
 
     def _to_brief(self) -> Row:
@@ -87,12 +87,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeResult:
     """A description with our block in it.
 
     Attributes:
         text: The description; None if it must stay as it is.
-        problem: Why it must, or what was left out of the block; empty if nothing.
+        problem: Why it must, or that the block was shortened; else empty.
     """
 
     text: str | None
@@ -101,12 +101,12 @@ class Merged:
 
 @dataclass(frozen=True)
 class Block:
-    """The block that a description holds.
+    """The block in a description.
 
     Attributes:
-        model: Registered model that it names.
-        version: Version that it names.
-        rows: What it says; empty if that can't be read.
+        model: Registered model that it is about.
+        version: Version that it is about.
+        rows: Its rows; empty if they can't be read.
     """
 
     model: str
@@ -130,33 +130,35 @@ def without_block(description: str) -> str:
 
 
 def update(rows: Iterable[Row], *changed: Row) -> tuple[Row, ...]:
-    """Return rows with some of them new; others stay."""
+    """Return rows, in order, in which `changed` replace those of the same target and name."""
     by_place = {row.place: row for row in (*rows, *changed)}
     return tuple(sorted(by_place.values(), key=lambda r: (_ORDER.get(r.state, 9), r.place)))
 
 
-def merge(description: str | None, rows: Sequence[Row], model: str, version: str) -> Merged:
+def merge(description: str | None, rows: Sequence[Row], model: str, version: str) -> MergeResult:
     """Return a description whose block says `rows`; all text outside the block is kept as it is.
 
-    A block is replaced, that of another model or version too: it came along when the version was
-    copied. Without one, the block is put at the end.
+    A block that is there is replaced, even one of another model or version: it came along when the
+    version was copied. Otherwise the block is appended.
 
     Args:
-        description: What is there now.
-        rows: What to say; reduced as far as needed to stay within `LIMIT`.
+        description: The description as it is.
+        rows: Rows of the block, reduced as far as needed to stay within `LIMIT` characters.
         model: Registered model.
         version: Its version.
 
     Returns:
-        The description. None if the markers were changed, so that nobody knows what is ours, or
-        if the text of others leaves no room.
+        The description; without a text if the markers were changed, so that nobody knows what is
+        ours, or if the text of others leaves no room.
     """
     text = description or ""
     found = _find(text)
     if found is not None:
         before, after = text[: found.start()], text[found.end() :]
     elif _ANY_MARKER.search(text):
-        return Merged(None, "the markers around our part were changed, doubled or half removed")
+        return MergeResult(
+            None, "the markers around our part were changed, doubled or half removed"
+        )
     else:
         gap = "" if not text or text.endswith("\n\n") else "\n" if text.endswith("\n") else "\n\n"
         before, after = text + gap, ""
@@ -166,12 +168,13 @@ def merge(description: str | None, rows: Sequence[Row], model: str, version: str
         block = _render(kept, model, version)
         if len(block) <= room:
             left = "" if kept == ordered else f"there was room for {room:,} characters only"
-            return Merged(before + block + after, left)
-    return Merged(None, f"the text of others leaves room for {max(room, 0):,} characters only")
+            return MergeResult(before + block + after, left)
+    return MergeResult(None, f"the text of others leaves room for {max(room, 0):,} characters only")
 
 
 def _find(text: str) -> re.Match[str] | None:
     found = _BLOCK.search(text)
+    # a second block, or half of one, may be what a user made of ours: then none is touched
     return found if found and len(_ANY_MARKER.findall(text)) == 2 else None
 
 
@@ -180,6 +183,7 @@ def _reductions(rows: tuple[Row, ...]) -> Iterable[tuple[Row, ...]]:
     yield rows
     cut = tuple(replace(r, reason=_cut(r.reason), next_step=_cut(r.next_step)) for r in rows)
     yield cut
+    # rows are in the order of their importance, so that the last are reduced first
     for whole in reversed(range(len(cut))):
         yield (*cut[:whole], *(row._to_brief() for row in cut[whole:]))
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from oml_mlflow.errors import ERRORS_BY_CODE, ApplyError, OmlMlflowError, TargetError
 from oml_mlflow.planning.observed import Held, Survey
 from oml_mlflow.planning.records import FAILURE, PUBLISHED, LedgerEntry, Note, this_process
-from oml_mlflow.publish.version import Showing, publish, publish_all
+from oml_mlflow.publish.publication import Publication
+from oml_mlflow.publish.version import publish, publish_all
 from oml_mlflow.reconciler.fleet import Fleet, Outcome, View
 from oml_mlflow.reconciler.status import Status
 
@@ -35,7 +36,7 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
     warnings: list[str] = []
     seen = {outcome.change.binding.place for outcome in outcomes}
     lives: list[LedgerEntry | None] = []
-    showings: list[Showing] = []
+    publications: list[Publication] = []
     for outcome in outcomes:
         place = outcome.change.binding.place
         survey, held = _held(view, place)
@@ -45,8 +46,8 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
         uri = survey.uri if survey else ""
         is_kept = fleet.open(place[0]).keep > 0
         before_it = before if changed else None
-        showings.append(from_outcome(outcome, uri, before_it, is_kept=is_kept))
-    for outcome, before, told in zip(outcomes, lives, publish_all(showings), strict=True):
+        publications.append(to_publication(outcome, uri, before_it, is_kept=is_kept))
+    for outcome, before, told in zip(outcomes, lives, publish_all(publications), strict=True):
         warnings += told.warnings
         if told.is_settled:
             _note(fleet, outcome.change.binding.place, _after(outcome, before))
@@ -67,10 +68,10 @@ def _catch_up(fleet: Fleet, status: Status, survey: Survey, held: Held) -> list[
     state = _state(live, failure)
     if state == known or not (live or failure):
         return []
-    shown: list[Showing] = []
+    publications: list[Publication] = []
     if live is not None and live.version and state["generation"] != known.get("generation"):
-        shown.append(
-            Showing(
+        publications.append(
+            Publication(
                 status.target,
                 survey.uri,
                 status.name,
@@ -81,8 +82,8 @@ def _catch_up(fleet: Fleet, status: Status, survey: Survey, held: Held) -> list[
         )
     if failure is not None and state["failed"] and state["failed"] != known.get("failed"):
         tried = failure.content["tried"]
-        shown.append(
-            Showing(
+        publications.append(
+            Publication(
                 status.target,
                 survey.uri,
                 status.name,
@@ -92,7 +93,7 @@ def _catch_up(fleet: Fleet, status: Status, survey: Survey, held: Held) -> list[
                 before=live,
             )
         )
-    published = [publish(showing) for showing in shown]
+    published = [publish(publication) for publication in publications]
     if all(one.is_settled for one in published):
         _note(fleet, place, state)
     return [warning for one in published for warning in one.warnings]
@@ -131,10 +132,10 @@ def _note(fleet: Fleet, place: tuple[str, str], state: dict[str, object]) -> Non
         _log.warning("%s on %s: what was published could not be noted: %s", name, target, error)
 
 
-def from_outcome(
+def to_publication(
     outcome: Outcome, uri: str, before: LedgerEntry | None, *, is_kept: bool = True
-) -> Showing:
-    """Return what a version's page shows of a change.
+) -> Publication:
+    """Return what is to be published of a change.
 
     Args:
         outcome: Result of the change.
@@ -144,7 +145,7 @@ def from_outcome(
     """
     change, done, error = outcome.change, outcome.promotion, outcome.error
     report = done.report if done else error.details.get("report") if error else None
-    return Showing(
+    return Publication(
         target=change.binding.target,
         uri=uri,
         name=change.binding.name,

@@ -1,1 +1,1 @@
-"""A model as it lies on disk or on a hub, and the description graphs are built from."""
+"""A model on disk or on a hub, and the description of it that graphs are built from."""

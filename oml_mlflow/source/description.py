@@ -1,4 +1,4 @@
-"""What a graph is built from: towers, picture preparation, vocabulary."""
+"""The description that graphs are built from: towers, picture preparation, vocabulary."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class Tower:
-    """The numbers that shape one encoder.
+    """The dimensions of one encoder.
 
     Attributes:
         prefix: First part of its weights' names, ``vision_model`` or ``text_model``.
@@ -89,7 +89,7 @@ class ImagePreparation:
         return cls(**values)
 
     def to_metadata(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return it as JSON holds it."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     @property

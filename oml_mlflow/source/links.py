@@ -1,4 +1,4 @@
-"""Links in a model's folder, which came from somebody else: they could name any file of ours."""
+"""Refuse links in a model's folder: whoever made it could have them name any file of ours."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ _SHARED_BLOB = re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}")
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise SourceError if an entry of a model folder is not the folder's own.
+    """Raise SourceError if an entry of a model folder lies outside it.
 
-    A link may lead to something else in the folder and, from a snapshot in a cache of the hub, to
-    the blobs of its model there. Hard links can't be told from files. Folders in it, of which
-    nothing is read, are not looked into.
-
-    Args:
-        folder: The model's folder.
+    A link may lead to other entries of the folder and, from a snapshot in the hub's cache, to the
+    blobs of its model there. Hard links can't be told from files. Sub-folders are not checked,
+    since nothing in them is read.
 
     Raises:
         SourceError: If a link leads elsewhere or nowhere, an entry is a pipe, socket or device, or

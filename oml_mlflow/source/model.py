@@ -36,17 +36,18 @@ TOKENIZER_FILES = (
 )
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _HUB_PATTERNS = ["config.json", *TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES]
-# not every *.safetensors: LAION's repositories hold OpenCLIP's own copy of the weights as well
+# not all *.safetensors: LAION's repositories also hold OpenCLIP's own copy of the weights
 _HUB_SAFETENSORS = ["model*.safetensors", SAFETENSORS + INDEX]
 _HUB_PICKLES = ["pytorch_model*.bin", PICKLE + INDEX]
 _PROCESSORS = ("CLIPImageProcessor", "CLIPFeatureExtractor", "CLIPProcessor")
-_OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+# what transformers takes where a configuration names none
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A CLIP model that can be built into a pair.
+    """A CLIP model to build a pair from.
 
     Attributes:
         name: Hub id, or the folder's own name.
@@ -54,8 +55,8 @@ class Source:
         revision: Commit of the hub repository, or None for a folder.
         preparation: What its image processor does.
         vocabulary: Its tokenizer.
-        vision: Shape of its vision tower.
-        text: Shape of its text tower.
+        vision: Its vision tower.
+        text: Its text tower.
         patch_px: Edge of a vision patch.
         eos_token_id: Id at which a text is pooled, as its configuration says.
         weights: Its tensors.
@@ -97,7 +98,7 @@ def open_source(
         model_name: Hub id such as ``openai/clip-vit-base-patch32``, or a folder in the Hugging
             Face layout, as transformers 4 or 5 writes it.
         cache_dir: Where hub downloads are kept; the Hugging Face cache by default.
-        force: Download again what is in the cache.
+        force: Download again even what is in the cache.
         pickles: Take ``pytorch_model.bin``, tensors only, where there are no safetensors.
 
     Raises:
@@ -210,7 +211,7 @@ def _read_json(path: Path, what: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _values_of(path: Path) -> Iterator[None]:
-    """Turn what a value of the wrong kind raises into a SourceError that names the file."""
+    """Raise a SourceError that names the file for whatever a value of the wrong kind raises."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -315,8 +316,8 @@ def _read_preparation(path: Path, config: dict[str, Any]) -> ImagePreparation:
         rescale_factor=float(config.get("rescale_factor", 1 / 255))
         if config.get("do_rescale", True)
         else None,
-        mean=_channels(config.get("image_mean", _OPENAI_MEAN)) if normalise else None,
-        std=_channels(config.get("image_std", _OPENAI_STD)) if normalise else None,
+        mean=_channels(config.get("image_mean", OPENAI_MEAN)) if normalise else None,
+        std=_channels(config.get("image_std", OPENAI_STD)) if normalise else None,
     )
 
 
@@ -360,7 +361,7 @@ def _vocabulary(folder: Path, positions: int) -> Vocabulary:
 
 
 def _check_weights(source: Source, image_px: int) -> None:
-    """Refuse weights that don't fit the configuration, before anything is written."""
+    """Raise SourceError if weights don't fit the configuration; nothing is written yet."""
     vision, text, weights = source.vision, source.text, source.weights
     positions = (image_px // source.patch_px) ** 2 + 1
     wanted = {

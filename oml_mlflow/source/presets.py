@@ -1,4 +1,4 @@
-"""Presets: what is published about known CLIP models, checked against the files that come.
+"""Presets: published facts about known CLIP models, and the checks of their files against them.
 
 A preset decides nothing: sizes, vocabulary and preparation are read from the model's own files. It
 says what those files should say, so that a wrong or altered model is noticed.
@@ -17,14 +17,10 @@ from typing import Any
 
 from oml_mlflow.errors import SourceError
 from oml_mlflow.files import fingerprint_file
-from oml_mlflow.source.model import Source
+from oml_mlflow.source.model import OPENAI_MEAN, OPENAI_STD, Source
 
 _log = logging.getLogger(__name__)
 _RECORD = "oml_mlflow.json"
-_OPENAI_MEAN, _OPENAI_STD = (
-    (0.48145466, 0.4578275, 0.40821073),
-    (0.26862954, 0.26130258, 0.27577711),
-)
 _INCEPTION = (0.5, 0.5, 0.5)
 _FROM_OPENAI = (
     "github.com/openai/CLIP clip/clip.py: 77 ids, mean, std; clip/model.py: QuickGELU, cosine "
@@ -44,7 +40,7 @@ class Preset:
         dims: Length of its embeddings.
         image_size: Edge of the picture its encoder takes, in pixels.
         patch_size: Edge of a patch, in pixels.
-        max_seq_length: Ids a text has at most, both special ones among them.
+        max_seq_length: Most ids of a text, both special ones included.
         hidden_act: Activation of both encoders.
         image_mean: Subtracted from each channel.
         image_std: Divides each channel.
@@ -80,15 +76,15 @@ class Preset:
 
 def _openai(dims: int, px: int, patch: int, architecture: str) -> Preset:
     source = _FROM_OPENAI.format(architecture)
-    return Preset(dims, px, patch, 77, "quick_gelu", _OPENAI_MEAN, _OPENAI_STD, source)
+    return Preset(dims, px, patch, 77, "quick_gelu", OPENAI_MEAN, OPENAI_STD, source)
 
 
 def _laion(
     dims: int,
     patch: int,
     architecture: str,
-    mean: tuple[float, float, float] = _OPENAI_MEAN,
-    std: tuple[float, float, float] = _OPENAI_STD,
+    mean: tuple[float, float, float] = OPENAI_MEAN,
+    std: tuple[float, float, float] = OPENAI_STD,
 ) -> Preset:
     source = _FROM_OPEN_CLIP.format(architecture)
     return Preset(dims, 224, patch, 77, "gelu", mean, std, source)
@@ -107,7 +103,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def check_expectations(source: Source, preset: Preset) -> None:
-    """Raise SourceError if a model's files say something else than what is published about it."""
+    """Raise SourceError if a model's files contradict what is published about it."""
     preparation = source.preparation
     found = {
         "dims": source.dims,
@@ -132,18 +128,18 @@ def check_expectations(source: Source, preset: Preset) -> None:
 
 
 def check_download(source: Source, *, ignore_mismatch: bool = False) -> None:
-    """Compare a download's weights with those of the first download, which it records if none is.
+    """Compare a download's weights with the record of the first download, or make that record.
 
-    No checksum of these files is published by their authors in a form that could be shipped here,
-    so the first download is trusted: sha256 of its weights go to ``oml_mlflow.json`` in the
-    model's folder in the cache, and a warning says so.
+    The authors publish no checksum of these files that could be shipped here, so the first
+    download is trusted: sha256 of its weights go to ``oml_mlflow.json`` in the model's folder in
+    the cache, and a warning says so.
 
     Args:
         source: A model from the hub.
-        ignore_mismatch: Only log that the weights are others.
+        ignore_mismatch: Only log that weights differ.
 
     Raises:
-        SourceError: If weights of the same name are others than at first.
+        SourceError: If weights differ from the first download's.
 
     Side effects: Writes the record if there is none, or a file is not in it yet.
     """

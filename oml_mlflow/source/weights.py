@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, read one by one: safetensors, or on demand pickles without any code."""
+"""A checkpoint's tensors, read one by one: safetensors, or on request pickles of tensors only."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ from oml_mlflow.errors import SourceError, UnsupportedSource
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
-# torch.load(weights_only=True) could still be made to run code: CVE-2025-32434
+# up to 2.5 torch.load(weights_only=True) could be made to run code: CVE-2025-32434
 _SAFE_TORCH = (2, 6)
 
 
 class Checkpoint(ABC):
-    """Tensors by name, from one or more files.
-
-    Attributes:
-        files: The files.
-    """
+    """Tensors by name, from one or more `files`."""
 
     def __init__(self, files: list[Path]) -> None:
         self.files = files
@@ -56,10 +52,7 @@ class Checkpoint(ABC):
 
 
 class SafetensorsWeights(Checkpoint):
-    """The tensors of one or more safetensors files, each read when it is asked for.
-
-    Args:
-        files: Files of one checkpoint.
+    """The tensors of one or more safetensors files, each read on request.
 
     Raises:
         SourceError: If a file is damaged or cut short.
@@ -150,15 +143,12 @@ class PickledWeights(Checkpoint):
 
 
 def open_weights(folder: Path, model_name: str, *, pickles: bool = False) -> Checkpoint:
-    """Return the weights in a model folder.
+    """Return the weights in the folder of a model, named by its hub id or folder.
 
-    Args:
-        folder: The folder.
-        model_name: What the user called it: a hub id, or the folder.
-        pickles: Take ``pytorch_model.bin``, tensors only, where there are no safetensors.
+    `pickles`: take ``pytorch_model.bin``, tensors only, where there are no safetensors.
 
     Raises:
-        SourceError: If there are none, or not in a form that is taken.
+        SourceError: If there are none, or only in a form that is not read.
     """
     if files := weight_files(folder, SAFETENSORS):
         return SafetensorsWeights(files)

@@ -20,9 +20,10 @@ from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.records import UNVERIFIED, LedgerEntry
 from oml_mlflow.publish.description import FAILED, LIVE, SUPERSEDED, Row, parse
-from oml_mlflow.publish.version import Showing, publish, tag_key
+from oml_mlflow.publish.publication import Publication, tag_key
+from oml_mlflow.publish.version import publish
 from oml_mlflow.reconciler.fleet import Outcome
-from oml_mlflow.reconciler.show import from_outcome
+from oml_mlflow.reconciler.show import to_publication
 from oml_mlflow.reconciler.status import Change
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
@@ -65,16 +66,16 @@ def report(off: str = "") -> ParityReport:
     return compare("Database against references", golden_probes(), got, wanted)
 
 
-def live(version: str, target: str = "prod", uri: str = PROD, **changes: object) -> Showing:
+def live(version: str, target: str = "prod", uri: str = PROD, **changes: object) -> Publication:
     values = {"entry": entry(version, int(version)), "report": report(), **changes}
-    return Showing(target, uri, "CLIP", "clip", version, **values)  # type: ignore[arg-type]
+    return Publication(target, uri, "CLIP", "clip", version, **values)  # type: ignore[arg-type]
 
 
-def failed(version: str, **changes: object) -> Showing:
+def failed(version: str, **changes: object) -> Publication:
     found = report("emoji")
     error = ParityError("3 of 24 probes differ.", hint="see the table.", details={"report": found})
     values = {"report": found, "error": error, **changes}
-    return Showing("prod", PROD, "CLIP", "clip", version, **values)  # type: ignore[arg-type]
+    return Publication("prod", PROD, "CLIP", "clip", version, **values)  # type: ignore[arg-type]
 
 
 def shown(version: str, model: str = "clip") -> tuple[dict[str, Row], dict[str, str]]:
@@ -87,9 +88,9 @@ def shown(version: str, model: str = "clip") -> tuple[dict[str, Row], dict[str, 
 
 
 def test_a_version_shows_where_it_is_live(bare: None) -> None:
-    for showing in (live("1"), live("1", "dev", DEV)):
-        [problem] = publish(showing).warnings
-        assert "evidence of clip v1 is nowhere: it has no run and no logged model" in problem
+    for publication in (live("1"), live("1", "dev", DEV)):
+        [problem] = publish(publication).warnings
+        assert "no evidence of clip v1 was logged: it has no run and no logged model" in problem
     rows, tags = shown("1")
     assert tags == {
         "oml.target.dev.v1": "live as CLIP, clip v1, generation 1, verified",
@@ -97,7 +98,7 @@ def test_a_version_shows_where_it_is_live(bare: None) -> None:
     }
     assert rows["prod"] == Row(
         *("prod", "CLIP", LIVE, PROD, 1, "2026-11-23 21:00", "1a1a1a1a1a1a", "1b1b1b1b1b1b"),
-        result=f"verified: 24 ok, difference up to {report().max_abs():.1e}",
+        result=f"verified: 24 ok, difference up to {report().max_abs():.1e}; unanchored",
         evidence="oml_mlflow/prod/clip_v1/CLIP",
     )
     assert rows["dev"].uri == DEV
@@ -177,7 +178,7 @@ def test_copied_version_shows_its_own_state_only(versions: tuple[PipelinePair, .
     assert "begin clip v1" in copied.description
     assert tag_key("dev", "1") in copied.tags
 
-    own = Showing("prod", PROD, "CLIP", "clip_prod", "1", entry("1", 2), report())
+    own = Publication("prod", PROD, "CLIP", "clip_prod", "1", entry("1", 2), report())
     done = publish(own)
     assert done.ok
     assert done.evidence.startswith("models:/m-")
@@ -190,7 +191,7 @@ def test_copied_version_shows_its_own_state_only(versions: tuple[PipelinePair, .
 def test_two_names_of_one_target_share_its_tag(bare: None) -> None:
     publish(live("1"))
     other = entry("1", 1, name="PICS", verification=UNVERIFIED)
-    publish(Showing("prod", PROD, "PICS", "clip", "1", other, ParityReport("nothing")))
+    publish(Publication("prod", PROD, "PICS", "clip", "1", other, ParityReport("nothing")))
     assert shown("1")[1] == {
         "oml.target.prod.v1": "live as CLIP, clip v1, generation 1, verified; "
         "live as PICS, clip v1, generation 1, unverified"
@@ -250,7 +251,7 @@ def test_what_is_shown_later_without_a_report_keeps_what_is_there(bare: None) ->
     publish(live("1", report=None))
     assert shown("1")[0] == rows
     publish(live("2", report=None, entry=entry("2", 2, parity={"max_abs": 1.5e-6})))
-    assert shown("2")[0]["prod"].result == "verified: difference up to 1.5e-06"
+    assert shown("2")[0]["prod"].result == "verified: difference up to 1.5e-06; unanchored"
     publish(live("3", before=entry("1", 1)))
     assert shown("1")[0]["prod"].evidence == "oml_mlflow/prod/clip_v1/CLIP"
 
@@ -259,7 +260,7 @@ def test_outcome_of_a_real_promotion(versions: tuple[PipelinePair, ...], tmp_pat
     target = EmbeddedTarget(tmp_path / "database", timeout_s=5)
     done = promote("models:/clip/1", target)
     change = Change(Binding("dev", "CLIP", "clip", "prod"), "1", "", 0, "")
-    assert publish(from_outcome(Outcome(change, done), target.uri, None)).ok
+    assert publish(to_publication(Outcome(change, done), target.uri, None)).ok
     rows, tags = shown("1")
     assert tags == {"oml.target.dev.v1": "live as CLIP, clip v1, generation 1, verified"}
     assert rows["dev"].img == versions[0].fingerprints["img"][:12]
