@@ -107,11 +107,12 @@ def test_what_is_no_body_is_short_however_it_arrives(
 @pytest.mark.parametrize("size", [0, 1400, 1])
 def test_a_head_of_just_the_limit(running: Running, size: int) -> None:
     bare = head([*signed(BODY), ("X", "")], length=len(BODY))
-    for longer, status in ((0, 202), (1, 400)):
+    # an answer can be lost where the rest of a head is on its way still: that is a reset then
+    for longer, statuses in ((0, (202,)), (1, (400, DROPPED))):
         filled = ("X", "x" * (LIMIT - len(bare) + longer))
         raw = head([*signed(BODY), filled], length=len(BODY))
         assert len(raw) == LIMIT + longer
-        assert ask(running, raw + BODY, size=size)[0] == status
+        assert ask(running, raw + BODY, size=size)[0] in statuses
 
 
 def test_a_long_head_behind_another_request(running: Running) -> None:
@@ -250,7 +251,7 @@ def test_who_does_not_read_answers_is_not_waited_for(tmp_path: Path) -> None:
             connection.settimeout(0.5)
             with pytest.raises(OSError, match=r"timed out|reset|[Bb]roken"):
                 connection.sendall(head([], length=0, path="/metrics", method="GET") * 300_000)
-            wait_for(lambda: sockets() == before, 8)
+            wait_for(lambda: sockets() == before)
 
 
 @dataclass
