@@ -10,7 +10,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from fleets import changed, live_versions, move, reconcile, states, two_targets
+from fleets import changed, live_versions, move, reconcile, states, two_targets, unanchor
 from oracle_fixtures import Oracle
 
 import oml_mlflow
@@ -47,15 +47,6 @@ def exchange(version: int, by: int) -> None:
     """Put all files of one version, MLmodel too, in the place of another's."""
     shutil.rmtree(artifacts(version))
     shutil.copytree(artifacts(by), artifacts(version))
-
-
-def strip(version: int) -> None:
-    """Make a version one of an early release: nothing in the registry says what its files are."""
-    client = mlflow.MlflowClient()
-    model_id = client.get_model_version("clip", str(version)).source.removeprefix("models:/")
-    for key in ("oml.manifest", "oml.code"):
-        client.delete_model_version_tag("clip", str(version), key)
-        client.delete_logged_model_tag(model_id, key)
 
 
 def live(target: Target) -> list[tuple[str, str]]:
@@ -168,7 +159,7 @@ def test_the_tag_is_as_sha256sum_writes_it(versions: Pairs) -> None:
 
 
 def test_unanchored_is_said_and_not_refused(versions: Pairs, target: Target) -> None:
-    strip(1)
+    unanchor(1)
     planned = plan("models:/clip/1", target)
     assert not planned.anchored
     assert planned.to_json()["anchored"] is False
@@ -211,7 +202,7 @@ def test_status_and_page_say_unanchored(versions: Pairs, tmp_path: Path, oracle:
     from oml_mlflow.reconciler.remarks import with_remarks
 
     config = changed(two_targets(tmp_path, oracle), "big", paused=True)
-    strip(1)
+    unanchor(1)
     move(1)
     reconcile(config)
     page = mlflow.MlflowClient().get_model_version("clip", "1").description

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from test_anchored import artifacts, live, strip, target  # noqa: F401 -- a fixture
+from fleets import unanchor
+from test_anchored import artifacts, live, target  # noqa: F401 -- a fixture
 
 import oml_mlflow
 from oml_mlflow import PipelinePair
@@ -62,7 +63,7 @@ def old_version(mlflow_store: Path, tiny_pair: PipelinePair) -> Path:
     (folder / "MLmodel").write_text(yaml.safe_dump(mlmodel))
     pins = (folder / "requirements.txt").read_text()
     (folder / "requirements.txt").write_text(pins.replace("pillow==", "pillow==1."))
-    strip(1)
+    unanchor(1)
     return folder
 
 
@@ -183,7 +184,7 @@ def test_with_a_package_index_the_pin_is_new(mlflow_store: Path, tiny_pair: Pipe
     path = artifacts(1) / "requirements.txt"
     pin = f"oml-mlflow=={oml_mlflow.__version__}"
     path.write_text(path.read_text().replace(pin, "oml-mlflow==0.1.0"))
-    strip(1)
+    unanchor(1)
     oml_mlflow.relog("models:/clip/1")
     assert not (artifacts(2) / "code").exists()
     lines = (artifacts(2) / "requirements.txt").read_text().splitlines()

@@ -59,3 +59,12 @@ def live_versions(config: Config, name: str = NAME) -> dict[str, str]:
         live = held.observed.live if held else None
         found[target] = live.version if live else ""
     return found
+
+
+def unanchor(version: int) -> None:
+    """Make a version one of an early release: nothing in the registry says what its files are."""
+    client = mlflow.MlflowClient()
+    model_id = client.get_model_version("clip", str(version)).source.removeprefix("models:/")
+    for key in ("oml.manifest", "oml.code"):
+        client.delete_model_version_tag("clip", str(version), key)
+        client.delete_logged_model_tag(model_id, key)
