@@ -200,4 +200,9 @@ def test_command_line(old_version: Path) -> None:
     assert "registered models:/clip/2" in said
     done = CliRunner().invoke(cli, ["relog", "models:/clip/2", "--json"])
     found = json.loads(done.stdout)
-    assert found == {"source": "models:/clip/2", "anchored": True, "version": "models:/clip/3"}
+    assert found == {
+        "source": "models:/clip/2",
+        "anchored": True,
+        "version": "models:/clip/3",
+        "format_version": 1,
+    }
