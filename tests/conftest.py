@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from registry_copies import Registry
 
 
+
 @pytest.fixture(scope="session")
 def vocabulary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CLIP's tokenizer files in a folder of their own."""
@@ -154,20 +155,38 @@ def mlflow_store(
     mlflow.set_registry_uri(None)
 
 
+@pytest.fixture(scope="session")
+def three_pairs(
+    tiny_pair: PipelinePair, resaved_pair: PipelinePair, second_pair: PipelinePair
+) -> tuple[PipelinePair, ...]:
+    """A pair, one of other bytes with the same vectors, one with other vectors."""
+    return tiny_pair, resaved_pair, second_pair
+
+
+@pytest.fixture(scope="session")
+def three_versions(
+    _migrated_database: Path,
+    three_pairs: tuple[PipelinePair, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A store to copy, with `three_pairs` as versions 1 to 3 of `clip`; its folder."""
+    from registry_copies import log_versions
+
+    folder = tmp_path_factory.mktemp("versions")
+    shutil.copy(_migrated_database, folder / "mlflow.db")
+    log_versions(folder, three_pairs)
+    return folder
+
+
 @pytest.fixture
 def versions(
-    mlflow_store: Path,
-    tiny_pair: PipelinePair,
-    resaved_pair: PipelinePair,
-    second_pair: PipelinePair,
+    mlflow_store: Path, three_versions: Path, three_pairs: tuple[PipelinePair, ...]
 ) -> tuple[PipelinePair, ...]:
-    """Versions 1 to 3 of `clip`: a pair, other bytes with the same vectors, other vectors."""
-    import oml_mlflow
+    """Work in `mlflow_store` with `three_pairs` as versions 1 to 3 of `clip`."""
+    from registry_copies import copy_store
 
-    pairs = (tiny_pair, resaved_pair, second_pair)
-    for pair in pairs:
-        oml_mlflow.log_model(pair, name="clip", registered_model_name="clip")
-    return pairs
+    copy_store(three_versions, mlflow_store)
+    return three_pairs
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 import tarfile
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from registry_copies import using
+from registry_copies import relocate, using
 from serving import post, served
 
 import oml_mlflow
@@ -23,11 +22,6 @@ from oml_mlflow.flavor.scoring import Embedder
 KEPT = sorted(Path(__file__).parent.glob("data/at-*.tar.xz"))
 # where the files lay is written in them as this
 ROOT = "@ROOT@"
-PLACES = {
-    "experiments": "artifact_location",
-    "logged_models": "artifact_location",
-    "model_versions": "storage_location",
-}
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -35,14 +29,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")
     (root,) = folder.iterdir()
-    connection = sqlite3.connect(root / "mlflow.db")
-    with connection:
-        for table, column in PLACES.items():
-            change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"  # noqa: S608
-            connection.execute(change, (ROOT, str(root)))
-    connection.close()
-    for mlmodel in root.glob("mlruns/*/models/*/artifacts/MLmodel"):
-        mlmodel.write_text(mlmodel.read_text(encoding="utf-8").replace(ROOT, str(root)))
+    relocate(root, ROOT)
     return root
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from fleets import unanchor
+from registry_copies import copy_store, using
 from test_anchored import artifacts, live, target  # noqa: F401 -- a fixture
 
 import oml_mlflow
@@ -39,32 +41,45 @@ SERVED = (
 )
 
 
-@pytest.fixture
-def old_version(mlflow_store: Path, tiny_pair: PipelinePair) -> Path:
-    """Version 1 of `clip` as an early release made it: other code and pins, and no manifest."""
-    extra = mlflow_store / "notes.txt"
+@pytest.fixture(scope="module")
+def old_store(
+    _migrated_database: Path, tiny_pair: PipelinePair, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A store to copy: `clip` 1 as an early release made it, other code and pins, no manifest."""
+    store = tmp_path_factory.mktemp("early")
+    shutil.copy(_migrated_database, store / "mlflow.db")
+    extra = store / "notes.txt"
     extra.write_text("mine")
-    (mlflow_store / "helper").mkdir()
-    (mlflow_store / "helper" / "mine.py").write_text("MINE = 1\n")
-    oml_mlflow.log_model(
-        tiny_pair,
-        name="clip",
-        registered_model_name="clip",
-        profiles=["oracle-23.7", "onnxruntime"],
-        metadata={"owner": "me"},
-        extra_files=[str(extra)],
-        code_paths=["helper"],
-        extra_pip_requirements=["requests>=2"],
-    )
-    folder = artifacts(1)
+    (store / "helper").mkdir()
+    (store / "helper" / "mine.py").write_text("MINE = 1\n")
+    with pytest.MonkeyPatch.context() as patch, using(f"sqlite:///{store / 'mlflow.db'}"):
+        patch.chdir(store)
+        oml_mlflow.log_model(
+            tiny_pair,
+            name="clip",
+            registered_model_name="clip",
+            profiles=["oracle-23.7", "onnxruntime"],
+            metadata={"owner": "me"},
+            extra_files=[str(extra)],
+            code_paths=["helper"],
+            extra_pip_requirements=["requests>=2"],
+        )
+        folder = artifacts(1)
+        unanchor(1)
     (folder / "code" / "oml_mlflow" / "flavor" / "scoring.py").write_text(OLD_SCORING)
     mlmodel = yaml.safe_load((folder / "MLmodel").read_text())
     mlmodel["flavors"]["oml_mlflow"]["oml_mlflow_version"] = "0.1.0"
     (folder / "MLmodel").write_text(yaml.safe_dump(mlmodel))
     pins = (folder / "requirements.txt").read_text()
     (folder / "requirements.txt").write_text(pins.replace("pillow==", "pillow==1."))
-    unanchor(1)
-    return folder
+    return store
+
+
+@pytest.fixture
+def old_version(mlflow_store: Path, old_store: Path) -> Path:
+    """Files of version 1 in a copy of `old_store`."""
+    copy_store(old_store, mlflow_store)
+    return artifacts(1)
 
 
 def files(folder: Path, *parts: str) -> dict[str, bytes]:

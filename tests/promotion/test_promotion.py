@@ -7,6 +7,7 @@ import mlflow
 import numpy as np
 import pytest
 from fleets import unanchor
+from registry_copies import copy_store, log_versions, using
 
 import oml_mlflow
 from oml_mlflow import PipelinePair, promote
@@ -16,14 +17,27 @@ from oml_mlflow.registry import fetch_version, get_version, register_alias
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 
+@pytest.fixture(scope="module")
+def two_versions(
+    _migrated_database: Path,
+    tiny_pair: PipelinePair,
+    second_pair: PipelinePair,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A store to copy: two versions of registered model `clip`; alias `prod` on the first."""
+    folder = tmp_path_factory.mktemp("versions")
+    shutil.copy(_migrated_database, folder / "mlflow.db")
+    log_versions(folder, (tiny_pair, second_pair))
+    with using(f"sqlite:///{folder / 'mlflow.db'}"):
+        register_alias(get_version("models:/clip/1"), "prod")
+    return folder
+
+
 @pytest.fixture
 def versions(
-    mlflow_store: Path, tiny_pair: PipelinePair, second_pair: PipelinePair
+    mlflow_store: Path, two_versions: Path, tiny_pair: PipelinePair, second_pair: PipelinePair
 ) -> tuple[PipelinePair, PipelinePair]:
-    """Two versions of registered model `clip`; alias `prod` on the first."""
-    for pair in (tiny_pair, second_pair):
-        oml_mlflow.log_model(pair, name="clip", registered_model_name="clip")
-    register_alias(get_version("models:/clip/1"), "prod")
+    copy_store(two_versions, mlflow_store)
     return tiny_pair, second_pair
 
 
