@@ -9,7 +9,6 @@ import pytest
 from fleets import unanchor
 from registry_copies import copy_store, log_versions, using
 
-import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.errors import ApplyError, InvalidName, PackageError, ParityError, RegistryError
 from oml_mlflow.promotion.verify import trace_bytes, verify
@@ -165,9 +164,9 @@ def test_damaged_artifacts_are_not_loaded(
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("models:/clip@nobody", "alias nobody not found"),
-        ("models:/clip/9", r"version=9\) not found"),
-        ("models:/nothing@prod", "nothing"),
+        ("models:/clip@nobody", "there is no alias nobody"),
+        ("models:/clip/9", "there is no version 9"),
+        ("models:/nothing@prod", "there is no registered model nothing"),
         ("runs:/abc/clip", "names no model version"),
     ],
 )
