@@ -13,13 +13,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from oml_mlflow.errors import RegistryError, RegistryRefused, RegistryUnreachable
 
 NOTHING_CHANGED = "Nothing was changed."
+_LOGIN = (
+    "log in as a user who may do this, with MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD, or have an administrator of MLflow allow it."
+)
 # the cause within the text of an error of requests
 _CAUSE = re.compile(r"\(Caused by \w+\(.*?\): (?P<why>[^\"]+)\"\)\)")
 # MLflow keeps only texts of what it tried again, downloaded in threads, or got a page for
 _STATUS = re.compile(r"\b(\d{3}) (?:error responses|(?:Client|Server) Error|!= \d)")
-# JSON of what stands before MLflow, whose status MLflow does not keep
-_REFUSED = re.compile(r"\b40[13]\b|unauthori[sz]ed|forbidden|denied", re.IGNORECASE)
-_NO_RIGHTS = re.compile(r"readonly database|denied|authentication failed", re.IGNORECASE)
+# in JSON of what stands before MLflow, whose status MLflow does not keep; and of databases
+_REFUSED = re.compile(
+    r"\b40[13]\b|unauthori[sz]ed|forbidden|denied|authentication failed|readonly database", re.I
+)
 # SQLAlchemy's texts hold it; to MLflow most errors of its database are bad requests
 _OF_DATABASE = "sqlalche.me"
 
@@ -46,18 +51,20 @@ def answering(
     try:
         yield
     except (MlflowException, OSError, SQLAlchemyError) as error:
-        text, status = str(error), _status(error)
+        text, status, where = str(error), _status(error), shown_registry()
         cause, told = _CAUSE.search(text), _STATUS.search(text)
         # a page may follow
         first = (text.partition(" Response body: ")[0].splitlines() or [type(error).__name__])[0]
         why = f"HTTP {told[1]}" if told else cause["why"] if cause else first[:300]
         kind, says = RegistryError, "says"
         if status in (401, 403):
-            kind, says, hint = RegistryRefused, "refuses it", _refused_hint(status)
+            kind, says, hint = RegistryRefused, "refuses it", "let this user write there."
+            if where.startswith(("http", "databricks")):
+                hint = _LOGIN
         elif status in (408, 429) or status >= 500:
             kind, says = RegistryUnreachable, "does not answer as it should"
             hint = "check that the MLflow server runs, and MLFLOW_TRACKING_URI; then run it again."
-        message = f"{failed}: the registry {shown_registry()} {says}: {hidden(why)}. {state}"
+        message = f"{failed}: the registry {where} {says}: {hidden(why)}. {state}"
         raise kind(message.rstrip(), hint=hint) from error
 
 
@@ -69,11 +76,7 @@ def fetching(uri: str) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def started_run(name: str | None = None) -> Iterator[mlflow.ActiveRun]:
-    """Work in an MLflow run, as in `mlflow.start_run`; what the block raises goes before ours.
-
-    Raises:
-        RegistryError: If it can't be started or ended; see `answering`.
-    """
+    """Work in a run, as `mlflow.start_run` does; errors of the block go before those of its end."""
     with answering("no run was started"):
         run = mlflow.start_run(run_name=name)
     try:
@@ -96,21 +99,11 @@ def hidden(text: str) -> str:
     return re.sub(r"//[^/\s]*@", "//***@", text)
 
 
-def _refused_hint(status: int) -> str:
-    if not shown_registry().startswith("http"):
-        return "let this user write there."
-    hint = (
-        "log in as a user who may do this, with MLFLOW_TRACKING_USERNAME and "
-        "MLFLOW_TRACKING_PASSWORD, or have an administrator of MLflow allow it."
-    )
-    return hint if status == 401 else f"{hint} It also refuses what is not there: check names."
-
-
 def _status(error: Exception) -> int:
     """Return the HTTP status that an error of MLflow's stores is worth."""
     text = str(error)
     if _OF_DATABASE in text:
-        return 403 if _NO_RIGHTS.search(text.partition("\n")[0]) else 503
+        return 403 if _REFUSED.search(text.partition("\n")[0]) else 503
     if (answer := getattr(error, "response", None)) is not None:
         return int(answer.status_code)
     # a page instead of an answer: MLflow is not there

@@ -116,10 +116,9 @@ def get_version(model_uri: str) -> ModelVersion:
     number = parts["version"] or (model.aliases.get(parts["alias"]) if model else None)
     found = find_version(parts["name"], number) if model and number else None
     if found is None:
-        missing = f"version {number}" if number else f"alias {parts['alias']}"
-        missing = missing if model else f"registered model {parts['name']}"
+        missing = "version or alias" if model else "registered model"
         raise RegistryError(
-            f"{model_uri} is not in the registry {shown_registry()}: there is no {missing}.",
+            f"{model_uri} is not in the registry {shown_registry()}: there is no such {missing}.",
             hint="check MLFLOW_TRACKING_URI and the name, or set the alias on the model's page "
             "in the MLflow UI.",
         )
@@ -150,16 +149,9 @@ def get_registered(name: str, registry: str) -> Registered | None:
 
 def list_tagged(registry: str) -> list[Registered]:
     """Return the models with a tag `BIND_TAG` (`registry`: see `registry_id`). A call per 100."""
-    found, token = [], None
     with answering("models with a tag can't be listed"):
-        while True:
-            page = mlflow.MlflowClient().search_registered_models(
-                filter_string=f"tags.`{BIND_TAG}` LIKE '%'", max_results=100, page_token=token
-            )
-            found += [_to_registered(model, registry) for model in page]
-            token = page.token
-            if not token:
-                return found
+        found = mlflow.search_registered_models(filter_string=f"tags.`{BIND_TAG}` LIKE '%'")
+    return [_to_registered(model, registry) for model in found]
 
 
 def is_empty() -> bool:
@@ -248,17 +240,11 @@ def locate(model_uri: str) -> tuple[str, Mapping[str, str]]:
         run_id, name = RunsArtifactRepository.parse_runs_uri(model_uri)
         with answering(f"models of run {run_id} can't be looked up"):
             client = mlflow.MlflowClient()
-            experiment, token = client.get_run(run_id).info.experiment_id, None
-            while True:
-                page = client.search_logged_models(
-                    [experiment], filter_string=f"name = '{name}'", page_token=token
-                )
-                # the first one, as MLflow itself takes it
-                if of_run := [model for model in page if model.source_run_id == run_id]:
-                    return model_uri, of_run[0].tags
-                token = page.token
-                if not token:
-                    break
+            experiment = client.get_run(run_id).info.experiment_id
+            asked = f"name = '{name}' AND source_run_id = '{run_id}'"
+            # the first one, as MLflow itself takes it
+            for model in client.search_logged_models([experiment], asked, max_results=1):
+                return model_uri, model.tags
     return model_uri, {}
 
 

@@ -47,12 +47,7 @@ from oml_mlflow.flavor.package import (
 from oml_mlflow.graph.profiles import Profile, get_profile
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.registry import (
-    CODE_TAG,
-    MANIFEST_TAG,
-    ModelVersion,
-    describe_version,
-)
+from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG, ModelVersion, describe_version
 
 SIGNATURE = ModelSignature(
     inputs=Schema(

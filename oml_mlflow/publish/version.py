@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from oml_mlflow.answering import answering
+from oml_mlflow.answering import NOTHING_CHANGED, answering
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.records import now
 from oml_mlflow.publish.artifacts import log_parity
@@ -119,6 +119,7 @@ def _warned(warnings: list[str], what: str) -> Iterator[None]:
             yield
     except Exception as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
+        text = text.replace(f" {NOTHING_CHANGED}", "")
         warnings.append(text if text.startswith(failed) else f"{failed}: {text}")
 
 

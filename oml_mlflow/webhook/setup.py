@@ -251,12 +251,11 @@ def _asking(failed: str) -> Iterator[None]:
     try:
         with answering(failed):
             yield
-    except RegistryRefused as error:
-        error.hint = f"webhooks are for administrators of MLflow. {error.hint}"
-        raise
     except RegistryError as error:
         text = error.message
-        if "HTTP 500" in text:
+        if isinstance(error, RegistryRefused):
+            error.hint = f"webhooks are for administrators of MLflow: {error.hint}"
+        elif "HTTP 500" in text:
             error.hint = (
                 f"most likely the server's processes can't read each other's secrets, since {_KEY} "
                 "is not set, or was changed: then nothing is delivered. Set it for the server, and "

@@ -164,9 +164,9 @@ def test_damaged_artifacts_are_not_loaded(
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("models:/clip@nobody", "there is no alias nobody"),
-        ("models:/clip/9", "there is no version 9"),
-        ("models:/nothing@prod", "there is no registered model nothing"),
+        ("models:/clip@nobody", "no such version or alias"),
+        ("models:/clip/9", "no such version or alias"),
+        ("models:/nothing@prod", "no such registered model"),
         ("runs:/abc/clip", "names no model version"),
     ],
 )
