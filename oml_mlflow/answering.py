@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from oml_mlflow.errors import RegistryError, RegistryRefused, RegistryUnreachable
 
 NOTHING_CHANGED = "Nothing was changed."
+_CHECK = "check what was asked for, and MLFLOW_TRACKING_URI."
 _LOGIN = (
     "log in as a user who may do this, with MLFLOW_TRACKING_USERNAME and "
     "MLFLOW_TRACKING_PASSWORD, or have an administrator of MLflow allow it."
@@ -30,12 +31,7 @@ _OF_DATABASE = "sqlalche.me"
 
 
 @contextlib.contextmanager
-def answering(
-    failed: str,
-    *,
-    state: str = NOTHING_CHANGED,
-    hint: str = "check what was asked for, and MLFLOW_TRACKING_URI.",
-) -> Iterator[None]:
+def answering(failed: str, *, state: str = NOTHING_CHANGED, hint: str = _CHECK) -> Iterator[None]:
     """Turn what MLflow raises into our errors; for calls of its stores only.
 
     Args:

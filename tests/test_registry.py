@@ -188,6 +188,7 @@ def test_a_user_who_may_only_read(guard: Guard, config: Config, tiny_pair: Pipel
         error = run("rollback", "clip", "--target", "small")
         assert (error.code, error.exit_code) == REFUSED
         assert "alias prod of clip was not moved to version 1" in error.message
+        assert "--pin" in error.hint
         error = run("log", str(tiny_pair.img), str(tiny_pair.txt), "--register", "clip")
         assert (error.code, error.exit_code) == REFUSED
         assert "no run was started" in error.message
