@@ -101,7 +101,6 @@ def test_apply_remembers_only_what_came_twice(store: FaultyStore, tmp_path: Path
 @pytest.mark.parametrize(
     ("status", "code"),
     [
-        (401, "registry-refused"),
         (403, "registry-refused"),
         (404, "registry-lookup-failed"),
         (503, "registry-unreachable"),
