@@ -35,6 +35,7 @@ from oml_mlflow.errors import (
     NotAccepted,
     OmlMlflowError,
     RegistryError,
+    RegistryRefused,
 )
 from oml_mlflow.flavor.package import FLAVOR_NAME
 from oml_mlflow.flavor.scoring import PyfuncPair
@@ -313,10 +314,10 @@ def _as_mlflow() -> Iterator[None]:
             code = TEMPORARILY_UNAVAILABLE
         elif isinstance(error, ConfigError | InvalidName | InputError):
             code = INVALID_PARAMETER_VALUE
+        elif isinstance(error, NotAccepted | RegistryRefused):
+            code = PERMISSION_DENIED
         elif isinstance(error, RegistryError):
             code = RESOURCE_DOES_NOT_EXIST
-        elif isinstance(error, NotAccepted):
-            code = PERMISSION_DENIED
         raise MlflowException(f"[{error.code}] {error}", error_code=code) from error
 
 

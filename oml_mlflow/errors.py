@@ -15,6 +15,7 @@ Every error says what failed, on what, what state it left, and what to do next::
      |    +-- IncompatiblePackage       1     package-incompatible
      +-- RegistryError                  1     registry-lookup-failed
      |    +-- RegistryUnreachable       75    registry-unreachable
+     |    +-- RegistryRefused           1     registry-refused
      |    +-- OtherRegistry             1     registry-other
      +-- OtherOwner                     1     owner-other
      +-- NotAccepted                    1     binding-refused
@@ -131,14 +132,18 @@ class IncompatiblePackage(PackageError, code="package-incompatible"):
 
 
 class RegistryError(OmlMlflowError, code="registry-lookup-failed"):
-    """A registered model, version or alias was not found."""
+    """A registered model, version or alias was not found, or the registry does not take this."""
 
 
 class RegistryUnreachable(RegistryError, code="registry-unreachable"):
-    """The registry does not answer, or answers with an error; nothing was changed."""
+    """The registry does not answer, or answers with an error of its own."""
 
     exit_code = 75
     retryable = True
+
+
+class RegistryRefused(RegistryError, code="registry-refused"):
+    """The registry asks for a login, or does not allow this to the user."""
 
 
 class OtherRegistry(RegistryError, code="registry-other"):

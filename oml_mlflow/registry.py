@@ -1,30 +1,32 @@
-"""The MLflow model registry: versions and aliases. Never touches a target."""
+"""The MLflow model registry: versions and aliases. Never touches a target.
+
+Everything here raises what `oml_mlflow.answering` says where the registry does not do it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
-import sqlalchemy.exc
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
-from oml_mlflow.errors import PackageError, RegistryError, RegistryUnreachable
+from oml_mlflow.answering import answering, fetching, shown_registry
+from oml_mlflow.errors import PackageError, RegistryError
 
 _log = logging.getLogger(__name__)
 _DEFAULT_EXPERIMENT = "0"
-# the cause within the text of an error of requests
-_CAUSE = re.compile(r"\(Caused by \w+\(.*?\): (?P<why>[^\"]+)\"\)\)")
 # tags of a registered model; those of a version, and of its logged model
 BIND_TAG, PAUSE_TAG = "oml.bind", "oml.paused"
 MANIFEST_TAG, CODE_TAG = "oml.manifest", "oml.code"
@@ -51,20 +53,28 @@ class ModelVersion:
         tags: Its tags.
         registry: Identity of registry and model, see `Registered`; empty unless asked for.
         source: URI that it was registered from.
+        description: Its description.
     """
 
     name: str
     version: str
-    run_id: str
-    aliases: tuple[str, ...]
-    tags: dict[str, str]
+    run_id: str = ""
+    aliases: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
     registry: str = ""
     source: str = ""
+    description: str = ""
 
     @property
     def uri(self) -> str:
         """URI of this version, which no alias changes."""
         return f"models:/{self.name}/{self.version}"
+
+    @property
+    def logged_model(self) -> str:
+        """Id of the logged model that it was registered from; empty if it was from another."""
+        logged = _LOGGED_MODEL.match(self.source)
+        return logged[1] if logged else ""
 
 
 @dataclass(frozen=True)
@@ -101,19 +111,18 @@ def get_version(model_uri: str) -> ModelVersion:
             f"{model_uri!r} names no model version.",
             hint="use models:/name@alias or models:/name/version.",
         )
-    client, name = mlflow.MlflowClient(), parts["name"]
-    try:
-        if parts["alias"]:
-            found = client.get_model_version_by_alias(name, parts["alias"])
-        else:
-            found = client.get_model_version(name, parts["version"])
-    except MlflowException as error:
+    # the model first: to a user without rights MLflow refuses the rest where there is no model
+    model = get_registered(parts["name"], "")
+    number = parts["version"] or (model.aliases.get(parts["alias"]) if model else None)
+    found = find_version(parts["name"], number) if model and number else None
+    if found is None:
+        missing = "version or alias" if model else "registered model"
         raise RegistryError(
-            f"{model_uri} is not in the registry {shown_registry()}: {error.message}",
+            f"{model_uri} is not in the registry {shown_registry()}: there is no such {missing}.",
             hint="check MLFLOW_TRACKING_URI and the name, or set the alias on the model's page "
             "in the MLflow UI.",
-        ) from error
-    return to_version(found)
+        )
+    return found
 
 
 def registry_id() -> str:
@@ -121,76 +130,56 @@ def registry_id() -> str:
 
     It is when its default experiment was created: MLflow's registries have no id of their own, that
     experiment can't be removed, and that of a new registry is of another time.
-
-    Raises:
-        RegistryUnreachable: If it does not answer, or with an error.
     """
-    with _answering("which registry it is"):
-        try:
-            found = mlflow.MlflowClient().get_experiment(_DEFAULT_EXPERIMENT)
-        except MlflowException as error:
-            if error.error_code != _MISSING:
-                raise
-            return ""
-    return str(found.creation_time or "")
+    found = find(lambda client: client.get_experiment(_DEFAULT_EXPERIMENT), "the first experiment")
+    return str(found.creation_time or "") if found else ""
 
 
 def identified(version: ModelVersion) -> ModelVersion:
-    """Return the version with its registry's and model's identity. Read-only; two calls.
-
-    Raises:
-        RegistryUnreachable: If the registry does not answer, or with an error.
-    """
+    """Return the version with its registry's and model's identity. Read-only; two calls."""
     model = get_registered(version.name, registry_id())
     return replace(version, registry=model.registry if model else "")
 
 
 def get_registered(name: str, registry: str) -> Registered | None:
-    """Return a registered model, or None (`registry`: see `registry_id`). Read-only; one call.
-
-    Raises:
-        RegistryUnreachable: If the registry does not answer, or with another error.
-    """
-    found = _found(lambda client: client.get_registered_model(name), f"registered model {name}")
+    """Return a registered model, or None (`registry`: see `registry_id`). Read-only; one call."""
+    found = find(lambda client: client.get_registered_model(name), f"registered model {name}")
     return _to_registered(found, registry) if found else None
 
 
 def list_tagged(registry: str) -> list[Registered]:
-    """Return the models with a tag `BIND_TAG` (`registry`: see `registry_id`). A call per 100.
-
-    Raises:
-        RegistryUnreachable: If the registry does not answer, or with an error.
-    """
-    found, token = [], None
-    with _answering("which models have a tag"):
-        while True:
-            page = mlflow.MlflowClient().search_registered_models(
-                filter_string=f"tags.`{BIND_TAG}` LIKE '%'", max_results=100, page_token=token
-            )
-            found += [_to_registered(model, registry) for model in page]
-            token = page.token
-            if not token:
-                return found
+    """Return the models with a tag `BIND_TAG` (`registry`: see `registry_id`). A call per 100."""
+    with answering("models with a tag can't be listed"):
+        found = mlflow.search_registered_models(filter_string=f"tags.`{BIND_TAG}` LIKE '%'")
+    return [_to_registered(model, registry) for model in found]
 
 
 def is_empty() -> bool:
-    """Return whether the registry holds no registered model at all. Read-only; one call.
-
-    Raises:
-        RegistryUnreachable: If it does not answer, or with an error.
-    """
-    with _answering("whether there are models"):
+    """Return whether the registry holds no registered model at all. Read-only; one call."""
+    with answering("models can't be listed"):
         return not mlflow.MlflowClient().search_registered_models(max_results=1)
 
 
 def register_alias(version: ModelVersion, alias: str) -> None:
     """Point an alias to a version. Writes to the registry."""
-    mlflow.MlflowClient().set_registered_model_alias(version.name, alias, version.version)
+    failed = f"alias {alias} of {version.name} was not moved to version {version.version}"
+    with answering(failed, state="It is as it was."):
+        mlflow.MlflowClient().set_registered_model_alias(version.name, alias, version.version)
 
 
 def tag_version(version: ModelVersion, key: str, value: str) -> None:
-    """Set a tag of a version. Writes to the registry."""
-    mlflow.MlflowClient().set_model_version_tag(version.name, version.version, key, value)
+    """Set a tag of a version; a failure is a warning: what it tells has been done by then."""
+    try:
+        with answering(f"tag {key} of {version.uri} was not set", state=""):
+            mlflow.MlflowClient().set_model_version_tag(version.name, version.version, key, value)
+    except RegistryError as error:
+        _log.warning("%s", error)
+
+
+def describe_version(version: ModelVersion, text: str) -> None:
+    """Set the description of a version that was just made. Writes to the registry."""
+    with answering(f"{version.uri} was not described", state="It is registered."):
+        mlflow.MlflowClient().update_model_version(version.name, version.version, text)
 
 
 def logged_tags(version: ModelVersion) -> Mapping[str, str]:
@@ -198,30 +187,29 @@ def logged_tags(version: ModelVersion) -> Mapping[str, str]:
 
     They are the version's own or, if it was registered or copied without them, those of its logged
     model or its original. Read-only; no call where they are its own.
-
-    Raises:
-        RegistryUnreachable: If the registry does not answer, or with an error.
     """
+    for each in originals(version):
+        if MANIFEST_TAG in each.tags:
+            return each.tags
+        if each.logged_model:
+            return _model_tags(each.logged_model)
+    return {}
+
+
+def originals(version: ModelVersion) -> Iterator[ModelVersion]:
+    """Yield a version and those that it was copied from, the last one last. Read-only."""
     for _ in range(_COPIES):
-        if MANIFEST_TAG in version.tags:
-            return version.tags
-        if logged := _LOGGED_MODEL.fullmatch(version.source):
-            return _model_tags(logged[1])
+        yield version
         copied = _URI.fullmatch(version.source)
         origin = find_version(copied["name"], copied["version"] or "") if copied else None
         if origin is None:
             break
         version = origin
-    return {}
 
 
 def find_version(name: str, version: str) -> ModelVersion | None:
-    """Return a version, or None if there is no such one. Read-only; one call.
-
-    Raises:
-        RegistryUnreachable: If the registry does not answer, or with another error.
-    """
-    found = _found(
+    """Return a version, or None if there is no such one. Read-only; one call."""
+    found = find(
         lambda client: client.get_model_version(name, version), f"version {version} of {name}"
     )
     return to_version(found) if found else None
@@ -240,40 +228,34 @@ def locate(model_uri: str) -> tuple[str, Mapping[str, str]]:
 
     Raises:
         RegistryError: If there is no such version.
-        RegistryUnreachable: If the registry does not answer, or with an error.
     """
-    client = mlflow.MlflowClient()
     if model_uri.startswith("models:"):
-        parts = get_model_name_and_version(client, model_uri)
+        with answering(f"{model_uri} can't be looked up"):
+            parts = get_model_name_and_version(mlflow.MlflowClient(), model_uri)
         if len(parts) == 1:
             return model_uri, _model_tags(parts[0])
         version = get_version(f"models:/{parts[0]}/{parts[1]}")
         return version.uri, logged_tags(version)
     if RunsArtifactRepository.is_runs_uri(model_uri):
         run_id, name = RunsArtifactRepository.parse_runs_uri(model_uri)
-        with _answering(f"what run {run_id} logged"):
-            experiment, token = client.get_run(run_id).info.experiment_id, None
-            while True:
-                page = client.search_logged_models(
-                    [experiment], filter_string=f"name = '{name}'", page_token=token
-                )
-                # the first one, as MLflow itself takes it
-                if of_run := [model for model in page if model.source_run_id == run_id]:
-                    return model_uri, of_run[0].tags
-                token = page.token
-                if not token:
-                    break
+        with answering(f"models of run {run_id} can't be looked up"):
+            client = mlflow.MlflowClient()
+            experiment = client.get_run(run_id).info.experiment_id
+            asked = f"name = '{name}' AND source_run_id = '{run_id}'"
+            # the first one, as MLflow itself takes it
+            for model in client.search_logged_models([experiment], asked, max_results=1):
+                return model_uri, model.tags
     return model_uri, {}
 
 
 def _model_tags(model_id: str) -> Mapping[str, str]:
-    found = _found(lambda client: client.get_logged_model(model_id), f"logged model {model_id}")
+    found = find(lambda client: client.get_logged_model(model_id), f"logged model {model_id}")
     return found.tags if found else {}
 
 
-def _found(ask: Callable[[mlflow.MlflowClient], Any], what: str) -> Any:
+def find(ask: Callable[[mlflow.MlflowClient], Any], what: str) -> Any:
     """Return what the registry says of something, or None if there is no such thing."""
-    with _answering(f"whether there is a {what}"):
+    with answering(f"{what} can't be looked up"):
         try:
             return ask(mlflow.MlflowClient())
         except MlflowException as error:
@@ -282,31 +264,29 @@ def _found(ask: Callable[[mlflow.MlflowClient], Any], what: str) -> Any:
             return None
 
 
-def fetch_version(version: ModelVersion, folder: str | Path | None = None) -> Path:
+def fetch_version(
+    version: ModelVersion, folder: str | Path | None = None, without: Collection[str] = UNUSED
+) -> Path:
     """Return a local folder with a version's files, downloaded if they are remote.
 
     Args:
         version: The version.
-        folder: Where to download to, without logged code and evidence of earlier promotions.
+        folder: Where to download to.
+        without: What is not downloaded there: logged code and evidence of earlier promotions.
 
     Raises:
         RegistryError: If the files can't be fetched.
     """
-    try:
+    with fetching(version.uri):
         if folder is None:
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=version.uri))
         source = get_artifact_repository(version.uri)
         entries = source.list_artifacts(None)
         if not entries:
-            raise FileNotFoundError("there are none")
+            raise FileNotFoundError(errno.ENOENT, "there are none")
         for entry in entries:
-            if entry.path not in UNUSED:
+            if entry.path not in without:
                 source.download_artifacts(entry.path, str(folder))
-    except (MlflowException, OSError) as error:
-        raise RegistryError(
-            f"the files of {version.uri} can't be fetched: {error}",
-            hint="check that its artifacts are still in the artifact store.",
-        ) from error
     return Path(folder)
 
 
@@ -342,25 +322,9 @@ def local_files(
 
 
 def _is_remote(version: ModelVersion) -> bool:
-    with _answering(f"where the files of {version.uri} are"):
+    with answering(f"the files of {version.uri} can't be located"):
         where = mlflow.MlflowClient().get_model_version_download_uri(version.name, version.version)
     return urlsplit(where).scheme not in ("", "file")
-
-
-@contextlib.contextmanager
-def _answering(question: str) -> Iterator[None]:
-    """Raise RegistryUnreachable for whatever keeps the registry from answering."""
-    try:
-        yield
-    except (MlflowException, OSError, sqlalchemy.exc.SQLAlchemyError) as error:
-        text = str(getattr(error, "message", "") or error).splitlines() or [type(error).__name__]
-        cause = _CAUSE.search(text[0])
-        why = cause["why"] if cause else text[0]
-        raise RegistryUnreachable(
-            f"the registry {shown_registry()} does not say {question}: {_hidden(why)}. "
-            "Nothing was changed.",
-            hint="check that the MLflow server runs, and MLFLOW_TRACKING_URI; then run it again.",
-        ) from error
 
 
 def _to_registered(found: Any, registry: str) -> Registered:
@@ -381,13 +345,5 @@ def to_version(found: Any) -> ModelVersion:
         aliases=tuple(found.aliases or ()),
         tags=dict(found.tags or {}),
         source=found.source or "",
+        description=found.description or "",
     )
-
-
-def shown_registry() -> str:
-    """Return the address of the registry, without a password."""
-    return _hidden(mlflow.get_registry_uri())
-
-
-def _hidden(text: str) -> str:
-    return re.sub(r"//[^@/]*@", "//***@", text)

@@ -21,7 +21,7 @@ PACKAGE = Path(oml_mlflow.__file__).parent
 LAYERS = [
     "_version errors events names files secrets",
     "source graph parity pair",
-    "registry flavor",  # to load a version asks the registry what its files are
+    "answering registry flavor",  # to load a version asks the registry what its files are
     "planning promotion targets",
     "publish config reconciler",
     "commands oml4py webhook deploy oml_mlflow cli",

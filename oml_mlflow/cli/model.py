@@ -85,18 +85,20 @@ def log(
         raise click.UsageError("--alias needs --register.")
     import mlflow
 
+    from oml_mlflow.answering import answering, started_run
     from oml_mlflow.flavor.evidence import exported_name
     from oml_mlflow.flavor.save import log_model
     from oml_mlflow.graph.runtime import not_run_reason
     from oml_mlflow.pair.pipeline_pair import PipelinePair
-    from oml_mlflow.registry import get_version, register_alias
+    from oml_mlflow.registry import ModelVersion, register_alias
 
     pair = PipelinePair.from_files(img, txt, source=source)
     if reason := not_run_reason(pair.unknown_operators):
         console.err.print(f"not run: {reason}; no vectors are kept to compare with.", markup=False)
     if experiment:
-        mlflow.set_experiment(experiment)
-    with console.progress() as listener, mlflow.start_run(run_name=f"log {exported_name(pair)}"):
+        with answering(f"experiment {experiment} can't be used"):
+            mlflow.set_experiment(experiment)
+    with console.progress() as listener, started_run(f"log {exported_name(pair)}"):
         info = log_model(
             pair,
             name=exported_name(pair),
@@ -106,11 +108,11 @@ def log(
         )
     console.out.print(f"logged {info.model_uri}", markup=False)
     if registered:
-        version = get_version(f"models:/{registered}/{info.registered_model_version}")
+        version = ModelVersion(registered, str(info.registered_model_version))
+        console.out.print(f"registered {version.uri}", markup=False)
         if alias:
             register_alias(version, alias)
-        shown = f"registered {version.uri}" + (f", alias {alias}" if alias else "")
-        console.out.print(shown, markup=False)
+            console.out.print(f"alias {alias} is {version.uri}", markup=False)
 
 
 @click.command()

@@ -216,10 +216,10 @@ def roll_back_bound(
 
 def status_of_all(as_json: bool) -> None:
     """Show the status of every bound name of every configured target."""
+    from oml_mlflow.answering import shown_registry
     from oml_mlflow.cli.text import show_statuses
     from oml_mlflow.reconciler.loop import Reconciler
     from oml_mlflow.reconciler.remarks import with_remarks
-    from oml_mlflow.registry import shown_registry
 
     config = fleet_configuration()
     found = with_remarks(Reconciler(config).look())

@@ -8,21 +8,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import mlflow
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
 
 from oml_mlflow._version import __version__
-from oml_mlflow.errors import RegistryError
 from oml_mlflow.flavor.environment import index_requirements, read_requirements
 from oml_mlflow.flavor.manifest import LATER, check_files
 from oml_mlflow.flavor.package import FLAVOR_NAME, read_package
 from oml_mlflow.flavor.save import EXACTNESS_TAG, facts_of, identity_tags, log_anchored, write_model
 from oml_mlflow.names import IMG
 from oml_mlflow.publish.description import without_block
-from oml_mlflow.registry import CODE_FOLDER, ModelVersion, get_version, logged_tags
+from oml_mlflow.registry import (
+    CODE_FOLDER,
+    ModelVersion,
+    describe_version,
+    fetch_version,
+    get_version,
+    logged_tags,
+)
 
 _OWN_CODE = f"{CODE_FOLDER}/{FLAVOR_NAME}"
 # written anew; the rest is copied
@@ -55,7 +59,7 @@ def relog(
     """
     version = get_version(model_uri)
     with tempfile.TemporaryDirectory(prefix="oml_mlflow-") as scratch:
-        folder = _download(version, Path(scratch))
+        folder = fetch_version(version, scratch, without=())
         check_files(folder, logged_tags(version))
         stored = [read_package(folder, p) for p in read_package(folder).stored_profiles]
         told = version.tags.items()
@@ -73,24 +77,10 @@ def relog(
             # validation would run the model
             validate_serving_input=False,
         )
-    client = mlflow.MlflowClient()
-    card = client.get_model_version(version.name, version.version).description or ""
     line = f"Relogged from version {version.version} with oml_mlflow {__version__}."
-    card = f"{without_block(card).rstrip()}\n\n{line}\n".lstrip()
-    client.update_model_version(version.name, info.registered_model_version, card)
+    card = f"{without_block(version.description).rstrip()}\n\n{line}\n".lstrip()
+    describe_version(ModelVersion(version.name, str(info.registered_model_version)), card)
     return info
-
-
-def _download(version: ModelVersion, scratch: Path) -> Path:
-    """Return a folder with a copy of all files of a version, code included."""
-    try:
-        found = mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(scratch))
-    except (MlflowException, OSError) as error:
-        raise RegistryError(
-            f"the files of {version.uri} can't be fetched: {error}. Nothing was logged.",
-            hint="check that its artifacts are still in the artifact store.",
-        ) from error
-    return Path(found)
 
 
 def _save(source: Path, path: str, mlflow_model: Model, **_options: Any) -> None:

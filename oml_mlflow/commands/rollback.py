@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from oml_mlflow.config.bindings import Binding
 from oml_mlflow.config.file import Config, load_config
-from oml_mlflow.errors import ApplyError, RegistryUnreachable
+from oml_mlflow.errors import ApplyError, RegistryRefused, RegistryUnreachable
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.names import check_export_name
 from oml_mlflow.planning.observed import healed
@@ -87,6 +87,9 @@ def rollback_configured(
                 done = _go_back(database, export_name, to, options, on_event)
                 return RollbackResult(version=done.entry.version, promotion=done)
             return _move_back(config, binding, chosen, options, on_event)
+        except RegistryRefused as error:
+            error.hint += " Or go back with --pin, which leaves the alias alone."
+            raise
         except RegistryUnreachable as error:
             why = f"the registry could not be asked ({error.message})"
     with pinned_for(database, export_name, reason or why or "rolled back by hand"):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mlflow.tracking.artifact_utils import _download_artifact_from_uri
 
+from oml_mlflow.answering import fetching
 from oml_mlflow.flavor.manifest import check_manifest
 from oml_mlflow.flavor.package import read_package
 from oml_mlflow.flavor.scoring import PyfuncPair
@@ -25,12 +26,14 @@ def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
         ``(n, dims)`` float32.
 
     Raises:
+        RegistryError: If it can't be fetched; see `oml_mlflow.answering`.
         PackageError: If it is no pair, or its files, code included, are not those that the registry
             says were logged. Of a folder, and of a model of an early release, only the ONNX files
             are compared, with the MLmodel file.
     """
     uri, tags = locate(model_uri)
-    folder = _download_artifact_from_uri(artifact_uri=uri, output_path=dst_path)
+    with fetching(uri):
+        folder = _download_artifact_from_uri(artifact_uri=uri, output_path=dst_path)
     return _open(folder, tags)
 
 

@@ -30,6 +30,7 @@ from mlflow.utils.model_utils import (
 )
 
 from oml_mlflow._version import __version__
+from oml_mlflow.answering import answering
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.environment import index_requirements, write_environment
@@ -46,7 +47,7 @@ from oml_mlflow.flavor.package import (
 from oml_mlflow.graph.profiles import Profile, get_profile
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG
+from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG, ModelVersion, describe_version
 
 SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -206,6 +207,10 @@ def log_model(
 
     Returns:
         MLflow's ``ModelInfo``; ``registered_model_version`` is set if it was registered.
+
+    Raises:
+        MlflowException, ConfigError: See `save_model`.
+        RegistryError: See `oml_mlflow.answering`; it says what is left.
     """
     with tempfile.TemporaryDirectory() as scratch:
         pairs = for_profiles(pair, profiles, Path(scratch), on_event)
@@ -237,11 +242,11 @@ def log_model(
         )
     if evidence.exactness is not None and mlflow.active_run():
         figures = {f"exactness/{side}_max_abs": evidence.exactness.max_abs(side) for side in SIDES}
-        mlflow.log_metrics(figures, model_id=info.model_id)
-    if info.registered_model_version is not None:
-        mlflow.MlflowClient().update_model_version(
-            registered_model_name, info.registered_model_version, model_card(pair, evidence)
-        )
+        with answering("the exactness was not logged", state=f"{info.model_uri} is logged."):
+            mlflow.log_metrics(figures, model_id=info.model_id)
+    if registered_model_name is not None:
+        made = ModelVersion(registered_model_name, str(info.registered_model_version))
+        describe_version(made, model_card(pair, evidence))
     return info
 
 
@@ -251,11 +256,12 @@ class _Saver:
 
     save: Callable[..., None]
     __name__ = "oml_mlflow.flavor.save"
-    manifest = ""
+    is_saving, manifest = False, ""
 
     def save_model(self, path: str, **options: Any) -> None:
+        self.is_saving = True
         self.save(path=path, **options)
-        self.manifest = to_manifest(Path(path))
+        self.is_saving, self.manifest = False, to_manifest(Path(path))
 
 
 def log_anchored(
@@ -278,16 +284,25 @@ def log_anchored(
         options: For ``Model.log`` and `save`.
     """
     saver = _Saver(save)
-    info = Model.log(flavor=saver, tags=dict(tags), **options)
-    anchors = {CODE_TAG: __version__, MANIFEST_TAG: saver.manifest}
-    mlflow.MlflowClient().set_logged_model_tags(info.model_id, anchors)
+    try:
+        info = Model.log(flavor=saver, tags=dict(tags), **options)
+        anchors = {CODE_TAG: __version__, MANIFEST_TAG: saver.manifest}
+        mlflow.MlflowClient().set_logged_model_tags(info.model_id, anchors)
+    except Exception:
+        if saver.is_saving:  # which asks MLflow's stores nothing
+            raise
+        left = "A logged model without some files is" if saver.manifest else "Nothing is"
+        with answering("the pair was not logged", state=f"{left} left."):
+            raise
     if registered_model_name is not None:
-        made = mlflow.register_model(
-            f"models:/{info.model_id}",
-            registered_model_name,
-            await_registration_for,
-            tags={**tags, **anchors},
-        )
+        failed = f"{info.model_uri} was not registered as {registered_model_name}"
+        with answering(failed, state="It is logged."):
+            made = mlflow.register_model(
+                f"models:/{info.model_id}",
+                registered_model_name,
+                await_registration_for,
+                tags={**tags, **anchors},
+            )
         info.registered_model_version = made.version
     return info
 

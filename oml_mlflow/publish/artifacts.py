@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import csv
-import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import mlflow
 from mlflow.entities import LifecycleStage
-from mlflow.exceptions import MlflowException
 
 from oml_mlflow.parity.page import to_html
 from oml_mlflow.parity.plot import write_plot
 from oml_mlflow.parity.report import ParityReport
-
-_LOGGED_MODEL = re.compile(r"models:/(m-\w+)")
-_VERSION = re.compile(r"models:/([^/@:]+)/(\d+)")
-# how many copies of copies are followed to the original
-_COPIES = 8
+from oml_mlflow.registry import ModelVersion, find, get_version, originals
 
 
 def log_parity(
@@ -42,7 +36,7 @@ def log_parity(
     client = mlflow.MlflowClient()
     with tempfile.TemporaryDirectory() as made:
         _write(Path(made), report, title, facts)
-        run_id, model_id = _homes(client, model, version)
+        run_id, model_id = _homes(get_version(f"models:/{model}/{version}"))
         if run_id:
             client.log_artifacts(run_id, made, folder)
             return f"runs:/{run_id}/{folder}"
@@ -52,26 +46,13 @@ def log_parity(
     return ""
 
 
-def _homes(client: mlflow.MlflowClient, model: str, version: str) -> tuple[str, str]:
+def _homes(version: ModelVersion) -> tuple[str, str]:
     """Return ids of a version's run and logged model, or its original's; empty if deleted."""
-    found = client.get_model_version(model, version)
-    run_id = found.run_id or ""
-    if run_id:
-        try:
-            run = client.get_run(run_id)
-        except MlflowException:
-            run_id = ""
-        else:
-            run_id = run_id if run.info.lifecycle_stage == LifecycleStage.ACTIVE else ""
-    for _ in range(_COPIES):
-        source = found.source or ""
-        if logged := _LOGGED_MODEL.match(source):
-            return run_id, logged[1]
-        copied = _VERSION.fullmatch(source)
-        if copied is None:
-            break
-        found = client.get_model_version(*copied.groups())
-    return run_id, ""
+    run_id = version.run_id
+    run = find(lambda client: client.get_run(run_id), f"run {run_id}") if run_id else None
+    is_there = run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE
+    logged = (each.logged_model for each in originals(version) if each.logged_model)
+    return run_id if is_there else "", next(logged, "")
 
 
 def _write(folder: Path, report: ParityReport, title: str, facts: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from oml_mlflow.answering import NOTHING_CHANGED, answering
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.records import now
 from oml_mlflow.publish.artifacts import log_parity
@@ -112,11 +113,14 @@ def _publish_evidence(publication: Publication, result: PublishResult) -> Publis
 @contextmanager
 def _warned(warnings: list[str], what: str) -> Iterator[None]:
     """Make a warning of any error: a promotion has succeeded, whether it is published or not."""
+    failed = f"{what} can't be shown in the MLflow UI"
     try:
-        yield
+        with answering(failed, state=""):
+            yield
     except Exception as error:
-        text = str(error).splitlines() or [type(error).__name__]
-        warnings.append(f"{what} can't be shown in the MLflow UI: {text[0]}")
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        text = text.replace(f" {NOTHING_CHANGED}", "")
+        warnings.append(text if text.startswith(failed) else f"{failed}: {text}")
 
 
 def _write(model: str, version: str, row: Row, warnings: list[str]) -> bool:

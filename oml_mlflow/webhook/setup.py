@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
-from mlflow.exceptions import MlflowException
 
-from oml_mlflow.errors import ConfigError, RegistryError, RegistryUnreachable
+from oml_mlflow.answering import answering, shown_registry
+from oml_mlflow.errors import ConfigError, RegistryError, RegistryRefused
 from oml_mlflow.secrets import Secret
 from oml_mlflow.webhook.receiver import EVENTS, PATH, TESTED
 
@@ -132,7 +132,7 @@ def check(name: str = NAME) -> Webhook:
     found = [webhook for webhook in list_webhooks() if webhook.name == name]
     again = f"oml-mlflow webhook install --url URL --name {name}"
     if not found:
-        raise RegistryError(f"there is no webhook {name} in {_shown_registry()}.", hint=again)
+        raise RegistryError(f"there is no webhook {name} in {shown_registry()}.", hint=again)
     if len(found) > 1:
         raise RegistryError(
             f"there are {len(found)} webhooks {name}: {', '.join(w.url for w in found)}.",
@@ -238,7 +238,7 @@ def _check_url(url: str) -> None:
 def _client() -> Any:
     if not mlflow.get_registry_uri().startswith(("http://", "https://")):
         raise RegistryError(
-            f"the registry {_shown_registry()} is no MLflow server; nothing else has webhooks.",
+            f"the registry {shown_registry()} is no MLflow server; nothing else has webhooks.",
             hint="set MLFLOW_TRACKING_URI to http(s)://...; without a server: "
             "oml-mlflow reconcile --watch",
         )
@@ -247,37 +247,21 @@ def _client() -> Any:
 
 @contextlib.contextmanager
 def _asking(failed: str) -> Iterator[None]:
-    """Turn errors of MLflow's client into ours, with the next step."""
+    """Turn errors of MLflow's client into ours, with the next step for webhooks."""
     try:
-        yield
-    except (MlflowException, OSError) as error:
-        text = str(getattr(error, "message", "") or error)
-        code = getattr(error, "error_code", "")
-        where = _shown_registry()
-        if "too many 500" in text:
-            raise RegistryError(
-                f"{failed}: the server {where} answered HTTP 500. Most likely its processes can't "
-                f"read each other's secrets, since {_KEY} is not set, or was changed: then "
-                "nothing is delivered.",
-                hint=f"set it for the server, and restart it: {_MAKE_KEY}; if it was changed, "
-                "take back the old one, or delete the rows of the table webhooks.",
-            ) from error
-        if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
-            raise RegistryError(
-                f"{failed}: {text}",
-                hint="webhooks are for administrators of MLflow: set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD to one's.",
-            ) from error
-        if code == "INVALID_PARAMETER_VALUE":
-            setting = _SCHEMES if "scheme" in text else _PRIVATE if "non-public" in text else ""
-            hint = f"set {setting} for MLflow's server." if setting else "correct it."
-            raise RegistryError(f"{failed}: {text}", hint=hint) from error
-        raise RegistryUnreachable(
-            f"{failed}: {where} does not answer as it should ({code or type(error).__name__}).",
-            hint="check that the MLflow server runs, and MLFLOW_TRACKING_URI.",
-        ) from error
-
-
-def _shown_registry() -> str:
-    scheme, _, rest = mlflow.get_registry_uri().partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+        with answering(failed):
+            yield
+    except RegistryError as error:
+        text = error.message
+        if isinstance(error, RegistryRefused):
+            error.hint = f"webhooks are for administrators of MLflow: {error.hint}"
+        elif "HTTP 500" in text:
+            error.hint = (
+                f"most likely the server's processes can't read each other's secrets, since {_KEY} "
+                "is not set, or was changed: then nothing is delivered. Set it for the server, and "
+                f"restart it: {_MAKE_KEY}; if it was changed, take back the old one, or delete the "
+                "rows of the table webhooks."
+            )
+        elif setting := _SCHEMES if "scheme" in text else _PRIVATE if "non-public" in text else "":
+            error.hint = f"set {setting} for MLflow's server."
+        raise

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 import click
-import mlflow
 
 import oml_mlflow
+from oml_mlflow.answering import started_run
 from oml_mlflow.cli import console
 from oml_mlflow.events import Listener
 from oml_mlflow.registry import ModelVersion, get_version, register_alias
@@ -46,7 +46,7 @@ def main(model: str, name: str, alias: str, output_dir: str) -> None:
     """Export a CLIP model as a pair, log it to MLflow and register it."""
     with (
         tempfile.TemporaryDirectory() as scratch,
-        mlflow.start_run(),
+        started_run(),
         console.progress() as listener,
     ):
         version, pair = export_and_log(model, name, alias, output_dir or scratch, listener)

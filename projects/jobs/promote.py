@@ -8,6 +8,7 @@ import click
 import mlflow
 from record import configured, reconcile
 
+from oml_mlflow.answering import answering, started_run
 from oml_mlflow.cli import console
 from oml_mlflow.promotion.options import DEFAULTS
 from oml_mlflow.registry import get_version, register_alias
@@ -20,10 +21,11 @@ from oml_mlflow.registry import get_version, register_alias
 def main(model_uri: str, alias: str, config: str) -> None:
     """Point an alias to a version, and have every database that follows it take that version."""
     found = configured(config)
-    with mlflow.start_run():
+    with started_run():
         version = get_version(model_uri)
         register_alias(version, alias)
-        mlflow.set_tags({"oml.version": version.uri, "oml.alias": alias})
+        with answering("the run was not tagged", state=f"Alias {alias} is {version.uri}."):
+            mlflow.set_tags({"oml.version": version.uri, "oml.alias": alias})
         code = reconcile(found, [version.name], DEFAULTS)
         if code:
             sys.exit(code)

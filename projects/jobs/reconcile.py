@@ -7,9 +7,9 @@ import sys
 import threading
 
 import click
-import mlflow
 from record import configured, log_pass, reconcile
 
+from oml_mlflow.answering import started_run
 from oml_mlflow.cli import console
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
@@ -27,7 +27,7 @@ def main(once: bool, retry: bool, model: str, config: str) -> None:
     if model and not once:
         raise click.UsageError("without once=true it is about all bindings: leave out model.")
     found, options = configured(config), Options(retry=retry)
-    with mlflow.start_run():
+    with started_run():
         if not once:
             _watch(found, options)
         elif code := reconcile(found, [model] if model else [], options):
@@ -41,10 +41,13 @@ def _watch(config: Config, options: Options) -> None:
         signal.signal(number, lambda signum, frame: stop.set())
 
     def record(found: Pass | OmlMlflowError) -> None:
-        if isinstance(found, OmlMlflowError):
-            console.show_error(found)
-        elif found.outcomes:
-            log_pass(found, next(steps))
+        try:
+            if isinstance(found, OmlMlflowError):
+                raise found
+            if found.outcomes:
+                log_pass(found, next(steps))
+        except OmlMlflowError as error:
+            console.show_error(error)
 
     Reconciler(config).watch(stop, options=options, on_pass=record)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 
+from oml_mlflow.answering import answering
 from oml_mlflow.cli import console
 from oml_mlflow.cli.text import exit_code, outcome_line, show_statuses
 from oml_mlflow.config.file import Config, load_config
@@ -31,7 +32,8 @@ def reconcile(config: Config, models: Sequence[str], options: Options) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "plan.json"
         write_plan(path, reconciler.look(models or None, options=options).plan, options, "", models)
-        mlflow.log_artifact(str(path))
+        with answering("the plan was not logged", state="No target was changed."):
+            mlflow.log_artifact(str(path))
     found = reconciler.run(models or None, options=options)
     for number, outcome in enumerate(found.outcomes, 1):
         line = outcome_line(number, len(found.outcomes), outcome)
@@ -49,16 +51,17 @@ def log_pass(found: Pass, step: int = 0) -> int:
         "changed": len(found.outcomes) - failed,
         "failed": failed,
     }
-    mlflow.log_metrics(dict(counts), step=step)
     columns = ("target", "name", "wanted", "live", "state", "text", "hint")
     rows = [
         (s.target, s.name, s.wanted, s.live.origin if s.live else "", s.state, s.text, s.hint)
         for s in found.statuses
     ]
     table = {column: [row[i] for row in rows] for i, column in enumerate(columns)}
-    mlflow.log_table({"pass": [step] * len(rows), **table}, "standings.json")
     code = exit_code(found.outcomes, found.statuses)
-    mlflow.set_tags({"oml.exit_code": code, "oml.outcome": _said(counts)})
+    with answering("the pass was not logged", state=f"{_said(counts)}."):
+        mlflow.log_metrics(dict(counts), step=step)
+        mlflow.log_table({"pass": [step] * len(rows), **table}, "standings.json")
+        mlflow.set_tags({"oml.exit_code": code, "oml.outcome": _said(counts)})
     return code
 
 

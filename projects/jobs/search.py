@@ -9,6 +9,7 @@ import gallery
 import mlflow
 from grid import result_grid
 
+from oml_mlflow.answering import answering, started_run
 from oml_mlflow.cli import console
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
@@ -28,7 +29,7 @@ def main(query: str, name: str, target: str, count: int) -> None:
             hits = gallery.search_picture(connection, name, value, count)
     rows = [(f"{hit.distance:.4f}", hit.caption) for hit in hits]
     console.show_table(f"Nearest to {query}", ("cosine distance", "picture"), rows)
-    with mlflow.start_run():
+    with started_run(), answering("the results were not logged"):
         mlflow.log_figure(result_grid(query, [(value, hits)]), "search.png")
 
 

@@ -15,7 +15,7 @@ import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.config.bindings import Binding
 from oml_mlflow.config.file import Config, TargetConfig
-from oml_mlflow.errors import PackageError
+from oml_mlflow.errors import PackageError, RegistryError
 from oml_mlflow.promotion.promote import plan
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
@@ -46,6 +46,7 @@ def registry(
 def store(registry: FaultyStore) -> FaultyStore:
     registry.wrong.clear()
     registry.asked.clear()
+    registry.status = 200
     return registry
 
 
@@ -95,3 +96,33 @@ def test_apply_remembers_only_what_came_twice(store: FaultyStore, tmp_path: Path
     again = reconcile(config)
     assert (states(again), again.outcomes) == ({"small": "degraded"}, ())
     assert (live_versions(config), asked(store, "tiny_txt.onnx")) == ({"small": "1"}, 2)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (403, "registry-refused"),
+        (404, "registry-lookup-failed"),
+        (503, "registry-unreachable"),
+    ],
+)
+def test_files_that_are_not_given(
+    status: int,
+    code: str,
+    store: FaultyStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    store.status, store.wrong["MLmodel"] = status, FOREVER
+    for ask in (
+        lambda: promote("models:/clip/1", EmbeddedTarget(tmp_path / "database")),
+        lambda: oml_mlflow.relog("models:/clip/1"),
+        lambda: oml_mlflow.load_model("models:/clip/1"),
+    ):
+        with pytest.raises(
+            RegistryError, match="the files of models:/clip/1 can't be fetched"
+        ) as caught:
+            ask()
+        assert caught.value.code == code
+    assert not (tmp_path / "database").exists()

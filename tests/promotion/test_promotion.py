@@ -9,7 +9,6 @@ import pytest
 from fleets import unanchor
 from registry_copies import copy_store, log_versions, using
 
-import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.errors import ApplyError, InvalidName, PackageError, ParityError, RegistryError
 from oml_mlflow.promotion.verify import trace_bytes, verify
@@ -165,9 +164,9 @@ def test_damaged_artifacts_are_not_loaded(
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("models:/clip@nobody", "alias nobody not found"),
-        ("models:/clip/9", r"version=9\) not found"),
-        ("models:/nothing@prod", "nothing"),
+        ("models:/clip@nobody", "no such version or alias"),
+        ("models:/clip/9", "no such version or alias"),
+        ("models:/nothing@prod", "no such registered model"),
         ("runs:/abc/clip", "names no model version"),
     ],
 )

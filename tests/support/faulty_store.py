@@ -1,4 +1,4 @@
-"""A proxy before an MLflow server: for chosen files it answers with an error page, status 200."""
+"""A proxy before an MLflow server: for chosen files it answers with an error page."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ class FaultyStore:
         uri: Its address.
         wrong: How many more downloads of a file get the page, by the end of the file's path.
         asked: Paths of downloads.
+        status: HTTP status of the page.
     """
 
     uri: str
     wrong: dict[str, int] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    status: int = 200
 
     def answers_wrong(self, path: str) -> bool:
         """Return whether this download gets the page."""
@@ -48,7 +50,7 @@ def faulty_store(server_uri: str) -> Iterator[FaultyStore]:
             path = urlsplit(self.path).path
             is_download = self.command == "GET" and "/mlflow-artifacts/artifacts/" in path
             if is_download and store.answers_wrong(path):
-                return self._answer(200, {"Content-Type": "text/html"}, PAGE)
+                return self._answer(store.status, {"Content-Type": "text/html"}, PAGE)
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length) if length else None
             headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOP_BY_HOP}

@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from fleets import MODEL
+from mlflow.tracking._tracking_service import utils
 
 import oml_mlflow
 from oml_mlflow.pair.pipeline_pair import PipelinePair
@@ -88,6 +89,8 @@ def copy_store(store: Path, folder: Path) -> None:
     shutil.copy(store / "mlflow.db", folder / "mlflow.db")
     shutil.copytree(store / "mlruns", folder / "mlruns")
     relocate(folder, str(store))
+    # MLflow remembers by id where artifacts lie, and copies have the same ids
+    utils._artifact_repos_cache.clear()
 
 
 def make_registry(folder: Path, pair: PipelinePair) -> Registry:
