@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from registry_copies import Registry
 
 
-
 @pytest.fixture(scope="session")
 def vocabulary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CLIP's tokenizer files in a folder of their own."""

@@ -9,7 +9,6 @@ import pytest
 from fleets import unanchor
 from registry_copies import copy_store, log_versions, using
 
-import oml_mlflow
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.errors import ApplyError, InvalidName, PackageError, ParityError, RegistryError
 from oml_mlflow.promotion.verify import trace_bytes, verify
