@@ -27,6 +27,7 @@ Every error says what failed, on what, what state it left, and what to do next::
      |    +-- TargetUnreachable         75    target-unreachable
      |    +-- LoginRefused              1     login-refused
      |    +-- TargetUnsupported         1     target-unsupported
+     |    +-- SchemaNewer               1     schema-newer
      |    +-- PrivilegeError            1     privilege-missing
      |    +-- QuotaExceeded             1     quota-exceeded
      |    +-- ModelRefused              1     model-refused
@@ -194,6 +195,10 @@ class LoginRefused(TargetError, code="login-refused"):
 
 class TargetUnsupported(TargetError, code="target-unsupported"):
     """A database has a version that can't hold pipelines."""
+
+
+class SchemaNewer(TargetError, code="schema-newer"):
+    """A target's tables were written by a newer release; nothing was read or changed."""
 
 
 class PrivilegeError(TargetError, code="privilege-missing"):

@@ -84,6 +84,9 @@ def test_a_version_is_served_by_the_code_it_carries(kept: Path) -> None:
 
 def test_a_database_answers_and_goes_back(kept: Path) -> None:
     target = open_target(f"embedded:///{kept / 'database'}")
+    before = (kept / "database" / "catalog.duckdb").read_bytes()
+    assert list(target.survey().names) == ["CLIP"]
+    assert (kept / "database" / "catalog.duckdb").read_bytes() == before
     question = "SELECT max(array_cosine_distance(embedding, CLIP_TXT(body))) FROM notes"
     assert target.sql(question)[0][0] == pytest.approx(0, abs=1e-5)
     with using(f"sqlite:///{kept / 'mlflow.db'}"):
@@ -93,6 +96,8 @@ def test_a_database_answers_and_goes_back(kept: Path) -> None:
         assert oml_mlflow.promote("models:/clip/2", target).entry.version == "2"
     live = "SELECT registered_model, version, action FROM oml.ledger ORDER BY generation"
     assert [row[2] for row in target.sql(live)] == ["promote", "promote", "rollback", "promote"]
+    # without a version it counts as the first, and says so from then on
+    assert target.sql("FROM oml.schema_versions") == [(1,)]
 
 
 def test_a_registry_is_promoted_into_a_new_database(kept: Path, tmp_path: Path) -> None:

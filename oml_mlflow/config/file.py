@@ -5,6 +5,7 @@ For every value: flag, else environment, else file, else default.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -27,11 +28,13 @@ from oml_mlflow.config.values import (
     anchored,
     check_uri,
     did_you_mean,
+    is_of_service,
     one_of,
     variable_of,
 )
 from oml_mlflow.errors import ConfigError, InvalidName
 from oml_mlflow.names import check_export_name, showable
+from oml_mlflow.targets import is_same
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -151,7 +154,7 @@ class Config:
         if wanted in self.targets:
             return self.targets[wanted]
         if ":" in wanted:
-            same = (target for target in self.targets.values() if target.uri == wanted)
+            same = (target for target in self.targets.values() if is_same(target.uri, wanted))
             return next(same, TargetConfig(wanted, wanted))
         known = ", ".join(sorted(self.targets)) or "none"
         raise ConfigError(
@@ -240,14 +243,14 @@ def _targets(tables: Any, values: Values) -> dict[str, TargetConfig]:
             )
     _check_variables(tables, values)
     found = {name: _target(name, table, values) for name, table in tables.items()}
-    places: dict[str, str] = {}
-    for name, target in found.items():
-        if (other := places.setdefault(target.uri, name)) != name:
+    for one, other in itertools.combinations(found.values(), 2):
+        if is_same(one.uri, other.uri):
             raise values.wrong(
-                f"targets.{name}.uri",
-                f"is that of targets.{other} too: what follows one alias would undo the other",
+                f"targets.{other.name}.uri",
+                f"means the database of targets.{one.name} too: each would undo the other's work",
                 hint="keep one of the two.",
             )
+    for name, target in found.items():
         for before in target.after:
             if before not in found:
                 raise values.wrong(
@@ -337,7 +340,8 @@ def _check_variables(targets: Mapping[str, Any], values: Values) -> None:
         for leaf in _TARGET_SCALARS:
             owners.setdefault(variable_of(f"targets.{name}.{leaf}"), []).append(name)
     for variable, value in sorted(values.environ.items()):
-        if not variable.startswith(f"{ENV_PREFIX}TARGETS_") or not value:
+        is_ours = variable.startswith(f"{ENV_PREFIX}TARGETS_") and value
+        if not is_ours or is_of_service(variable, value):
             continue
         if len(owners.get(variable, ())) != 1:
             known = ", ".join(sorted(owners)) or "none, since the file has no targets"

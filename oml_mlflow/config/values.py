@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from oml_mlflow.errors import ConfigError
-from oml_mlflow.targets.oracle.settings import PASSWORD_ENV, PREFIX, OracleSettings
+from oml_mlflow.targets import address_of
+from oml_mlflow.targets.embedded.settings import PREFIX as EMBEDDED
+from oml_mlflow.targets.oracle.settings import PASSWORD_ENV
 
 ENV_PREFIX = "OML_MLFLOW_"
-EMBEDDED = "embedded:///"
 DEFAULT = "default"
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _SECRET_NAME = re.compile(r"pass|pwd|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
 _USERINFO = re.compile(r"://[^/?#@]*:[^/?#]*@")
+# NAME=value of the addresses of a service. Source: "Service", Kubernetes documentation.
+_SERVICE = re.compile(
+    r"\w+_(SERVICE_(HOST|PORT(_\w+)?)=.*|PORT=(tcp|udp|sctp)://\S+:\d+"
+    r"|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=.*)"
+)
 _YES, _NO = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -113,12 +119,15 @@ class Values:
         variable = variable_of(key)
         if (value := self.flags.get(key)) is not None:
             self.origins[key] = "flag"
-        elif text := self.environ.get(variable):
+            return self._convert(key, value, kind.take, kind)
+        text = self.environ.get(variable)
+        if text and not is_of_service(variable, text):
             self.origins[key] = f"environment {variable}"
             return self._convert(key, text, lambda given: kind.take(kind.read(given)), kind)
-        else:
-            return self.pick_file(key, table, kind, default)
-        return self._convert(key, value, kind.take, kind)
+        found = self.pick_file(key, table, kind, default)
+        if text:
+            self.origins[key] += f"; {variable} is ignored: it is a Kubernetes service's address"
+        return found
 
     def pick_file(self, key: str, table: Mapping[str, Any], kind: Kind, default: Any) -> Any:
         """Return the value of a key that only the file has; see `pick`."""
@@ -214,6 +223,11 @@ def variable_of(key: str) -> str:
     return ENV_PREFIX + re.sub(r"[^A-Za-z0-9]", "_", key).upper()
 
 
+def is_of_service(variable: str, value: str) -> bool:
+    """Return whether Kubernetes sets a variable so, for a service called ``oml-mlflow-…``."""
+    return _SERVICE.fullmatch(f"{variable}={value}") is not None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question with the nearest known name, or nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)
@@ -236,25 +250,18 @@ def check_uri(uri: str, key: str, values: Values) -> str:
     """Return a target's URI that is well-formed and holds no password.
 
     Raises:
-        ConfigError: Without the URI, if a password may be in it.
+        ConfigError: Without the URI, which may hold a password.
     """
-    if uri.startswith(PREFIX):
-        try:
-            OracleSettings.from_uri(uri)
-        except ConfigError as error:
-            raise values.wrong(key, f"is not usable: {error.message}", hint=error.hint) from None
-    elif _USERINFO.search(uri):
+    if _USERINFO.search(uri):
         raise values.wrong(
             key,
             "holds a password, which would end up in logs; it was not used",
             hint=f"take it out, and set {PASSWORD_ENV}. Then change the password.",
         )
-    elif not uri.startswith(EMBEDDED) or "@" in uri:
-        raise values.wrong(
-            key,
-            "is not a target's URI",
-            hint="use embedded:///folder, or oracle://user@host:1521/service.",
-        )
+    try:
+        address_of(uri)
+    except ConfigError as error:
+        raise values.wrong(key, f"is not usable: {error.message}", hint=error.hint) from None
     return uri
 
 

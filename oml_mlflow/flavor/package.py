@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from oml_mlflow._version import __version__
 from oml_mlflow.errors import IncompatiblePackage, PackageError
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph.runtime import Ends, not_run_reason, refuse_external
@@ -18,6 +19,9 @@ from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.parity.probes import Probe, References, read_probes
 
 FLAVOR_NAME = "oml_mlflow"
+# Version of the section `oml_mlflow` in the MLmodel file, and of the files that it names. It rises
+# when a release that knows the one before could not read them, or would read them wrongly: not for
+# a key or file that others can do without.
 FORMAT_VERSION = 1
 # run by serving and the embedded target where a package holds several profiles
 PREFERRED_PROFILE = "onnxruntime"
@@ -122,13 +126,16 @@ def read_package(folder: str | Path, profile: str | None = None) -> PackagedPair
         ) from error
     # before any other file is opened: the folder may be anybody's
     _refuse_links(root)
-    if section.get("format_version") != FORMAT_VERSION:
+    found = section.get("format_version")
+    if isinstance(found, int) and found > FORMAT_VERSION:
         raise IncompatiblePackage(
-            f"the model has format_version {section.get('format_version')}, this release reads "
-            f"{FORMAT_VERSION}.",
-            hint="install the release of oml_mlflow that wrote it, or a newer one.",
+            f"the model has format_version {found}, written by a newer release of oml_mlflow: this "
+            f"one, {__version__}, reads format_version {FORMAT_VERSION}. Nothing was loaded.",
+            hint="upgrade oml_mlflow here: pip install --upgrade oml-mlflow.",
         )
     try:
+        if found != FORMAT_VERSION:
+            raise ValueError(f"format_version {found!r}")
         return _packaged(root, section, profile)
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise PackageError(

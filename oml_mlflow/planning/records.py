@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from oml_mlflow.errors import TargetError
+from oml_mlflow._version import __version__
+from oml_mlflow.errors import SchemaNewer, TargetError
 
 _SLOT = re.compile(r"_S\d+$")
 VERIFIED, UNVERIFIED = "verified", "unverified"
@@ -217,6 +218,16 @@ def refuse_unplanned(names: Sequence[str], live_state: Callable[[str], LiveState
                 f"{name} is a live name, and no drop of it was begun. Nothing was dropped.",
                 hint="use `oml-mlflow drop NAME --yes`.",
             )
+
+
+def refuse_newer(uri: str, found: int, known: int) -> None:
+    """Raise SchemaNewer if the version of a target's tables is above the one that is known."""
+    if found > known:
+        raise SchemaNewer(
+            f"the tables in {uri} are of version {found}, made by a newer release of oml_mlflow: "
+            f"this one, {__version__}, knows version {known}. Nothing was read or changed.",
+            hint="upgrade oml_mlflow here: pip install --upgrade oml-mlflow.",
+        )
 
 
 def is_other_registry(one: str, other: str) -> bool:

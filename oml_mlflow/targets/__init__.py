@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.promotion.target import Target
+from oml_mlflow.targets.embedded.settings import folder_of, identity
+from oml_mlflow.targets.oracle.settings import OracleSettings
 
 _LEGAL_NAME = re.compile(r"[A-Z][A-Z0-9_$#]*")
 
@@ -21,22 +24,48 @@ def open_target(uri: str, *, timeout_s: float = 30.0) -> Target:
             connection to Oracle.
 
     Raises:
-        ConfigError: If there is no such kind of target.
+        ConfigError: If it is not usable.
     """
-    scheme = uri.partition(":")[0]
-    if scheme == "embedded":
+    if isinstance(address_of(uri), Path):
         from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
         return EmbeddedTarget.from_uri(uri, timeout_s=timeout_s)
-    if scheme == "oracle":
-        from oml_mlflow.targets.oracle.target import OracleTarget
+    from oml_mlflow.targets.oracle.target import OracleTarget
 
-        return OracleTarget.from_uri(uri, timeout_s=timeout_s)
-    # the URI is not quoted: it may hold a password
+    return OracleTarget.from_uri(uri, timeout_s=timeout_s)
+
+
+def address_of(uri: str) -> Path | OracleSettings:
+    """Return the folder or the settings that a target's URI names.
+
+    Raises:
+        ConfigError: If it is not usable. The URI is not quoted, since it may hold a password.
+    """
+    scheme = uri.partition(":")[0]
+    if scheme == "embedded":
+        return folder_of(uri)
+    if scheme == "oracle":
+        return OracleSettings.from_uri(uri)
     raise ConfigError(
         "that is not a target's URI.",
         hint="use embedded:///folder, or oracle://user@host:1521/service.",
     )
+
+
+def is_same(uri: str, other: str) -> bool:
+    """Return whether two URIs, however spelled, mean one schema of one database. Read-only.
+
+    Folders and `tnsnames.ora` are looked at. Nothing is connected to, no host's name looked up.
+
+    Raises:
+        ConfigError: If one of them is not usable.
+    """
+    one, two = address_of(uri), address_of(other)
+    if isinstance(one, OracleSettings) and isinstance(two, OracleSettings):
+        return one.schema == two.schema and one.database == two.database
+    if isinstance(one, Path) and isinstance(two, Path):
+        return identity(one) == identity(two)
+    return False
 
 
 def sql_call(uri: str, name: str) -> str:

@@ -220,6 +220,95 @@ def test_variables_that_fit_nothing(tmp_path: Path, variable: str, said: str) ->
     assert variable in caught.value.message
 
 
+APP = "oracle://app@db1:1521/FREEPDB1"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("embedded:///d", "embedded:///./d"),
+        ("embedded:///d", "embedded:///x/../d/"),
+        ("embedded:///d", "embedded:///%64"),
+        ("embedded:///d", "embedded:///link"),
+        ("embedded:///d", "embedded:///{folder}/d"),
+        (APP, "oracle://APP@DB1:1521/freepdb1"),
+        (APP, "oracle://app@db1/FREEPDB1"),
+        (APP, "oracle://app@//db1/FREEPDB1?keep=3"),
+        (APP, "oracle://%22APP%22@db1/FREEPDB1?call_timeout=5&protocol=tcps"),
+        (APP, "oracle://proxy[app]@db1/FREEPDB1"),
+        (APP, "oracle://app@main?config_dir={folder}"),
+        ("oracle://app@prod", "oracle://app@PROD?connect_timeout=5"),
+    ],
+)
+def test_one_database_in_two_spellings_is_refused(
+    one: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("d")
+    place = "(ADDRESS=(PROTOCOL=TCP)(PORT=1521)(HOST=DB1))(CONNECT_DATA=(SERVICE_NAME=FREEPDB1))"
+    (tmp_path / "tnsnames.ora").write_text(f"MAIN = (DESCRIPTION={place})")
+    other = other.format(folder=tmp_path)
+    text = f'[targets.a]\nuri = "{one}"\n[targets.b]\nuri = "embedded:///z"\n'
+    path = write(tmp_path, text)
+    assert load_config(path, environ={}).choose(other).name == "a"
+    path.write_text(f'{text}[targets.c]\nuri = "{other}"\n')
+    with pytest.raises(ConfigError, match=r"targets\.c\.uri .* of targets\.a too.*Nothing was"):
+        load_config(path, environ={})
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"targets\.b\.uri \(environment .* of targets\.a too"):
+        load_config(path, environ={"OML_MLFLOW_TARGETS_B_URI": other})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "oracle://other@db1:1521/FREEPDB1",
+        "oracle://%22app%22@db1:1521/FREEPDB1",
+        "oracle://app[other]@db1:1521/FREEPDB1",
+        "oracle://app@db1:1522/FREEPDB1",
+        "oracle://app@db2:1521/FREEPDB1",
+        "oracle://app@db1:1521/OTHER",
+        "oracle://app@db1",
+        "embedded:///db1",
+    ],
+)
+def test_other_databases_and_other_schemas_are_other_targets(other: str, tmp_path: Path) -> None:
+    text = f'[targets.a]\nuri = "{APP}"\n[targets.b]\nuri = "{other}"\n'
+    assert len(load_config(write(tmp_path, text), environ={}).targets) == 2
+
+
+KUBERNETES = {
+    "{}_SERVICE_HOST": "10.0.0.1",
+    "{}_SERVICE_PORT": "80",
+    "{}_SERVICE_PORT_HTTP": "80",
+    "{}_PORT": "tcp://10.0.0.1:80",
+    "{}_PORT_80_TCP": "tcp://10.0.0.1:80",
+    "{}_PORT_80_TCP_PROTO": "tcp",
+    "{}_PORT_80_TCP_PORT": "80",
+    "{}_PORT_80_TCP_ADDR": "10.0.0.1",
+}
+
+
+@pytest.mark.parametrize("service", ["WEBHOOK", "TARGETS_PROD_1", "TARGETS", "TARGETS_NEW"])
+def test_what_kubernetes_sets_beside_a_service_is_no_setting(service: str, tmp_path: Path) -> None:
+    environ = {key.format(f"OML_MLFLOW_{service}"): text for key, text in KUBERNETES.items()}
+    path = write(tmp_path, WHOLE)
+    config = load_config(path, environ={"DB_HOST": "db1"} | environ)
+    assert config.webhook.port == 6000
+    origin = config.origins["webhook.port"]
+    if service == "WEBHOOK":
+        assert origin.startswith(f"file {path}; OML_MLFLOW_WEBHOOK_PORT is ignored")
+        assert "Kubernetes" in origin
+    else:
+        assert origin == f"file {path}"
+
+
+@pytest.mark.parametrize("text", ["tcp://", "tcp://10.0.0.1", "http://10.0.0.1:80", "70000", "x"])
+def test_another_port_that_is_none_stays_an_error(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"OML_MLFLOW_WEBHOOK_PORT\) must be a port"):
+        load_config(environ={"OML_MLFLOW_WEBHOOK_PORT": text})
+
+
 MARKED = "hunter2-marked"
 
 

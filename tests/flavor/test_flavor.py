@@ -206,7 +206,8 @@ def test_changed_bytes_are_refused(saved: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"format_version": 2}, IncompatiblePackage, "format_version 2"),
+        ({"format_version": 2}, IncompatiblePackage, "format_version 2.*Nothing was .*upgrade oml"),
+        ({"format_version": "2"}, PackageError, "damaged .*format_version '2'"),
         ({"profiles": {"p": {"img": {"path": "../x"}}}}, PackageError, "leaves the package"),
     ],
 )

@@ -45,7 +45,11 @@ class Hand(Protocol):
         ...
 
     def age(self) -> None:
-        """Make the tables those of issue 4: no notes, no registries in the ledger."""
+        """Make the tables those of issue 4: no notes, no registries in the ledger, no version."""
+        ...
+
+    def upgrade(self) -> None:
+        """Make the tables those of a newer release, which has another journal."""
         ...
 
 
@@ -82,9 +86,15 @@ class EmbeddedHand:
         )
         with self.target.open_file("a hand") as raw:
             raw.execute("DROP TABLE oml.notes")
+            raw.execute("DROP TABLE oml.schema_versions")
             raw.execute(f"CREATE TABLE oml.old AS SELECT {columns} FROM oml.ledger")  # noqa: S608
             raw.execute("DROP TABLE oml.ledger")
             raw.execute("ALTER TABLE oml.old RENAME TO ledger")
+
+    def upgrade(self) -> None:
+        with self.target.open_file("a hand") as raw:
+            raw.execute("ALTER TABLE oml.live RENAME TO journal")
+            raw.execute("INSERT INTO oml.schema_versions VALUES (2), (10)")
 
     def _fingerprint(self, model: str) -> str:
         found = "SELECT fingerprint FROM oml.models WHERE name = ?"
@@ -131,10 +141,17 @@ class OracleHand:
             rows = cursor.execute(read).fetchall()
             cursor.execute(f"DROP TABLE {sql.LEDGER}")
             cursor.execute(f"DROP TABLE {sql.NOTES}")
+            cursor.execute(f"DROP TABLE {sql.SCHEMA}")
             cursor.execute(old_ledger())
             write = f"INSERT INTO {sql.LEDGER} ({listed}) VALUES ({places})"  # noqa: S608
             for row in rows:
                 cursor.execute(write, row)
+
+    def upgrade(self) -> None:
+        with self.cursor() as cursor:
+            cursor.execute(f"DROP TABLE {sql.LIVE}")
+            for version in (2, 10):
+                cursor.execute(f"INSERT INTO {sql.SCHEMA} VALUES ({version})")  # noqa: S608
 
 
 def old_ledger() -> str:

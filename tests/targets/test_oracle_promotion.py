@@ -372,6 +372,27 @@ def test_an_instance_that_crashes_is_mended_by_the_next_run(
         assert session.live_state("CLIP").phase == WHOLE
 
 
+def test_a_client_killed_behind_the_load_leaves_a_model_that_is_known(
+    versions: tuple[PipelinePair, ...], oracle: Oracle
+) -> None:
+    target = oracle.target()
+    promote("models:/clip/1", target)
+
+    def kill(index: int, text: str, session: object) -> None:
+        if text.startswith("BEGIN") and "LOAD_ONNX_MODEL" in text:
+            oracle.database.faults.after_statement = None
+            raise ConnectionDropped
+
+    oracle.database.faults.after_statement = kill
+    with pytest.raises(OmlMlflowError, match="next run"):
+        promote("models:/clip/2", target)
+    with target.session("a test", create=False) as session:
+        [found] = [model for model in session.list_models() if "_S" in model.name]
+    assert (found.name, found.foreign) == ("CLIP_IMG_S2", False)
+    assert found.fingerprint == versions[1].fingerprints["img"]
+    assert promote("models:/clip/2", target).healed
+
+
 def test_an_error_in_the_swap_is_told_and_finished_later(
     versions: tuple[PipelinePair, ...], oracle: Oracle
 ) -> None:

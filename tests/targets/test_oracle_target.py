@@ -868,7 +868,7 @@ def test_script_says_what_would_run(tiny_pair: PipelinePair) -> None:
         "INSERT INTO OML_MLFLOW_LOCK",
         "PHASE = 'loading'",
         "directory => 'OML_MLFLOW_FILES'",
-        "COMMENT ON MINING MODEL CLIP_IMG_S2 IS '{",
+        "EXECUTE IMMEDIATE 'COMMENT ON MINING MODEL CLIP_IMG_S2 IS ''{",
         "VECTOR_EMBEDDING(CLIP_TXT_S2 USING",
         "PHASE = 'swapping'",
         "versioned_model_name => 'CLIP_IMG_S1'",

@@ -14,7 +14,7 @@ import pytest
 from drifted import EmbeddedHand, Hand, OracleHand, live_names, load, promote, work_to
 from oracle_fixtures import Oracle, running
 
-from oml_mlflow.errors import InvalidName, TargetLocked
+from oml_mlflow.errors import InvalidName, SchemaNewer, TargetLocked
 from oml_mlflow.graph.needs import Capability
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.planning.capabilities import Answer, CapabilityTable
@@ -29,7 +29,7 @@ from oml_mlflow.planning.records import (
     now,
     this_process,
 )
-from oml_mlflow.targets.embedded.folder import CATALOG
+from oml_mlflow.targets.embedded.settings import CATALOG
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.connection import Database
@@ -226,6 +226,63 @@ def test_a_database_of_an_earlier_release(hand: Hand, tiny_pair: PipelinePair) -
         session.write_note(Note("CLIP", PIN))
         assert [entry.registry for entry in session.ledger()] == ["", "sqlite:1700000000000"]
     assert list(hand.target.survey().names["CLIP"].notes) == [PIN]
+    assert versions(hand) == [1]
+
+
+def test_tables_of_a_newer_release_are_refused(hand: Hand, tiny_pair: PipelinePair) -> None:
+    promote(hand.target, tiny_pair)
+    assert versions(hand) == [1]
+    hand.upgrade()
+    before, statements = columns_of_newer(hand), len(queries(hand))
+    with pytest.raises(SchemaNewer, match=r"of version 10, .*Nothing was read or changed") as told:
+        hand.target.survey()
+    assert (told.value.code, told.value.exit_code) == ("schema-newer", 1)
+    assert "upgrade oml_mlflow" in told.value.hint
+    for options in ({"create": True}, {"create": False}, {"create": False, "missing_ok": True}):
+        with pytest.raises(SchemaNewer), hand.target.session("a test", **options):
+            pass
+    if isinstance(hand, EmbeddedHand):
+        for untrusted in (False, True):
+            with pytest.raises(SchemaNewer):
+                hand.target.sql("SELECT 1", untrusted=untrusted)
+    assert not [text for text in queries(hand)[statements:] if not text.startswith("SELECT")]
+    assert columns_of_newer(hand) == before
+
+
+def test_a_newer_survey_that_can_be_read_is_refused_too(oracle: Oracle) -> None:
+    hand = OracleHand(oracle, oracle.target())
+    with hand.target.session("a test") as session:
+        session.write_note(Note("CLIP", PIN))
+    with hand.cursor() as cursor:
+        cursor.execute(f"INSERT INTO {sql.SCHEMA} VALUES (2)")  # noqa: S608
+    before = len(oracle.statements())
+    with pytest.raises(SchemaNewer):
+        hand.target.survey()
+    assert len(oracle.statements()) == before + 1
+
+
+def test_a_session_asks_for_tables_and_version_at_once(oracle: Oracle) -> None:
+    target = oracle.target()
+    with target.session("a test") as session:
+        session.write_note(Note("CLIP", PIN))
+    before = len(oracle.statements())
+    with target.session("a test", create=False) as session:
+        assert len(oracle.statements()) == before + 1
+        session.live_state("CLIP")
+        assert len(oracle.statements()) == before + 2
+
+
+def versions(hand: Hand) -> list[int]:
+    if isinstance(hand, EmbeddedHand):
+        return [row[0] for row in hand.target.sql("FROM oml.schema_versions ORDER BY ALL")]
+    with hand.cursor() as cursor:  # type: ignore[attr-defined]
+        return [row[0] for row in cursor.execute(f"SELECT VERSION FROM {sql.SCHEMA}")]  # noqa: S608
+
+
+def columns_of_newer(hand: Hand) -> Any:
+    if isinstance(hand, OracleHand):
+        return columns(hand)
+    return (hand.target.folder / CATALOG).read_bytes()
 
 
 def columns(hand: Hand) -> set[Any]:

@@ -28,7 +28,7 @@ from servers import PROGRAM, fetch, free_port, mlflow_server, running
 import oml_mlflow
 from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.targets.embedded.folder import CATALOG
+from oml_mlflow.targets.embedded.settings import CATALOG
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 from oml_mlflow.webhook.setup import CACHE_TTL_S
 from oml_mlflow.webhook.signature import SECRET_ENV

@@ -15,6 +15,8 @@ import duckdb
 
 from oml_mlflow.errors import TargetError, TargetLocked
 from oml_mlflow.files import keep_private
+from oml_mlflow.planning.records import refuse_newer
+from oml_mlflow.targets.embedded.schema import READ_VERSION, SCHEMA_VERSION
 
 _POLL_S = 0.1
 # settings that a statement can't undo (measured with DuckDB 1.2.0 and 2.0.1)
@@ -104,6 +106,7 @@ def open_file(
 
     Raises:
         TargetLocked: If another process holds it for longer than the timeout.
+        SchemaNewer: If a newer release made its tables.
         TargetError: If it can't be opened, or DuckDB refuses what is done inside.
     """
     connection = _connect(path, purpose, timeout_s, _UNTRUSTED if untrusted else {})
@@ -111,6 +114,9 @@ def open_file(
         if not untrusted:
             # else an unknown table name would be looked up among Python variables
             connection.execute("SET python_enable_replacements = false")
+        with contextlib.suppress(duckdb.CatalogException):  # no tables, or without a version
+            [(version,)] = connection.execute(READ_VERSION).fetchall()
+            refuse_newer(str(path.parent), version, SCHEMA_VERSION)
         yield connection
     except duckdb.Error as error:
         raise TargetError(

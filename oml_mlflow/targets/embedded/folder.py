@@ -14,8 +14,8 @@ from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.planning.records import LoadedModel
 from oml_mlflow.targets.embedded.database import alone, open_file
 from oml_mlflow.targets.embedded.files import find_damage, identity
+from oml_mlflow.targets.embedded.settings import CATALOG
 
-CATALOG = "catalog.duckdb"
 MODELS_FOLDER = "models"
 
 

@@ -9,9 +9,15 @@ from typing import Any
 from oml_mlflow.names import IMG, TXT
 from oml_mlflow.planning.records import LedgerEntry, LoadedModel, Note
 
+# Version of the tables. It rises when a release that knows the one before could misread or damage
+# what is written from then on: not for a table or column that others can do without. A database
+# without a version is of version 1. The table of versions itself never changes.
+SCHEMA_VERSION = 1
 # run whenever a database is opened for more than a survey; adds what is missing
-SCHEMA = """
+SCHEMA = f"""
 CREATE SCHEMA IF NOT EXISTS oml;
+CREATE TABLE IF NOT EXISTS oml.schema_versions (version INTEGER PRIMARY KEY);
+INSERT OR IGNORE INTO oml.schema_versions VALUES ({SCHEMA_VERSION});
 CREATE TABLE IF NOT EXISTS oml.models (
     name VARCHAR PRIMARY KEY,
     side VARCHAR NOT NULL,
@@ -72,7 +78,8 @@ CREATE TABLE IF NOT EXISTS oml.notes (
     written_by VARCHAR NOT NULL,
     PRIMARY KEY (name, kind)
 );
-"""
+"""  # noqa: S608
+READ_VERSION = "SELECT coalesce(max(version), 1) FROM oml.schema_versions"
 LEDGER_COLUMNS = (
     *("name", "generation", "registered_model", "version", "run_id", "img_fingerprint"),
     *("txt_fingerprint", "dims", "parity", "promoted_at", "verification", "action", "restores"),
@@ -82,49 +89,24 @@ LEDGER_COLUMNS = (
 
 def ledger_row(entry: LedgerEntry) -> list[Any]:
     """Return the row of a new entry, in the order of LEDGER_COLUMNS."""
-    return [
-        entry.name,
-        entry.generation,
-        entry.registered_model,
-        entry.version,
-        entry.run_id,
-        entry.fingerprints.get(IMG, ""),
-        entry.fingerprints.get(TXT, ""),
-        entry.dims,
-        json.dumps(entry.parity),
-        naive_now(),
-        entry.verification,
-        entry.action,
-        entry.restores,
-        entry.geometry,
-        entry.profile,
-        entry.promoted_by,
-        entry.registry,
-    ]
+    known = {
+        **vars(entry),
+        "img_fingerprint": entry.fingerprints.get(IMG, ""),
+        "txt_fingerprint": entry.fingerprints.get(TXT, ""),
+        "parity": json.dumps(entry.parity),
+        "promoted_at": naive_now(),
+    }
+    return [known[column] for column in LEDGER_COLUMNS]
 
 
 def ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
     """Return the entry of a row in the order of LEDGER_COLUMNS."""
-    name, generation, registered, version, run_id, img, txt, dims, parity, promoted_at, *rest = row
-    verification, action, restores, geometry, profile, promoted_by, registry = rest
-    return LedgerEntry(
-        name=name,
-        generation=generation,
-        registered_model=registered,
-        version=version,
-        run_id=run_id,
-        fingerprints={IMG: img, TXT: txt} if img or txt else {},
-        dims=dims,
-        parity=json.loads(parity),
-        promoted_at=promoted_at.replace(tzinfo=timezone.utc),
-        verification=verification,
-        action=action,
-        restores=restores,
-        geometry=geometry,
-        profile=profile,
-        promoted_by=promoted_by,
-        registry=registry,
-    )
+    known = dict(zip(LEDGER_COLUMNS, row, strict=True))
+    img, txt = known.pop("img_fingerprint"), known.pop("txt_fingerprint")
+    known["fingerprints"] = {IMG: img, TXT: txt} if img or txt else {}
+    known["parity"] = json.loads(known["parity"])
+    known["promoted_at"] = known["promoted_at"].replace(tzinfo=timezone.utc)
+    return LedgerEntry(**known)
 
 
 def loaded_model(row: tuple[Any, ...]) -> LoadedModel:

@@ -12,7 +12,7 @@ import duckdb
 from oml_mlflow.planning.observed import Survey, assemble
 from oml_mlflow.planning.records import LiveState, Work
 from oml_mlflow.targets.embedded.files import as_found
-from oml_mlflow.targets.embedded.folder import CATALOG, EmbeddedFolder
+from oml_mlflow.targets.embedded.folder import EmbeddedFolder
 from oml_mlflow.targets.embedded.schema import (
     LEDGER_COLUMNS,
     SCHEMA,
@@ -20,6 +20,7 @@ from oml_mlflow.targets.embedded.schema import (
     loaded_model,
     note_from,
 )
+from oml_mlflow.targets.embedded.settings import CATALOG
 
 _ENTRY = ", ".join(f"e.{column}" for column in LEDGER_COLUMNS)
 # a name of an early release has a ledger only: its last generation is live, as in `live_state`

@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import duckdb
 
@@ -26,9 +25,10 @@ from oml_mlflow.planning.records import Dependant
 from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.targets.embedded.connection import Connection
 from oml_mlflow.targets.embedded.database import make_file, private_log
-from oml_mlflow.targets.embedded.folder import CATALOG, MODELS_FOLDER, EmbeddedFolder
+from oml_mlflow.targets.embedded.folder import MODELS_FOLDER, EmbeddedFolder
 from oml_mlflow.targets.embedded.schema import SCHEMA
 from oml_mlflow.targets.embedded.session import EmbeddedSession
+from oml_mlflow.targets.embedded.settings import CATALOG, folder_of
 from oml_mlflow.targets.embedded.survey import read_survey
 
 
@@ -59,13 +59,7 @@ class EmbeddedTarget(EmbeddedFolder):
     @classmethod
     def from_uri(cls, uri: str, *, timeout_s: float = 30.0) -> EmbeddedTarget:
         """Return the target of an ``embedded:///folder`` URI."""
-        prefix = "embedded:///"
-        if not uri.startswith(prefix) or len(uri) == len(prefix) or "?" in uri or "@" in uri:
-            raise ConfigError(
-                "that is not the URI of an embedded target.",
-                hint="use embedded:///folder, or embedded:////absolute/folder.",
-            )
-        return cls(unquote(uri.removeprefix(prefix)), timeout_s=timeout_s)
+        return cls(folder_of(uri), timeout_s=timeout_s)
 
     def __repr__(self) -> str:
         """Return its URI."""

@@ -10,10 +10,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
-import oracledb
 
-from oml_mlflow.errors import TargetError
-from oml_mlflow.names import IMG, SIDES, TXT, check_column, check_export_name, model_name, slot_name
+from oml_mlflow.names import SIDES, check_column, check_export_name, model_name, slot_name
 from oml_mlflow.planning.capabilities import CapabilityTable
 from oml_mlflow.planning.geometry import pack_vectors, unpack_vectors
 from oml_mlflow.planning.records import (
@@ -228,12 +226,8 @@ def _recorded(
     found: dict[str, list[tuple[int, LoadedModel]]] = {}
     newest = {entry.name: entry.generation for entry, _sizes in rows}
     for entry, sizes in rows:
-        origin = {
-            "registered_model": entry.registered_model,
-            "version": entry.version,
-            "run_id": entry.run_id,
-            "profile": entry.profile,
-        }
+        kept = ("registered_model", "version", "run_id", "profile")
+        origin = {key: getattr(entry, key) for key in kept}
         for side in sizes.keys() & entry.fingerprints.keys():
             names = {
                 slot_name(entry.name, side, entry.generation),
@@ -273,29 +267,16 @@ def _ledger_rows(db: Database) -> list[tuple[LedgerEntry, dict[str, int]]]:
 
 def ledger_entry(row: tuple[Any, ...]) -> tuple[LedgerEntry, dict[str, int]]:
     """Return the entry of a row, and the sizes of its models by side."""
-    name, generation, action, restores, registered, version, run_id, *rest = row
-    img, txt, img_bytes, txt_bytes, dims, geometry, profile, *rest = rest
-    verification, parity, promoted_at, promoted_by, registry = rest
-    entry = LedgerEntry(
-        name=name,
-        generation=int(generation),
-        registered_model=registered or "",
-        version=version or "",
-        run_id=run_id or "",
-        fingerprints={side: sha256 for side, sha256 in ((IMG, img), (TXT, txt)) if sha256},
-        dims=int(dims),
-        parity=json.loads(parity or "{}"),
-        promoted_at=datetime.fromisoformat(promoted_at),
-        verification=verification or "",
-        action=action,
-        restores=int(restores),
-        geometry=geometry or "",
-        profile=profile or "",
-        promoted_by=promoted_by or "",
-        registry=registry or "",
-    )
-    sizes = {side: int(size) for side, size in ((IMG, img_bytes), (TXT, txt_bytes)) if size}
-    return entry, sizes
+    columns = [column.lower() for column in sql.ledger_columns()]
+    # Oracle has no empty text but NULL
+    known: dict[str, Any] = {c: value or "" for c, value in zip(columns, row, strict=True)}
+    hashes = {side: known.pop(f"{side}_sha256") for side in SIDES}
+    sizes = {side: int(size) for side in SIDES if (size := known.pop(f"{side}_bytes"))}
+    known |= {number: int(known[number] or 0) for number in ("generation", "restores", "dims")}
+    known["fingerprints"] = {side: sha256 for side, sha256 in hashes.items() if sha256}
+    known["parity"] = json.loads(known["parity"] or "{}")
+    known["promoted_at"] = datetime.fromisoformat(known["promoted_at"])
+    return LedgerEntry(**known), sizes
 
 
 def _names(text: str | None, model: str) -> bool:
@@ -331,21 +312,10 @@ def write_note(db: Database, note: Note) -> None:
         "written_at": now().isoformat(timespec="microseconds"),
         "written_by": (note.written_by or this_process())[:512],
     }
-    while db.write(sql.CHANGE_NOTE, step, binds) == 0 and not _insert(db, step, binds):
-        pass
+    while not db.write(sql.CHANGE_NOTE, step, binds):
+        if db.insert(sql.INSERT_NOTE, step, binds):
+            break
     db.commit()
-
-
-def _insert(db: Database, step: str, binds: dict[str, Any]) -> bool:
-    """Insert a note; return False if another session just did."""
-    try:
-        db.write(sql.INSERT_NOTE, step, binds)
-    except TargetError as error:
-        if isinstance(error.__cause__, oracledb.IntegrityError):
-            db.rollback()
-            return False
-        raise
-    return True
 
 
 def forget_note(db: Database, name: str, kind: str) -> bool:

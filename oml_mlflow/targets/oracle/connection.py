@@ -10,11 +10,14 @@ from typing import Any
 import oracledb
 
 from oml_mlflow.errors import TargetError
+from oml_mlflow.planning.records import refuse_newer
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.errors import translated
 
 NOTHING = "Nothing was changed."
 _MANY_ROWS = 1000
+# ORA-00942: no such table or view; ORA-00904: no such column
+_MISSING = {"ORA-00942", "ORA-00904"}
 
 
 class Database:
@@ -30,7 +33,6 @@ class Database:
         self.connection, self.uri, self._can_write = connection, uri, can_write
         # upper-case, as in the catalogue; kept, since a closed connection has none
         self.user = str(connection.username or "").upper()
-        self._columns: set[tuple[str, str]] | None = None
 
     @property
     def version(self) -> str:
@@ -53,12 +55,21 @@ class Database:
         """Whether the ledger has the column REGISTRY; earlier releases made it without."""
         return (sql.LEDGER, sql.REGISTRY) in self._found
 
-    @property
+    @cached_property
     def _found(self) -> set[tuple[str, str]]:
-        if self._columns is None:
-            rows = self.rows(sql.LIST_TABLES, "looking for the tables of oml_mlflow")
-            self._columns = {(table, column) for table, column in rows}
-        return self._columns
+        step = "looking for the tables of oml_mlflow"
+        try:
+            rows = self.rows(f"{sql.LIST_TABLES} UNION ALL {sql.LIST_VERSIONS}", step)
+        except TargetError as error:
+            if not is_missing(error):
+                raise
+            rows = self.rows(sql.LIST_TABLES, step)
+        return {(table, column) for table, column in rows}
+
+    def refuse_newer(self) -> None:
+        """Raise SchemaNewer if a newer release made our tables. Read-only."""
+        noted = [text for table, text in self._found if table == sql.SCHEMA and text.isdigit()]
+        refuse_newer(self.uri, max(map(int, noted), default=1), sql.SCHEMA_VERSION)
 
     def ensure_tables(self) -> None:
         """Create our missing tables and columns. Commits."""
@@ -67,6 +78,9 @@ class Database:
         for table in missing:
             self.write(sql.CREATE_TABLES[table], f"making table {table}")
             self._found.add((table, sql.REGISTRY if table == sql.LEDGER else ""))
+        if (sql.SCHEMA, str(sql.SCHEMA_VERSION)) not in self._found:
+            self.write(sql.NOTE_VERSION, f"noting the version in {sql.SCHEMA}")
+            self._found.add((sql.SCHEMA, str(sql.SCHEMA_VERSION)))
         if not self.has_registry:
             self.write(sql.ADD_REGISTRY, f"adding a column to {sql.LEDGER}")
             self._found.add((sql.LEDGER, sql.REGISTRY))
@@ -103,7 +117,20 @@ class Database:
     ) -> int:
         """Run a statement that writes; return how many rows it changed. DDL commits by itself."""
         self._refuse_if_read_only()
-        return self._run(statement, step, dict(binds or {}), state)
+        with self._step(step, state) as c:
+            c.execute(statement, dict(binds or {}))
+            return int(c.rowcount)
+
+    def insert(self, statement: str, step: str, binds: Mapping[str, Any]) -> bool:
+        """Insert a row; return False, rolled back, if another session just did."""
+        try:
+            self.write(statement, step, binds)
+        except TargetError as error:
+            if isinstance(error.__cause__, oracledb.IntegrityError):
+                self.rollback()
+                return False
+            raise
+        return True
 
     def ask(self, statement: str, step: str, binds: Mapping[str, Any], out: str) -> int:
         """Run a block that writes nothing; return the number in an output bind."""
@@ -127,11 +154,6 @@ class Database:
         with translated(f"sending {len(data)} bytes to {self.uri}", state=NOTHING):
             return self.connection.createlob(oracledb.DB_TYPE_BLOB, data)
 
-    def _run(self, statement: str, step: str, binds: dict[str, Any], state: str) -> int:
-        with self._step(step, state) as c:
-            c.execute(statement, binds)
-            return int(c.rowcount)
-
     @contextlib.contextmanager
     def _step(self, step: str, state: str) -> Iterator[Any]:
         """Yield a fresh cursor: a used one may send a BLOB as a CLOB (oracledb 3.4 to 26.1)."""
@@ -149,6 +171,11 @@ class Database:
                 f"the session on {self.uri} was opened for reading only. Nothing was changed.",
                 hint="open it with create=True.",
             )
+
+
+def is_missing(error: TargetError) -> bool:
+    """Return whether a table or column was not there."""
+    return not _MISSING.isdisjoint(error.details.get("codes", ()))
 
 
 def _value(value: Any) -> Any:

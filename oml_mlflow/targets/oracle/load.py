@@ -34,6 +34,10 @@ _log = logging.getLogger(__name__)
 def load(db: Database, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
     """Load the bytes of a file under a free name. Writes a model; commits.
 
+    Model and comment are one call: the server finishes it even if this process is killed. A
+    session that is killed in between, or an instance that crashes, can still leave a model without
+    comment. The journal lists its name, and the next run drops it and loads the file again.
+
     Args:
         db: The database.
         model: Its name and identity.
@@ -58,12 +62,12 @@ def load(db: Database, model: LoadedModel, path: Path, on_event: Listener = sile
         "model_name": model.name,
         "model_data": blob,
         "metadata": json.dumps(load_metadata(model)),
+        "comment_statement": sql.comment(model.name, comment_text(model)),
     }
     try:
-        db.write(sql.LOAD, f"loading {model.name}", binds, state=state)
+        told = f"{state[:-1]}, or the next run drops it if the connection was lost."
+        db.write(sql.LOAD, f"loading {model.name}", binds, state=told)
         del blob, binds
-        text = comment_text(model)
-        db.write(sql.comment(model.name, text), f"the comment on {model.name}", state=state)
         _check_size(db, model)
     except ForeignModel:
         raise

@@ -7,8 +7,6 @@ import logging
 from collections.abc import Iterator
 from datetime import datetime
 
-import oracledb
-
 from oml_mlflow.errors import OmlMlflowError, TargetError
 from oml_mlflow.planning.records import now, this_process
 from oml_mlflow.targets.oracle import statements as sql
@@ -54,7 +52,8 @@ def _take(db: Database, name: str, purpose: str) -> None:
     for _attempt in range(3):
         held = db.rows(sql.READ_LOCK, step, {"name": name})
         if not held:
-            if _insert(db, step, mine):
+            if db.insert(sql.INSERT_LOCK, step, mine):
+                db.commit()
                 return
             continue
         holder, its_purpose, since, session_id = held[0]
@@ -70,19 +69,6 @@ def _take(db: Database, name: str, purpose: str) -> None:
         f"{step} in {db.uri} failed: others took it each time it was free. Nothing was changed.",
         hint="run it again.",
     )
-
-
-def _insert(db: Database, step: str, mine: dict[str, str]) -> bool:
-    """Insert the row; return False if another session just did."""
-    try:
-        db.write(sql.INSERT_LOCK, step, mine)
-    except TargetError as error:
-        if isinstance(error.__cause__, oracledb.IntegrityError):
-            db.rollback()
-            return False
-        raise
-    db.commit()
-    return True
 
 
 def _release(db: Database, name: str) -> None:

@@ -65,6 +65,8 @@ def _tables() -> str:
     made = ";\n".join(sql.CREATE_TABLES.values())
     return f"""-- Tables of oml_mlflow; those that are there stay as they are.
 {made};
+{sql.NOTE_VERSION}
+/
 -- A ledger of an earlier release gets the column that it lacks.
 {sql.ADD_REGISTRY}
 /"""
@@ -105,6 +107,7 @@ END;
 
 def _load(model: LoadedModel, path: Path) -> str:
     metadata = json.dumps(load_metadata(model), separators=(",\n", ":"))
+    comment = sql.comment(model.name, comment_text(model, line_breaks=True))
     return f"""-- Loads {_remark(path.name)} under a name that nothing uses yet. Commits by itself.
 BEGIN
   DBMS_VECTOR.LOAD_ONNX_MODEL(
@@ -112,9 +115,9 @@ BEGIN
     file_name => {quoting.literal(path.name)},
     model_name => {quoting.literal(model.name)},
     metadata => JSON({quoting.literal(metadata)}));
+  EXECUTE IMMEDIATE {quoting.literal(comment)};
 END;
-/
-{sql.comment(model.name, comment_text(model, line_breaks=True))};"""
+/"""
 
 
 def _look(models: Sequence[LoadedModel]) -> str:

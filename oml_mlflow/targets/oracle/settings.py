@@ -34,6 +34,8 @@ _KEYS = (
     "cosine",
 )
 _SECRET_KEYS = re.compile(r"pass(word|wd)?|pwd|secret|token", re.IGNORECASE)
+# of a connect descriptor; the port follows its host
+_PLACE = re.compile(r"\(HOST=[^)]*\)\(PORT=\d+\)|\((?:SERVICE_NAME|SID)=[^)]*\)")
 _WAYS = (
     f"set {PASSWORD_ENV}, or name another variable with password_env=, or a file that only you "
     "can read with password_file="
@@ -130,6 +132,25 @@ class OracleSettings:
         }
         query = urlencode({key: value for key, value in options.items() if value}, safe="/:")
         return f"{shown}?{query}" if query else shown
+
+    @property
+    def schema(self) -> str:
+        """The user's schema, as the catalogue has it; that of APP for the proxy ``me[app]``."""
+        name = self.user.partition("[")[2].rstrip("]") or self.user
+        return name.strip('"') if name.startswith('"') else name.upper()
+
+    @property
+    def database(self) -> str:
+        """Where the database listens, however that is spelled. Reads ``tnsnames.ora``."""
+        import oracledb
+
+        found = oracledb.ConnectParams(**({"config_dir": d} if (d := self.config_dir) else {}))
+        try:
+            found.parse_connect_string(self.dsn)
+        except (oracledb.Error, OSError, ValueError):
+            # an alias that is not known here
+            return f"{self.dsn.upper()} {os.path.realpath(self.config_dir)}"
+        return " ".join(sorted(set(_PLACE.findall(found.get_connect_string().upper()))))
 
     def find_password(self) -> Secret:
         """Return the password: given, from the environment, a file, or asked for.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from oml_mlflow.errors import TargetError
 from oml_mlflow.names import IMG, TXT
@@ -22,10 +23,21 @@ from oml_mlflow.targets.oracle.quoting import literal, model_token, quote_name
 LEDGER, LIVE, LOCK = "OML_MLFLOW_LEDGER", "OML_MLFLOW_LIVE", "OML_MLFLOW_LOCK"
 GEOMETRY, COLUMNS = "OML_MLFLOW_GEOMETRY", "OML_MLFLOW_COLUMNS"
 CAPABILITIES, NOTES = "OML_MLFLOW_CAPABILITIES", "OML_MLFLOW_NOTES"
+SCHEMA = "OML_MLFLOW_SCHEMA"
 REGISTRY = "REGISTRY"
+
+# Version of the tables and of the comments on models. It rises when a release that knows the one
+# before could misread or damage what is written from then on: not for a table or column that others
+# can do without. Tables without a version are of version 1. OML_MLFLOW_SCHEMA itself, a row for
+# each version that the tables have had, never changes.
+SCHEMA_VERSION = 1
 
 # times are UTC in ISO 8601 text, independent of a session's time zone and date format
 CREATE_TABLES = {
+    SCHEMA: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_SCHEMA (
+  VERSION NUMBER(10) NOT NULL,
+  CONSTRAINT OML_MLFLOW_SCHEMA_PK PRIMARY KEY (VERSION)
+)""",
     LEDGER: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_LEDGER (
   NAME VARCHAR2(128) NOT NULL,
   GENERATION NUMBER(10) NOT NULL,
@@ -100,11 +112,18 @@ BEGIN
 EXCEPTION
   WHEN is_there THEN NULL;
 END;"""
-# every table of ours has one of the first two columns
+NOTE_VERSION = f"""BEGIN
+  INSERT INTO OML_MLFLOW_SCHEMA (VERSION) VALUES ({SCHEMA_VERSION});
+  COMMIT;
+EXCEPTION
+  WHEN DUP_VAL_ON_INDEX THEN NULL;
+END;"""  # noqa: S608
+# every table of ours has one of the first three columns
 LIST_TABLES = (
     "SELECT TABLE_NAME, COLUMN_NAME FROM USER_TAB_COLUMNS "
-    "WHERE TABLE_NAME LIKE 'OML_MLFLOW_%' AND COLUMN_NAME IN ('NAME', 'ID', 'REGISTRY')"
+    "WHERE TABLE_NAME LIKE 'OML_MLFLOW_%' AND COLUMN_NAME IN ('NAME', 'ID', 'VERSION', 'REGISTRY')"
 )
+LIST_VERSIONS = "SELECT 'OML_MLFLOW_SCHEMA', TO_CHAR(VERSION) FROM OML_MLFLOW_SCHEMA"
 
 # the session itself
 READ_CONTEXT = (
@@ -119,9 +138,11 @@ IS_ALIVE = (
 )
 
 # models
+# one block, so that a killed client leaves no model without the comment that says what it is; both
+# commit by themselves, and COMMENT, as DDL, can only be dynamic in PL/SQL
 LOAD = (
     "BEGIN DBMS_VECTOR.LOAD_ONNX_MODEL(model_name => :model_name, model_data => :model_data, "
-    "metadata => JSON(:metadata)); END;"
+    "metadata => JSON(:metadata)); EXECUTE IMMEDIATE :comment_statement; END;"
 )
 DROP = "BEGIN DBMS_VECTOR.DROP_ONNX_MODEL(model_name => :model_name, force => TRUE); END;"
 LIST_MODELS = (
@@ -331,27 +352,16 @@ def swap_block(
 
 
 def _ledger_values(entry: LedgerEntry, sizes: dict[str, int], at: str) -> list[str]:
-    return [
-        _value(entry.name),
-        _value(entry.generation),
-        _value(entry.action),
-        _value(entry.restores),
-        _value(entry.registered_model),
-        _value(entry.version),
-        _value(entry.run_id),
-        _value(entry.fingerprints.get(IMG)),
-        _value(entry.fingerprints.get(TXT)),
-        _value(sizes.get(IMG)),
-        _value(sizes.get(TXT)),
-        _value(entry.dims),
-        _value(entry.geometry),
-        _value(entry.profile),
-        _value(entry.verification),
-        _value(json.dumps(entry.parity)),
-        at,
-        _value(entry.promoted_by),
-        _value(entry.registry),
-    ]
+    known: dict[str, Any] = {
+        **vars(entry),
+        "img_sha256": entry.fingerprints.get(IMG),
+        "txt_sha256": entry.fingerprints.get(TXT),
+        "img_bytes": sizes.get(IMG),
+        "txt_bytes": sizes.get(TXT),
+        "parity": json.dumps(entry.parity),
+    }
+    columns = _LEDGER_COLUMNS.lower().split(", ")
+    return [at if column == "promoted_at" else _value(known[column]) for column in columns]
 
 
 def _value(value: str | int | None) -> str:

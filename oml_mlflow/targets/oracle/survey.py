@@ -20,13 +20,11 @@ from typing import Any
 from oml_mlflow.errors import TargetError
 from oml_mlflow.planning.capabilities import CapabilityTable
 from oml_mlflow.planning.observed import Survey, assemble
-from oml_mlflow.planning.records import LiveState, Work
+from oml_mlflow.planning.records import LiveState, Work, refuse_newer
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.catalog import ledger_entry, model_from, note_from, recognised
-from oml_mlflow.targets.oracle.connection import Database
+from oml_mlflow.targets.oracle.connection import Database, is_missing
 
-# ORA-00942: no such table or view; ORA-00904: no such column
-_MISSING = {"ORA-00942", "ORA-00904"}
 _NEEDED = (sql.LIVE, sql.LEDGER)
 _NO_NUMBER, _NO_TEXT, _NO_CLOB = "TO_NUMBER(NULL)", "TO_CHAR(NULL)", "TO_CLOB(NULL)"
 _LEDGER_NUMBERS = ("GENERATION", "RESTORES", "IMG_BYTES", "TXT_BYTES", "DIMS")
@@ -45,11 +43,13 @@ def read_survey(db: Database) -> Survey:
     try:
         rows = db.rows(_statement(sql.CREATE_TABLES, has_registry=True), step, inline=True)
     except TargetError as error:
-        if not _MISSING.intersection(error.details.get("codes", ())):
+        if not is_missing(error):
             raise
         rows = db.rows(f"{_MODELS}\nUNION ALL\n{_TABLES}", step, inline=True)
         there = {(name, column) for kind, name, _, column, *_ in rows if kind == "column"}
         tables = {table for table, _column in there}
+        if sql.SCHEMA in tables:
+            db.refuse_newer()
         if tables.issuperset(_NEEDED):
             has_registry = (sql.LEDGER, sql.REGISTRY) in there
             rows = db.rows(_statement(tables, has_registry=has_registry), step, inline=True)
@@ -101,6 +101,7 @@ _NOTES = _branch(
 _CAPABILITIES = _branch(
     "capabilities", f"{sql.CAPABILITIES} WHERE ID = 1", _NO_TEXT, content="CONTENT"
 )
+_VERSIONS = _branch("version", sql.SCHEMA, _NO_TEXT, number="VERSION")
 _TABLES = _branch(
     "column",
     f"USER_TAB_COLUMNS {sql.LIST_TABLES.partition(' FROM USER_TAB_COLUMNS ')[2]}",
@@ -113,6 +114,7 @@ def _statement(tables: Collection[str], *, has_registry: bool) -> str:
     branches = [_live(has_registry=has_registry), _MODELS]
     branches += [_NOTES] if sql.NOTES in tables else []
     branches += [_CAPABILITIES] if sql.CAPABILITIES in tables else []
+    branches += [_VERSIONS] if sql.SCHEMA in tables else []
     return "\nUNION ALL\n".join(branches)
 
 
@@ -126,6 +128,8 @@ def _digest(table: CapabilityTable) -> str:
 
 
 def _survey(db: Database, rows: list[tuple[Any, ...]]) -> Survey:
+    versions = [int(number) for kind, _, number, *_ in rows if kind == "version"]
+    refuse_newer(db.uri, max(versions, default=1), sql.SCHEMA_VERSION)
     live, ledger, models, notes, capabilities = [], [], [], [], ""
     for kind, name, number, one, two, three, content, *entry in rows:
         if kind == "live":

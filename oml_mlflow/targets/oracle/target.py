@@ -122,6 +122,7 @@ class OracleTarget:
             LoginRefused: If user or password are wrong.
             TargetUnreachable: If there is no such database.
             TargetUnsupported: If something may be written, and it is too old for pipelines.
+            SchemaNewer: If a newer release made our tables.
             ConfigError: If there is no password, or the connection passed in has a transaction in
                 progress.
         """
@@ -129,6 +130,7 @@ class OracleTarget:
             db = Database(connection, self.uri, can_write=create)
             if create:
                 demand_release(db)
+            db.refuse_newer()
             try:
                 yield OracleSession(db)
             except BaseException:
