@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from oml_mlflow.deadline import within
 from oml_mlflow.errors import InputError
 from oml_mlflow.graph.reach import reach_bytes, read_merges
 from oml_mlflow.graph.runtime import Ends, open_session, run
@@ -39,16 +40,24 @@ class PairEmbedder:
         txt: File of the text pipeline.
         dims: Length of the embeddings.
         ends: Names of inputs and outputs by side; ``input`` and ``embedding`` by default.
+        timeout_s: How long it may take to load a graph, and to run it once for a picture or some
+            texts; as long as it takes by default. Past it, TimeoutError is raised.
 
     Raises:
         ConfigError: See `limits.MAX_PIXELS`.
     """
 
     def __init__(
-        self, img: Path, txt: Path, dims: int, ends: Mapping[str, Ends] | None = None
+        self,
+        img: Path,
+        txt: Path,
+        dims: int,
+        ends: Mapping[str, Ends] | None = None,
+        *,
+        timeout_s: float | None = None,
     ) -> None:
         MAX_PIXELS.read()  # a wrong setting is reported before the first picture
-        self.dims = dims
+        self.dims, self._timeout_s = dims, timeout_s
         self._ends = dict(ends or {})
         self._paths = {IMG: Path(img), TXT: Path(txt)}
         self._sessions: dict[str, Any] = {}
@@ -129,7 +138,9 @@ class PairEmbedder:
     def _session(self, side: str) -> Any:
         with self._lock:
             if side not in self._sessions:
-                self._sessions[side] = open_session(self._paths[side])
+                # ONNX Runtime already computes here what depends on no input
+                opened = within(self._timeout_s, lambda: open_session(self._paths[side]))
+                self._sessions[side] = opened
             return self._sessions[side]
 
     def _input(self, side: str) -> Any:
@@ -138,7 +149,8 @@ class PairEmbedder:
         return next((given for given in inputs if given.name == name), inputs[0])
 
     def _run(self, side: str, values: np.ndarray) -> np.ndarray:
-        return run(self._session(side), values, self._ends.get(side, Ends()))
+        ends = self._ends.get(side, Ends())
+        return run(self._session(side), values, ends, self._timeout_s)
 
     def _stack(self, rows: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([np.empty((0, self.dims), np.float32), *rows])

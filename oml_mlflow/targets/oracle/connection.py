@@ -3,18 +3,102 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import socket
+import sys
+import threading
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
+from time import monotonic
 from typing import Any
 
 import oracledb
 
-from oml_mlflow.errors import TargetError
+from oml_mlflow.deadline import within
+from oml_mlflow.errors import ModelTooSlow, TargetError, TargetUnreachable
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.errors import translated
 
 NOTHING = "Nothing was changed."
 _MANY_ROWS = 1000
+# so that a host that is away leaves time for the next one of a description
+_HOSTS_TRIED = 3
+
+_connecting = threading.local()
+
+
+def connect(timeout_s: float, **options: Any) -> Any:
+    """Return a new connection, made in a time that covers name look-up, TLS and log-in.
+
+    The driver itself limits the TCP part alone, and has no way to stop the rest: an attempt that
+    is given up has its sockets shut down, which ends it, so that neither threads nor sessions of
+    the database pile up. Only a name look-up runs on until the system gives it up.
+
+    Args:
+        timeout_s: How long it may take.
+        **options: See `oracledb.connect`.
+
+    Raises:
+        TimeoutError: If it takes longer. Other errors are the driver's.
+    """
+    with contextlib.suppress(oracledb.Error):  # thick mode was chosen before
+        # else every connection waits for the end of a process's first attempt
+        oracledb.enable_thin_mode()
+    _watch_sockets()
+    attempt = _Attempt()
+
+    def call() -> Any:
+        _connecting.attempt = attempt
+        try:
+            return oracledb.connect(tcp_connect_timeout=timeout_s / _HOSTS_TRIED, **options)
+        finally:
+            del _connecting.attempt
+
+    return within(timeout_s, call, stop=attempt.stop, discard=_close)
+
+
+class _Attempt:
+    """Sockets that the driver makes for one connection."""
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+        self._is_over = False
+
+    def add(self, made: socket.socket) -> None:
+        self._sockets.append(made)
+        if self._is_over:
+            raise RuntimeError("the attempt was given up")
+
+    def stop(self) -> None:
+        self._is_over = True
+        for made in self._sockets:
+            with contextlib.suppress(OSError):
+                # that of TLS itself would forget its state, which the other thread is using
+                socket.socket.shutdown(made, socket.SHUT_RDWR)
+
+
+@cache
+def _watch_sockets() -> None:
+    """Have Python announce sockets that are made, since the driver does not show its own.
+
+    Source: "Audit events table" of Python's documentation, ``socket.__new__``.
+    """
+
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.__new__" and hasattr(_connecting, "attempt"):
+            _connecting.attempt.add(arguments[0])
+
+    sys.addaudithook(hear)
+
+
+def _close(connection: Any) -> None:
+    with contextlib.suppress(oracledb.Error, OSError):
+        connection.close()
+
+
+def to_ms(seconds: float) -> int:
+    """Return a time-out as the driver takes it, rounded up: 0 would be none."""
+    return max(1, math.ceil(seconds * 1000))
 
 
 class Database:
@@ -111,6 +195,31 @@ class Database:
             answer = c.var(oracledb.DB_TYPE_NUMBER)
             c.execute(statement, {**binds, out: answer})
             return int(answer.getvalue())
+
+    @contextlib.contextmanager
+    def giving_up(self, timeout_s: float, step: str) -> Iterator[None]:
+        """Limit each call of a block; one that takes that long is the model's fault.
+
+        Raises:
+            ModelTooSlow: Instead of TargetUnreachable, once the time is over. Whether the
+                connection outlives it depends on the database.
+        """
+        before, begun = self.connection.call_timeout, monotonic()
+        limit = min(before or math.inf, to_ms(timeout_s))
+        self.connection.call_timeout = limit
+        try:
+            yield
+        except TargetUnreachable as error:
+            if monotonic() - begun < limit / 1000:
+                raise
+            raise ModelTooSlow(
+                f"{step} in {self.uri} took longer than {limit / 1000:g} s: {error.message}",
+                hint="look for a loop without an end in its graph; if the database was only busy, "
+                "try it again (`oml-mlflow apply --retry`).",
+            ) from error
+        finally:
+            with contextlib.suppress(oracledb.Error):
+                self.connection.call_timeout = before
 
     def commit(self, state: str = NOTHING) -> None:
         """Commit."""

@@ -26,7 +26,7 @@ from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.secrets import Secret
 from oml_mlflow.targets.oracle import quoting
 from oml_mlflow.targets.oracle import statements as sql
-from oml_mlflow.targets.oracle.connection import Database
+from oml_mlflow.targets.oracle.connection import Database, connect, to_ms
 from oml_mlflow.targets.oracle.errors import from_driver, translated
 from oml_mlflow.targets.oracle.load import ATTRIBUTE
 from oml_mlflow.targets.oracle.preflight import NEWER, demand_release, release
@@ -245,11 +245,11 @@ class OracleTarget:
             "wallet_password": wallet_password.reveal() if wallet_password else None,
         }
         try:
-            return oracledb.connect(
+            return connect(
+                settings.connect_timeout_s,
                 user=settings.user,
                 password=password.reveal(),
                 dsn=settings.dsn,
-                tcp_connect_timeout=settings.connect_timeout_s,
                 **{key: value for key, value in options.items() if value is not None},
             )
         except (oracledb.Error, OSError, ValueError) as error:
@@ -272,7 +272,7 @@ class OracleTarget:
         before = {name: getattr(connection, name) for name in _PUT_BACK}
         connection.inputtypehandler = connection.outputtypehandler = None
         connection.autocommit = False
-        connection.call_timeout = int(self._call_timeout_s * 1000)
+        connection.call_timeout = to_ms(self._call_timeout_s)
         shown: tuple[Any, ...] = (None, None, None)
         if not is_ours:
             [shown] = Database(connection, self.uri, can_write=False).rows(
