@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, InvalidStateError, wait
 from typing import TypeVar
 
 _T = TypeVar("_T")
 
 
 def within(
-    seconds: float | None,
-    call: Callable[[], _T],
-    *,
-    stop: Callable[[], object] = lambda: None,
-    discard: Callable[[_T], object] = lambda late: None,
+    seconds: float | None, call: Callable[[], _T], *, stop: Callable[[], object] = lambda: None
 ) -> _T:
     """Return what a call returns, or give up on it.
 
-    It runs in a thread of its own, which may outlive this call, but never the process.
-
     Args:
-        seconds: How long it may take; None to wait as long as it takes, in this thread.
-        call: What to call.
-        stop: Ends the call if it can; called once it is given up, from the waiting thread.
-        discard: Called with what a call that was given up returns after all, in its thread.
+        seconds: How long it may take; None for as long as it takes, in this thread.
+        call: What to call, in a thread that may outlive this call, but never the process. What it
+            returns or raises too late is dropped.
+        stop: Called when it is given up, to end it soon.
 
     Raises:
         TimeoutError: If it takes longer. Other errors are those of the call.
@@ -35,25 +30,18 @@ def within(
     future: Future[_T] = Future()
 
     def run() -> None:
-        try:
-            result = call()
-        except BaseException as error:  # whatever it is, it is raised where it is waited for
-            if future.set_running_or_notify_cancel():
+        with contextlib.suppress(InvalidStateError):  # it was given up
+            try:
+                future.set_result(call())
+            except BaseException as error:  # whatever it is, it is raised where it is waited for
                 future.set_exception(error)
-        else:
-            if future.set_running_or_notify_cancel():
-                future.set_result(result)
-            else:
-                discard(result)
 
     threading.Thread(target=run, name="oml-deadline", daemon=True).start()
-    is_late = False
     try:
         wait([future], seconds)
-    finally:  # on Ctrl-C too
-        # only what has not ended can be cancelled: late or not is decided once
-        if is_late := future.cancel():
+    finally:  # on Ctrl-C too; what has ended meanwhile can't be cancelled
+        if future.cancel():
             stop()
-    if is_late:
+    if future.cancelled():
         raise TimeoutError(f"it took longer than {seconds:g} s")
     return future.result()

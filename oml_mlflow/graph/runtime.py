@@ -101,15 +101,9 @@ def run(
 ) -> np.ndarray:
     """Return a pipeline's embeddings, ``(n, dims)`` float32.
 
-    Args:
-        session: See `open_session`.
-        values: What is embedded.
-        ends: Names of the input and the output.
-        timeout_s: How long it may take; as long as it takes by default.
-
     Raises:
-        TimeoutError: If it takes longer. The run ends at its next operator; until then, it keeps
-            a thread busy.
+        TimeoutError: If it takes longer than `timeout_s`. It ends before its next operator; until
+            then it keeps a thread busy.
     """
     import onnxruntime
 

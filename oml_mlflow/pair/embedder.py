@@ -40,24 +40,21 @@ class PairEmbedder:
         txt: File of the text pipeline.
         dims: Length of the embeddings.
         ends: Names of inputs and outputs by side; ``input`` and ``embedding`` by default.
-        timeout_s: How long it may take to load a graph, and to run it once for a picture or some
-            texts; as long as it takes by default. Past it, TimeoutError is raised.
+
+    Attributes:
+        timeout_s: How long loading a graph may take, and one run of it, for a picture or a few
+            texts, before TimeoutError is raised; None, as at first, for no limit.
 
     Raises:
         ConfigError: See `limits.MAX_PIXELS`.
     """
 
     def __init__(
-        self,
-        img: Path,
-        txt: Path,
-        dims: int,
-        ends: Mapping[str, Ends] | None = None,
-        *,
-        timeout_s: float | None = None,
+        self, img: Path, txt: Path, dims: int, ends: Mapping[str, Ends] | None = None
     ) -> None:
         MAX_PIXELS.read()  # a wrong setting is reported before the first picture
-        self.dims, self._timeout_s = dims, timeout_s
+        self.dims = dims
+        self.timeout_s: float | None = None
         self._ends = dict(ends or {})
         self._paths = {IMG: Path(img), TXT: Path(txt)}
         self._sessions: dict[str, Any] = {}
@@ -139,7 +136,7 @@ class PairEmbedder:
         with self._lock:
             if side not in self._sessions:
                 # ONNX Runtime already computes here what depends on no input
-                opened = within(self._timeout_s, lambda: open_session(self._paths[side]))
+                opened = within(self.timeout_s, lambda: open_session(self._paths[side]))
                 self._sessions[side] = opened
             return self._sessions[side]
 
@@ -149,8 +146,7 @@ class PairEmbedder:
         return next((given for given in inputs if given.name == name), inputs[0])
 
     def _run(self, side: str, values: np.ndarray) -> np.ndarray:
-        ends = self._ends.get(side, Ends())
-        return run(self._session(side), values, ends, self._timeout_s)
+        return run(self._session(side), values, self._ends.get(side, Ends()), self.timeout_s)
 
     def _stack(self, rows: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([np.empty((0, self.dims), np.float32), *rows])

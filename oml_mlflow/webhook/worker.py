@@ -30,14 +30,14 @@ class Health:
     """State of the worker.
 
     Attributes:
-        ok: Whether it runs, and has not failed for long.
+        reason: Why it is unhealthy; empty if it is not.
         is_alive: Whether its thread runs.
         last_pass_at: Time of the last pass, in seconds since 1970; 0 if there was none.
         last_success_at: Time of the last pass that succeeded.
         last_error: Code of the error that stopped the last pass; empty if none did.
     """
 
-    ok: bool
+    reason: str
     is_alive: bool
     last_pass_at: float
     last_success_at: float
@@ -54,7 +54,7 @@ class Worker:
         reconcile: `Reconciler.run`, for some models or all.
         metrics: Counters.
         poll_s: Seconds between full passes.
-        unhealthy_s: Seconds without a success after which it is unhealthy.
+        unhealthy_s: Seconds of failures only, or within one pass, after which it is unhealthy.
         prepare: Called once before anything else, such as `oml_mlflow.reconciler.loop.prepare`.
     """
 
@@ -74,7 +74,7 @@ class Worker:
         # a daemon: a promotion that outlives the grace period is left to its journal
         self._thread = threading.Thread(target=self._run, name="oml-webhook-worker", daemon=True)
         self._started_at = self._last_pass_at = self._last_success_at = 0.0
-        self._last_error = ""
+        self._last_error, self._begun_at = "", 0.0
 
     def start(self) -> None:
         """Start the thread; jobs that ran when the process died are queued again."""
@@ -89,7 +89,11 @@ class Worker:
         self._wake.set()
 
     def stop(self, grace_s: float) -> bool:
-        """Stop after the job that is running; return False if it still runs after that time."""
+        """Stop after the job that is running; return False if it still runs after that time.
+
+        One that has taken too long already is not waited for.
+        """
+        grace_s = 0.0 if self._overlong() else grace_s
         self._stopping.set()
         self._wake.set()
         if self._started_at:
@@ -99,15 +103,23 @@ class Worker:
     def health(self) -> Health:
         """Return the state of the worker. Read-only."""
         alive, last_good = self._thread.is_alive(), self._last_success_at or self._started_at
+        failing_s = time.time() - last_good if self._last_error else 0.0
+        reason = self._overlong() if alive else "the worker does not run: see the log"
         # a success clears the error; a recent failure may be transient
-        is_failing = bool(self._last_error) and time.time() - last_good > self._unhealthy_s
+        if failing_s > self._unhealthy_s:
+            reason = reason or f"nothing succeeded for {failing_s:.0f} s ({self._last_error})"
         return Health(
-            ok=alive and not is_failing,
+            reason=reason,
             is_alive=alive,
             last_pass_at=self._last_pass_at,
             last_success_at=self._last_success_at,
             last_error=self._last_error,
         )
+
+    def _overlong(self) -> str:
+        now = time.monotonic()
+        taken_s = now - (self._begun_at or now)
+        return f"a pass takes {taken_s:.0f} s already" if taken_s > self._unhealthy_s else ""
 
     def _run(self) -> None:
         if self._prepare is not None:
@@ -144,6 +156,7 @@ class Worker:
     def _look(self, models: Collection[str] | None) -> str:
         """Reconcile; return the code of an error to retry, or an empty text."""
         started, what = time.monotonic(), "everything" if models is None else repr([*models])
+        self._begun_at = started
         try:
             found = self._reconcile(models)
         except OmlMlflowError as error:
@@ -153,6 +166,8 @@ class Worker:
             # the thread must survive unexpected errors; they are counted and retried
             _log.exception("looking at %s stopped", what)
             return self._stopped("unexpected")
+        finally:
+            self._begun_at = 0.0
         self._last_error, self._last_pass_at = "", time.time()
         self._last_success_at = self._last_pass_at
         self._metrics.count("passes", "ok" if found.ok else "incomplete")

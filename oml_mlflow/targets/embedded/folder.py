@@ -61,7 +61,8 @@ class EmbeddedFolder:
             if not damage and fingerprint not in self._embedders:
                 before = identity(path)
                 ends = {model.side: Ends(**model.metadata.get("ends", {}))}
-                made = PairEmbedder(path, path, model.dims, ends, timeout_s=EMBED_TIMEOUT_S)
+                made = PairEmbedder(path, path, model.dims, ends)
+                made.timeout_s = EMBED_TIMEOUT_S
                 made.open(model.side)
                 self._embedders[fingerprint] = made
                 # onnxruntime opened the path again: was it still the checked file?

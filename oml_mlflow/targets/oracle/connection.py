@@ -24,15 +24,15 @@ _MANY_ROWS = 1000
 # so that a host that is away leaves time for the next one of a description
 _HOSTS_TRIED = 3
 
-_connecting = threading.local()
+_own = threading.local()
 
 
 def connect(timeout_s: float, **options: Any) -> Any:
     """Return a new connection, made in a time that covers name look-up, TLS and log-in.
 
-    The driver itself limits the TCP part alone, and has no way to stop the rest: an attempt that
-    is given up has its sockets shut down, which ends it, so that neither threads nor sessions of
-    the database pile up. Only a name look-up runs on until the system gives it up.
+    The driver limits the TCP part alone. An attempt that is given up has its sockets shut down,
+    which ends it, so that neither threads nor sessions pile up; only a name look-up goes on until
+    the system gives it up. A session that is made after all is closed as it is dropped.
 
     Args:
         timeout_s: How long it may take.
@@ -41,64 +41,50 @@ def connect(timeout_s: float, **options: Any) -> Any:
     Raises:
         TimeoutError: If it takes longer. Other errors are the driver's.
     """
-    with contextlib.suppress(oracledb.Error):  # thick mode was chosen before
-        # else every connection waits for the end of a process's first attempt
-        oracledb.enable_thin_mode()
-    _watch_sockets()
-    attempt = _Attempt()
+    made, is_over = [], threading.Event()
+
+    def hear(new: socket.socket) -> None:
+        made.append(new)
+        if is_over.is_set():  # the driver tries the next address
+            raise RuntimeError("given up")
 
     def call() -> Any:
-        _connecting.attempt = attempt
-        try:
-            return oracledb.connect(tcp_connect_timeout=timeout_s / _HOSTS_TRIED, **options)
-        finally:
-            del _connecting.attempt
+        _own.hear = hear
+        return oracledb.connect(tcp_connect_timeout=timeout_s / _HOSTS_TRIED, **options)
 
-    return within(timeout_s, call, stop=attempt.stop, discard=_close)
-
-
-class _Attempt:
-    """Sockets that the driver makes for one connection."""
-
-    def __init__(self) -> None:
-        self._sockets: list[socket.socket] = []
-        self._is_over = False
-
-    def add(self, made: socket.socket) -> None:
-        self._sockets.append(made)
-        if self._is_over:
-            raise RuntimeError("the attempt was given up")
-
-    def stop(self) -> None:
-        self._is_over = True
-        for made in self._sockets:
+    def stop() -> None:
+        is_over.set()
+        for sock in made:
             with contextlib.suppress(OSError):
-                # that of TLS itself would forget its state, which the other thread is using
-                socket.socket.shutdown(made, socket.SHUT_RDWR)
+                # not that of TLS, which would forget a state that the driver is using
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    _prepare()
+    return within(timeout_s, call, stop=stop)
 
 
 @cache
-def _watch_sockets() -> None:
-    """Have Python announce sockets that are made, since the driver does not show its own.
+def _prepare() -> None:
+    """Let connections not wait for each other, and have Python tell which sockets are made.
 
-    Source: "Audit events table" of Python's documentation, ``socket.__new__``.
+    Source: "Audit events table" of Python's documentation; the driver shows no socket before it is
+    connected, and serialises a process's first connections until its mode is fixed.
     """
 
     def hear(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "socket.__new__" and hasattr(_connecting, "attempt"):
-            _connecting.attempt.add(arguments[0])
+        if event == "socket.__new__" and hasattr(_own, "hear"):
+            _own.hear(arguments[0])
 
     sys.addaudithook(hear)
+    with contextlib.suppress(oracledb.Error):  # thick mode was chosen before
+        oracledb.enable_thin_mode()
 
 
-def _close(connection: Any) -> None:
-    with contextlib.suppress(oracledb.Error, OSError):
-        connection.close()
-
-
-def to_ms(seconds: float) -> int:
-    """Return a time-out as the driver takes it, rounded up: 0 would be none."""
-    return max(1, math.ceil(seconds * 1000))
+def limit_calls(connection: Any, seconds: float) -> None:
+    """Limit the time of a call, unless the connection is lost; then python-oracledb crashes."""
+    if connection.is_healthy():
+        # rounded up: 0 would be no limit
+        connection.call_timeout = max(1, math.ceil(seconds * 1000))
 
 
 class Database:
@@ -198,27 +184,22 @@ class Database:
 
     @contextlib.contextmanager
     def giving_up(self, timeout_s: float, step: str) -> Iterator[None]:
-        """Limit each call of a block; one that takes that long is the model's fault.
-
-        Raises:
-            ModelTooSlow: Instead of TargetUnreachable, once the time is over. Whether the
-                connection outlives it depends on the database.
-        """
+        """Limit the calls of a block, and raise ModelTooSlow if they take that long."""
         before, begun = self.connection.call_timeout, monotonic()
-        limit = min(before or math.inf, to_ms(timeout_s))
-        self.connection.call_timeout = limit
+        limit_s = min(before / 1000, timeout_s)
+        limit_calls(self.connection, limit_s)
         try:
             yield
         except TargetUnreachable as error:
-            if monotonic() - begun < limit / 1000:
+            if monotonic() - begun < limit_s:
                 raise
             raise ModelTooSlow(
-                f"{step} in {self.uri} took longer than {limit / 1000:g} s: {error.message}",
+                f"{step} in {self.uri} took longer than {limit_s:g} s: {error.message}",
                 hint="look for a loop without an end in its graph; if the database was only busy, "
                 "try it again (`oml-mlflow apply --retry`).",
             ) from error
         finally:
-            with contextlib.suppress(oracledb.Error):
+            if self.connection.is_healthy():
                 self.connection.call_timeout = before
 
     def commit(self, state: str = NOTHING) -> None:

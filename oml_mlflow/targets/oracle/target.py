@@ -26,7 +26,7 @@ from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.secrets import Secret
 from oml_mlflow.targets.oracle import quoting
 from oml_mlflow.targets.oracle import statements as sql
-from oml_mlflow.targets.oracle.connection import Database, connect, to_ms
+from oml_mlflow.targets.oracle.connection import Database, connect, limit_calls
 from oml_mlflow.targets.oracle.errors import from_driver, translated
 from oml_mlflow.targets.oracle.load import ATTRIBUTE
 from oml_mlflow.targets.oracle.preflight import NEWER, demand_release, release
@@ -272,7 +272,7 @@ class OracleTarget:
         before = {name: getattr(connection, name) for name in _PUT_BACK}
         connection.inputtypehandler = connection.outputtypehandler = None
         connection.autocommit = False
-        connection.call_timeout = to_ms(self._call_timeout_s)
+        limit_calls(connection, self._call_timeout_s)
         shown: tuple[Any, ...] = (None, None, None)
         if not is_ours:
             [shown] = Database(connection, self.uri, can_write=False).rows(
@@ -282,7 +282,7 @@ class OracleTarget:
         try:
             yield
         finally:
-            if not is_ours:
+            if not is_ours and connection.is_healthy():  # see `limit_calls`
                 with contextlib.suppress(oracledb.Error, OSError):
                     _show(connection, *shown)
                     for name, value in before.items():
