@@ -34,7 +34,7 @@ from oml_mlflow.targets.embedded import folder as embedded_folder
 from oml_mlflow.targets.oracle import session as oracle_session
 from oml_mlflow.targets.oracle.target import OracleTarget
 
-LIMIT_S, EMBED_S = 0.5, 2.0
+LIMIT_S, EMBED_S = 0.5, 3.0
 RESEND = bytes([0, 8, 0, 0, 11, 0, 0, 0])
 Serve = Callable[[socket.socket], object]
 
@@ -235,12 +235,12 @@ def test_an_endless_graph_is_a_failure_that_is_noted(
             )
     move(2, "second")
     begun = time.monotonic()
-    found = reconcile(config)
-    assert time.monotonic() - begun < 10
+    # where the connection was lost, a second pass undoes what was left, and tries once more
+    for found in [reconcile(config) for _ in range(2 if is_deaf else 1)]:
+        [failed] = [o.error for o in found.outcomes if o.error]
+        assert (failed.code, failed.retryable) == ("model-too-slow", False)
+    assert time.monotonic() - begun < 60
     until.set()
-    failed, *others = [o.error for o in found.outcomes if o.error]
-    assert others == []
-    assert (failed.code, failed.retryable) == ("model-too-slow", False)
     assert live_versions(config, "SECOND") == {target: "2"}
     assert live_versions(config) == {target: "1"}
 
