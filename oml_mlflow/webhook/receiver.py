@@ -130,14 +130,13 @@ class Receiver:
 
     def health(self) -> Response:
         """Answer 200, or 503 and why: the worker or the queue has failed, or a pass hangs."""
-        worker = self._worker.health()
+        worker, reason = self._worker, self._worker.unhealthy_reason()
         document: dict[str, Any] = {
             "worker_alive": worker.is_alive,
             "last_pass_at": worker.last_pass_at or None,
             "last_success_at": worker.last_success_at or None,
             "last_error": worker.last_error or None,
         }
-        reason = worker.reason
         try:
             document |= vars(self._queue.depth())
         except sqlite3.Error:
@@ -147,7 +146,7 @@ class Receiver:
 
     def metrics(self) -> Response:
         """Answer with metrics for Prometheus."""
-        worker = self._worker.health()
+        worker = self._worker
         gauges = {
             "worker_alive": (float(worker.is_alive), "Whether the worker lives."),
             "last_success_timestamp_seconds": (

@@ -8,7 +8,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
@@ -25,25 +24,6 @@ _log = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 300.0
 
 
-@dataclass(frozen=True)
-class Health:
-    """State of the worker.
-
-    Attributes:
-        reason: Why it is unhealthy; empty if it is not.
-        is_alive: Whether its thread runs.
-        last_pass_at: Time of the last pass, in seconds since 1970; 0 if there was none.
-        last_success_at: Time of the last pass that succeeded.
-        last_error: Code of the error that stopped the last pass; empty if none did.
-    """
-
-    reason: str
-    is_alive: bool
-    last_pass_at: float
-    last_success_at: float
-    last_error: str
-
-
 class Worker:
     """Runs the jobs of a queue, and a full pass at the start and periodically.
 
@@ -56,6 +36,11 @@ class Worker:
         poll_s: Seconds between full passes.
         unhealthy_s: Seconds of failures only, or within one pass, after which it is unhealthy.
         prepare: Called once before anything else, such as `oml_mlflow.reconciler.loop.prepare`.
+
+    Attributes:
+        last_pass_at: Time of the last pass, in seconds since 1970; 0 if there was none.
+        last_success_at: Time of the last pass that succeeded.
+        last_error: Code of the error that stopped the last pass; empty if none did.
     """
 
     def __init__(
@@ -73,8 +58,8 @@ class Worker:
         self._wake, self._stopping = threading.Event(), threading.Event()
         # a daemon: a promotion that outlives the grace period is left to its journal
         self._thread = threading.Thread(target=self._run, name="oml-webhook-worker", daemon=True)
-        self._started_at = self._last_pass_at = self._last_success_at = 0.0
-        self._last_error, self._begun_at = "", 0.0
+        self._started_at = self.last_pass_at = self.last_success_at = 0.0
+        self.last_error, self._begun_at = "", 0.0
 
     def start(self) -> None:
         """Start the thread; jobs that ran when the process died are queued again."""
@@ -100,21 +85,21 @@ class Worker:
             self._thread.join(grace_s)
         return not self._thread.is_alive()
 
-    def health(self) -> Health:
-        """Return the state of the worker. Read-only."""
-        alive, last_good = self._thread.is_alive(), self._last_success_at or self._started_at
-        failing_s = time.time() - last_good if self._last_error else 0.0
-        reason = self._overlong() if alive else "the worker does not run: see the log"
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
+    def unhealthy_reason(self) -> str:
+        """Return why it is unhealthy, or nothing. Read-only."""
+        if not self.is_alive:
+            return "the worker does not run: see the log"
+        last_good = self.last_success_at or self._started_at
         # a success clears the error; a recent failure may be transient
+        failing_s = time.time() - last_good if self.last_error else 0.0
         if failing_s > self._unhealthy_s:
-            reason = reason or f"nothing succeeded for {failing_s:.0f} s ({self._last_error})"
-        return Health(
-            reason=reason,
-            is_alive=alive,
-            last_pass_at=self._last_pass_at,
-            last_success_at=self._last_success_at,
-            last_error=self._last_error,
-        )
+            return f"nothing has succeeded for {failing_s:.0f} s ({self.last_error})"
+        return self._overlong()
 
     def _overlong(self) -> str:
         now = time.monotonic()
@@ -168,8 +153,8 @@ class Worker:
             return self._stopped("unexpected")
         finally:
             self._begun_at = 0.0
-        self._last_error, self._last_pass_at = "", time.time()
-        self._last_success_at = self._last_pass_at
+        self.last_error, self.last_pass_at = "", time.time()
+        self.last_success_at = self.last_pass_at
         self._metrics.count("passes", "ok" if found.ok else "incomplete")
         for outcome in found.outcomes:
             failed = outcome.error
@@ -186,7 +171,7 @@ class Worker:
         return to_retry(found)
 
     def _stopped(self, code: str) -> str:
-        self._last_error, self._last_pass_at = code, time.time()
+        self.last_error, self.last_pass_at = code, time.time()
         self._metrics.count("passes", "failed")
         return code
 

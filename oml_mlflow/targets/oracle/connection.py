@@ -32,14 +32,8 @@ def connect(timeout_s: float, **options: Any) -> Any:
 
     The driver limits the TCP part alone. An attempt that is given up has its sockets shut down,
     which ends it, so that neither threads nor sessions pile up; only a name look-up goes on until
-    the system gives it up. A session that is made after all is closed as it is dropped.
-
-    Args:
-        timeout_s: How long it may take.
-        **options: See `oracledb.connect`.
-
-    Raises:
-        TimeoutError: If it takes longer. Other errors are the driver's.
+    the system gives it up. A session that is made after all is closed as it is dropped. Raises
+    TimeoutError, and what the driver raises.
     """
     made, is_over = [], threading.Event()
 
