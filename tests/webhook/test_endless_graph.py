@@ -23,7 +23,7 @@ from oml_mlflow.config.file import load_config
 from oml_mlflow.webhook.signature import SECRET_ENV
 
 # shorter than the default, which leaves a large model on a slow machine its time
-EMBED_S, LONGEST_S = 3.0, 10.0
+EMBED_S, LONGEST_S = 2.0, 10.0
 PROGRAM = f"""
 import sys
 # as where only the receiver runs; their import takes seconds
