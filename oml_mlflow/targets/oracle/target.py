@@ -219,21 +219,17 @@ class OracleTarget:
             with translated("using the connection that was handed in"):
                 _log.debug("using a connection to %s", self.uri)
             yield self._connection
-        elif self._pool is not None:
+            return
+        if self._pool is not None:
             with translated(f"taking a connection from the pool of {self.uri}"):
                 connection = self._pool.acquire()
-            try:
-                yield connection
-            finally:
-                with contextlib.suppress(oracledb.Error, OSError):
-                    self._pool.release(connection)
         else:
             connection = self._connect()
-            try:
-                yield connection
-            finally:
-                with contextlib.suppress(oracledb.Error, OSError):
-                    connection.close()
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(oracledb.Error, OSError):
+                connection.close()  # or given back to its pool
 
     def _connect(self) -> Any:
         settings = self._settings
