@@ -31,6 +31,7 @@ Every error says what failed, on what, what state it left, and what to do next::
      |    +-- PrivilegeError            1     privilege-missing
      |    +-- QuotaExceeded             1     quota-exceeded
      |    +-- ModelRefused              1     model-refused
+     |    |    +-- ModelTooSlow         1     model-too-slow
      |    +-- ForeignModel              1     model-foreign
      +-- PreflightError                 1     preflight-failed
      |    +-- CapabilityMissing         1     capability-missing
@@ -211,6 +212,10 @@ class QuotaExceeded(TargetError, code="quota-exceeded"):
 
 class ModelRefused(TargetError, code="model-refused"):
     """A database refuses a graph, or can't run it."""
+
+
+class ModelTooSlow(ModelRefused, code="model-too-slow"):
+    """A loaded model gave no vector in a time that is ample; the call was given up."""
 
 
 class ForeignModel(TargetError, code="model-foreign"):

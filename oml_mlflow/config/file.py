@@ -64,6 +64,7 @@ _WEBHOOK_KINDS = {
     "max_body_bytes": SIZE,
     "request_timeout_s": SECONDS,
     "grace_s": SECONDS,
+    "unhealthy_s": SECONDS,
 }
 
 
@@ -106,6 +107,7 @@ class WebhookConfig:
         max_body_bytes: Larger deliveries are refused.
         request_timeout_s: How long the head of a request, and then its body, may take to arrive.
         grace_s: How long a promotion may go on after SIGTERM.
+        unhealthy_s: How long one pass may take, and failures may last, before /health answers 503.
     """
 
     host: str = "127.0.0.1"
@@ -116,6 +118,7 @@ class WebhookConfig:
     max_body_bytes: int = 65_536
     request_timeout_s: float = 10.0
     grace_s: float = 30.0
+    unhealthy_s: float = 300.0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from packaging.version import Version
 
+from oml_mlflow.deadline import within
 from oml_mlflow.errors import PackageError
 from oml_mlflow.graph.external import external_tensors
 
@@ -95,10 +96,25 @@ def refuse_external(path: Path) -> None:
         )
 
 
-def run(session: Any, values: np.ndarray, ends: Ends = Ends()) -> np.ndarray:
-    """Return a pipeline's embeddings, ``(n, dims)`` float32."""
-    embeddings: np.ndarray = session.run([ends.output], {ends.input: values})[0]
-    return np.atleast_2d(embeddings)
+def run(
+    session: Any, values: np.ndarray, ends: Ends = Ends(), timeout_s: float | None = None
+) -> np.ndarray:
+    """Return a pipeline's embeddings, ``(n, dims)`` float32.
+
+    Raises:
+        TimeoutError: If it takes longer than `timeout_s`. It ends before its next operator; until
+            then it keeps a thread busy.
+    """
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4  # what fails is raised
+
+    def embed() -> np.ndarray:
+        embeddings: np.ndarray = session.run([ends.output], {ends.input: values}, options)[0]
+        return np.atleast_2d(embeddings)
+
+    return within(timeout_s, embed, stop=lambda: setattr(options, "terminate", True))
 
 
 def unknown_operators(operators: Iterable[Operator]) -> tuple[str, ...]:

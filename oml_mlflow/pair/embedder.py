@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from oml_mlflow.deadline import within
 from oml_mlflow.errors import InputError
 from oml_mlflow.graph.reach import reach_bytes, read_merges
 from oml_mlflow.graph.runtime import Ends, open_session, run
@@ -40,6 +41,10 @@ class PairEmbedder:
         dims: Length of the embeddings.
         ends: Names of inputs and outputs by side; ``input`` and ``embedding`` by default.
 
+    Attributes:
+        timeout_s: How long loading a graph may take, and one run of it, for a picture or a few
+            texts, before TimeoutError is raised; None, as at first, for no limit.
+
     Raises:
         ConfigError: See `limits.MAX_PIXELS`.
     """
@@ -49,6 +54,7 @@ class PairEmbedder:
     ) -> None:
         MAX_PIXELS.read()  # a wrong setting is reported before the first picture
         self.dims = dims
+        self.timeout_s: float | None = None
         self._ends = dict(ends or {})
         self._paths = {IMG: Path(img), TXT: Path(txt)}
         self._sessions: dict[str, Any] = {}
@@ -129,7 +135,9 @@ class PairEmbedder:
     def _session(self, side: str) -> Any:
         with self._lock:
             if side not in self._sessions:
-                self._sessions[side] = open_session(self._paths[side])
+                # ONNX Runtime already computes here what depends on no input
+                opened = within(self.timeout_s, lambda: open_session(self._paths[side]))
+                self._sessions[side] = opened
             return self._sessions[side]
 
     def _input(self, side: str) -> Any:
@@ -138,7 +146,7 @@ class PairEmbedder:
         return next((given for given in inputs if given.name == name), inputs[0])
 
     def _run(self, side: str, values: np.ndarray) -> np.ndarray:
-        return run(self._session(side), values, self._ends.get(side, Ends()))
+        return run(self._session(side), values, self._ends.get(side, Ends()), self.timeout_s)
 
     def _stack(self, rows: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([np.empty((0, self.dims), np.float32), *rows])

@@ -14,6 +14,7 @@ from oml_mlflow.errors import (
     CapabilityMissing,
     ForeignModel,
     LoginRefused,
+    ModelTooSlow,
     PrivilegeError,
     QuotaExceeded,
     TargetError,
@@ -43,6 +44,7 @@ _SCRATCH = re.compile(rf"{SCRATCH_PREFIX}\d+")
 _NO_ANSWER = (
     ForeignModel,
     LoginRefused,
+    ModelTooSlow,
     PrivilegeError,
     QuotaExceeded,
     TargetLocked,

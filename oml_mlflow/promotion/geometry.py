@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from oml_mlflow.errors import GeometryChanged, TargetError
+from oml_mlflow.errors import GeometryChanged, ModelTooSlow, TargetError
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.names import SIDES
 from oml_mlflow.parity.policy import MUST
@@ -145,6 +145,8 @@ def _measure(
             continue
         try:
             vectors[probe.id] = session.embed(name, probe.side, [probe.value])[0]
+        except ModelTooSlow:
+            break  # the others would take as long
         except TargetError:
             continue
     return key_vectors(probes, vectors)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from oml_mlflow.planning.plan import Plan
 
 KEPT_GENERATIONS = 2
+# for one value; the largest CLIP models take seconds for a picture on a slow machine
+EMBED_TIMEOUT_S = 120.0
 
 
 class Session(Protocol):
@@ -85,7 +87,11 @@ class Session(Protocol):
         ...
 
     def embed(self, model: str, side: str, values: Sequence[bytes | str]) -> np.ndarray:
-        """Return ``(n, dims)`` float32, embedded by the database's own SQL. Read-only."""
+        """Return ``(n, dims)`` float32, embedded by the database's own SQL. Read-only.
+
+        Raises:
+            ModelTooSlow: If one value takes longer than `EMBED_TIMEOUT_S`.
+        """
         ...
 
     def swap(self, work: Work) -> None:

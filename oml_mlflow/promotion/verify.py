@@ -9,7 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from oml_mlflow.errors import ApplyError, OmlMlflowError, ParityError, TargetUnreachable
+from oml_mlflow.errors import (
+    ApplyError,
+    ModelTooSlow,
+    OmlMlflowError,
+    ParityError,
+    TargetUnreachable,
+)
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.flavor.manifest import check_manifest
@@ -58,6 +64,7 @@ def verify_pair(
 
     Raises:
         TargetUnreachable: If the connection is lost, which says nothing about vectors.
+        ModelTooSlow: At the first probe that takes too long; the others would take as long.
         TargetError: If no probe at all could be embedded.
     """
     vectors: dict[str, np.ndarray] = {}
@@ -69,7 +76,7 @@ def verify_pair(
             # one at a time, so that a refused probe costs no other its vector
             try:
                 vectors[probe.id] = session.embed(names[side], side, [probe.value])[0]
-            except TargetUnreachable:
+            except (TargetUnreachable, ModelTooSlow):
                 raise
             except OmlMlflowError as error:
                 _log.warning("probe %s failed in the database: %s", probe.id, error)

@@ -30,6 +30,7 @@ from oml_mlflow.reconciler.status import (
     OUT_OF_SYNC,
     PAUSED,
     PINNED,
+    PROMOTE,
     UNBOUND,
     UNREACHABLE,
     UNVERIFIED,
@@ -199,11 +200,14 @@ class _Judge:
 
 def tried(change: Change, policies: Mapping[str, str], survey: Survey) -> dict[str, str]:
     """Return what a failure depends on; a change is tried again once any of it differs."""
+    held = survey.names.get(change.binding.name)
+    # once what was left is undone, the same change is a promotion
+    is_undone = change.kind == FINISH and held and held.observed.state.phase == WHOLE
     return {
         "model": change.binding.model,
         "version": change.version,
         "registry": change.registry,
-        "kind": change.kind,
+        "kind": PROMOTE if is_undone else change.kind,
         "policy": policies.get(change.binding.target, ""),
         "capabilities": survey.capabilities,
     }

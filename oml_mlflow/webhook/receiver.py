@@ -129,25 +129,24 @@ class Receiver:
         return Response('{"status": "refused"}', status, headers, "application/json")
 
     def health(self) -> Response:
-        """Answer 200, or 503 if the worker or the queue has failed."""
-        worker = self._worker.health()
+        """Answer 200, or 503 and why: the worker or the queue has failed, or a pass hangs."""
+        worker, reason = self._worker, self._worker.unhealthy_reason()
         document: dict[str, Any] = {
             "worker_alive": worker.is_alive,
             "last_pass_at": worker.last_pass_at or None,
             "last_success_at": worker.last_success_at or None,
             "last_error": worker.last_error or None,
         }
-        is_ok = worker.ok
         try:
             document |= vars(self._queue.depth())
         except sqlite3.Error:
-            is_ok = False
-        document = {"status": "ok" if is_ok else "failing", **document}
-        return Response(json.dumps(document), 200 if is_ok else 503, None, "application/json")
+            reason = "the queue can't be read"
+        document = {"status": "failing" if reason else "ok", "reason": reason or None, **document}
+        return Response(json.dumps(document), 503 if reason else 200, None, "application/json")
 
     def metrics(self) -> Response:
         """Answer with metrics for Prometheus."""
-        worker = self._worker.health()
+        worker = self._worker
         gauges = {
             "worker_alive": (float(worker.is_alive), "Whether the worker lives."),
             "last_success_timestamp_seconds": (
@@ -250,7 +249,7 @@ def serve(
     with listener:
         queue = WebhookQueue(ours.database, window_s=ours.window_s)
         metrics = Metrics()
-        worker = Worker(queue, reconcile, metrics, config.poll_s, prepare=prepare)
+        worker = Worker(queue, reconcile, metrics, config.poll_s, ours.unhealthy_s, prepare=prepare)
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(ours, secrets, queue, worker, metrics),

@@ -8,7 +8,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
@@ -25,25 +24,6 @@ _log = logging.getLogger(__name__)
 _LONGEST_WAIT_S = 300.0
 
 
-@dataclass(frozen=True)
-class Health:
-    """State of the worker.
-
-    Attributes:
-        ok: Whether it runs, and has not failed for long.
-        is_alive: Whether its thread runs.
-        last_pass_at: Time of the last pass, in seconds since 1970; 0 if there was none.
-        last_success_at: Time of the last pass that succeeded.
-        last_error: Code of the error that stopped the last pass; empty if none did.
-    """
-
-    ok: bool
-    is_alive: bool
-    last_pass_at: float
-    last_success_at: float
-    last_error: str
-
-
 class Worker:
     """Runs the jobs of a queue, and a full pass at the start and periodically.
 
@@ -54,8 +34,13 @@ class Worker:
         reconcile: `Reconciler.run`, for some models or all.
         metrics: Counters.
         poll_s: Seconds between full passes.
-        unhealthy_s: Seconds without a success after which it is unhealthy.
+        unhealthy_s: Seconds of failures only, or within one pass, after which it is unhealthy.
         prepare: Called once before anything else, such as `oml_mlflow.reconciler.loop.prepare`.
+
+    Attributes:
+        last_pass_at: Time of the last pass, in seconds since 1970; 0 if there was none.
+        last_success_at: Time of the last pass that succeeded.
+        last_error: Code of the error that stopped the last pass; empty if none did.
     """
 
     def __init__(
@@ -73,8 +58,8 @@ class Worker:
         self._wake, self._stopping = threading.Event(), threading.Event()
         # a daemon: a promotion that outlives the grace period is left to its journal
         self._thread = threading.Thread(target=self._run, name="oml-webhook-worker", daemon=True)
-        self._started_at = self._last_pass_at = self._last_success_at = 0.0
-        self._last_error = ""
+        self._started_at = self.last_pass_at = self.last_success_at = 0.0
+        self.last_error, self._begun_at = "", 0.0
 
     def start(self) -> None:
         """Start the thread; jobs that ran when the process died are queued again."""
@@ -89,25 +74,37 @@ class Worker:
         self._wake.set()
 
     def stop(self, grace_s: float) -> bool:
-        """Stop after the job that is running; return False if it still runs after that time."""
+        """Stop after the job that is running; return False if it still runs after that time.
+
+        One that has taken too long already is not waited for.
+        """
+        grace_s = 0.0 if self._overlong() else grace_s
         self._stopping.set()
         self._wake.set()
         if self._started_at:
             self._thread.join(grace_s)
         return not self._thread.is_alive()
 
-    def health(self) -> Health:
-        """Return the state of the worker. Read-only."""
-        alive, last_good = self._thread.is_alive(), self._last_success_at or self._started_at
+    @property
+    def is_alive(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
+
+    def unhealthy_reason(self) -> str:
+        """Return why it is unhealthy, or nothing. Read-only."""
+        if not self.is_alive:
+            return "the worker does not run: see the log"
+        last_good = self.last_success_at or self._started_at
         # a success clears the error; a recent failure may be transient
-        is_failing = bool(self._last_error) and time.time() - last_good > self._unhealthy_s
-        return Health(
-            ok=alive and not is_failing,
-            is_alive=alive,
-            last_pass_at=self._last_pass_at,
-            last_success_at=self._last_success_at,
-            last_error=self._last_error,
-        )
+        failing_s = time.time() - last_good if self.last_error else 0.0
+        if failing_s > self._unhealthy_s:
+            return f"nothing has succeeded for {failing_s:.0f} s ({self.last_error})"
+        return self._overlong()
+
+    def _overlong(self) -> str:
+        now = time.monotonic()
+        taken_s = now - (self._begun_at or now)
+        return f"a pass takes {taken_s:.0f} s already" if taken_s > self._unhealthy_s else ""
 
     def _run(self) -> None:
         if self._prepare is not None:
@@ -144,6 +141,7 @@ class Worker:
     def _look(self, models: Collection[str] | None) -> str:
         """Reconcile; return the code of an error to retry, or an empty text."""
         started, what = time.monotonic(), "everything" if models is None else repr([*models])
+        self._begun_at = started
         try:
             found = self._reconcile(models)
         except OmlMlflowError as error:
@@ -153,8 +151,10 @@ class Worker:
             # the thread must survive unexpected errors; they are counted and retried
             _log.exception("looking at %s stopped", what)
             return self._stopped("unexpected")
-        self._last_error, self._last_pass_at = "", time.time()
-        self._last_success_at = self._last_pass_at
+        finally:
+            self._begun_at = 0.0
+        self.last_error, self.last_pass_at = "", time.time()
+        self.last_success_at = self.last_pass_at
         self._metrics.count("passes", "ok" if found.ok else "incomplete")
         for outcome in found.outcomes:
             failed = outcome.error
@@ -171,7 +171,7 @@ class Worker:
         return to_retry(found)
 
     def _stopped(self, code: str) -> str:
-        self._last_error, self._last_pass_at = code, time.time()
+        self.last_error, self.last_pass_at = code, time.time()
         self._metrics.count("passes", "failed")
         return code
 

@@ -69,22 +69,27 @@ class Daemon:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(30)
 
-    def stop(self) -> None:
-        """Ask it to stop, and wait for that."""
+    def stop(self) -> int | None:
+        """Ask it to stop, wait for that, and return its exit code; None if it never ran."""
         if self._process is not None and self.is_running:
             os.killpg(self._process.pid, signal.SIGTERM)
             try:
                 self._process.wait(60)
             finally:
                 self.kill()
+        return self._process and self._process.returncode
+
+    def text(self) -> str:
+        """Return its log."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def lines(self) -> list[str]:
-        """Return its log."""
-        return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        """Return its log, line by line."""
+        return self.text().splitlines()
 
     def looks(self) -> int:
         """Return how often a receiver has looked at everything."""
-        return len(_LOOKED.findall("\n".join(self.lines())))
+        return len(_LOOKED.findall(self.text()))
 
 
 def mlflow_server(folder: Path) -> Daemon:

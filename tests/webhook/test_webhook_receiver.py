@@ -188,6 +188,23 @@ def test_stopping_does_not_wait_longer_than_the_grace_period(tmp_path: Path) -> 
         assert "finished: True" in running.log()
 
 
+def test_a_pass_that_takes_too_long_shows_and_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "gate").touch()
+    with receiver(tmp_path, {"unhealthy_s": 0.3, "grace_s": 60}) as running:
+        deliver(running, alias_body("clip"))
+        wait_for(lambda: running.get("/health")[0] == 503)
+        health = json.loads(running.get("/health")[1])
+        assert (health["status"], health["worker_alive"]) == ("failing", True)
+        assert health["reason"].startswith("a pass takes")
+        running.process.terminate()
+        assert running.process.wait(20) == 0
+        assert "finished: False" in running.log()
+    (tmp_path / "gate").unlink()
+    with receiver(tmp_path) as running:
+        wait_for(lambda: running.calls()[2:] == [None, ["clip"]])
+        wait_for(lambda: json.loads(running.get("/health")[1])["reason"] is None)
+
+
 def test_two_secrets_while_one_replaces_the_other(tmp_path: Path) -> None:
     environment = {SECRET_ENV: OTHER_SECRET.reveal(), OLD_SECRET_ENV: SECRET.reveal()}
     with receiver(tmp_path, environment=environment) as running:

@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from oml_mlflow.errors import ModelTooSlow
 from oml_mlflow.names import IMG
 from oml_mlflow.planning.records import LoadedModel
 from oml_mlflow.targets.embedded.folder import EmbeddedFolder
@@ -97,10 +98,18 @@ def _as_function(target: EmbeddedFolder, model: LoadedModel) -> Any:
         present = column.is_valid().to_numpy(zero_copy_only=False)
         vectors = np.zeros((len(column), model.dims), np.float32)
         if present.any():
-            embedder = target.embedder(model)
-            run = embedder.embed_image if model.side == IMG else embedder.embed_text
-            # one value at a time, so that a column of pictures is not copied
-            vectors[present] = run(value.as_py() for value in column if value.is_valid)
+            try:
+                embedder = target.embedder(model)
+                run = embedder.embed_image if model.side == IMG else embedder.embed_text
+                # one value at a time, so that a column of pictures is not copied
+                vectors[present] = run(value.as_py() for value in column if value.is_valid)
+            except TimeoutError as error:
+                target.refusal = ModelTooSlow(
+                    f"{model.name} was stopped in {target.uri}: {error}. Nothing was changed.",
+                    hint="look for a loop without an end in its graph; if the machine was only "
+                    "busy, try it again (`oml-mlflow apply --retry`).",
+                )
+                raise target.refusal from None
         return pa.FixedSizeListArray.from_arrays(
             pa.array(vectors.reshape(-1)), model.dims, mask=pa.array(~present)
         )

@@ -12,6 +12,7 @@ from oml_mlflow.errors import TargetError
 from oml_mlflow.graph.runtime import Ends
 from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.planning.records import LoadedModel
+from oml_mlflow.promotion.target import EMBED_TIMEOUT_S
 from oml_mlflow.targets.embedded.database import alone, open_file
 from oml_mlflow.targets.embedded.files import find_damage, identity
 from oml_mlflow.targets.embedded.settings import CATALOG
@@ -61,6 +62,7 @@ class EmbeddedFolder:
                 before = identity(path)
                 ends = {model.side: Ends(**model.metadata.get("ends", {}))}
                 made = PairEmbedder(path, path, model.dims, ends)
+                made.timeout_s = EMBED_TIMEOUT_S
                 made.open(model.side)
                 self._embedders[fingerprint] = made
                 # onnxruntime opened the path again: was it still the checked file?

@@ -3,21 +3,82 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import socket
+import sys
+import threading
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
+from time import monotonic
 from typing import Any
 
 import oracledb
 
-from oml_mlflow.errors import TargetError
-from oml_mlflow.planning.records import refuse_newer
+from oml_mlflow.deadline import within
+from oml_mlflow.errors import ModelTooSlow, TargetError, TargetUnreachable
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.errors import translated
 
 NOTHING = "Nothing was changed."
 _MANY_ROWS = 1000
-# ORA-00942: no such table or view; ORA-00904: no such column
-_MISSING = {"ORA-00942", "ORA-00904"}
+# so that a host that is away leaves time for the next one of a description
+_HOSTS_TRIED = 3
+
+_own = threading.local()
+
+
+def connect(timeout_s: float, **options: Any) -> Any:
+    """Return a new connection, made in a time that covers name look-up, TLS and log-in.
+
+    The driver limits the TCP part alone. An attempt that is given up has its sockets shut down,
+    which ends it, so that neither threads nor sessions pile up; only a name look-up goes on until
+    the system gives it up. A session that is made after all is closed as it is dropped. Raises
+    TimeoutError, and what the driver raises.
+    """
+    made, is_over = [], threading.Event()
+
+    def hear(new: socket.socket) -> None:
+        made.append(new)
+        if is_over.is_set():  # the driver tries the next address
+            raise RuntimeError("given up")
+
+    def call() -> Any:
+        _own.hear = hear
+        return oracledb.connect(tcp_connect_timeout=timeout_s / _HOSTS_TRIED, **options)
+
+    def stop() -> None:
+        is_over.set()
+        for sock in made:
+            with contextlib.suppress(OSError):
+                # not that of TLS, which would forget a state that the driver is using
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    _prepare()
+    return within(timeout_s, call, stop=stop)
+
+
+@cache
+def _prepare() -> None:
+    """Let connections not wait for each other, and have Python tell which sockets are made.
+
+    Source: "Audit events table" of Python's documentation; the driver shows no socket before it is
+    connected, and serialises a process's first connections until its mode is fixed.
+    """
+
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.__new__" and hasattr(_own, "hear"):
+            _own.hear(arguments[0])
+
+    sys.addaudithook(hear)
+    with contextlib.suppress(oracledb.Error):  # thick mode was chosen before
+        oracledb.enable_thin_mode()
+
+
+def limit_calls(connection: Any, seconds: float) -> None:
+    """Limit the time of a call, unless the connection is lost; then python-oracledb crashes."""
+    if connection.is_healthy():
+        # rounded up: 0 would be no limit
+        connection.call_timeout = max(1, math.ceil(seconds * 1000))
 
 
 class Database:
@@ -138,6 +199,26 @@ class Database:
             answer = c.var(oracledb.DB_TYPE_NUMBER)
             c.execute(statement, {**binds, out: answer})
             return int(answer.getvalue())
+
+    @contextlib.contextmanager
+    def giving_up(self, timeout_s: float, step: str) -> Iterator[None]:
+        """Limit the calls of a block, and raise ModelTooSlow if they take that long."""
+        before, begun = self.connection.call_timeout, monotonic()
+        limit_s = min(before / 1000, timeout_s)
+        limit_calls(self.connection, limit_s)
+        try:
+            yield
+        except TargetUnreachable as error:
+            if monotonic() - begun < limit_s:
+                raise
+            raise ModelTooSlow(
+                f"{step} in {self.uri} took longer than {limit_s:g} s: {error.message}",
+                hint="look for a loop without an end in its graph; if the database was only busy, "
+                "try it again (`oml-mlflow apply --retry`).",
+            ) from error
+        finally:
+            if self.connection.is_healthy():
+                self.connection.call_timeout = before
 
     def commit(self, state: str = NOTHING) -> None:
         """Commit."""

@@ -97,7 +97,9 @@ def _classify(
         return ConfigError, (
             "write it as host:port/service, or set config_dir= to the folder of tnsnames.ora."
         )
-    if _CONNECT & found or isinstance(error, socket.gaierror | ConnectionRefusedError):
+    if _CONNECT & found or isinstance(
+        error, socket.gaierror | ConnectionRefusedError | TimeoutError
+    ):
         return TargetUnreachable, "check host, port and service, and whether the listener is up."
     if _TIMEOUT & found:
         return TargetUnreachable, (

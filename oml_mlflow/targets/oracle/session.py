@@ -23,6 +23,7 @@ from oml_mlflow.planning.records import (
     Work,
     refuse_unplanned,
 )
+from oml_mlflow.promotion.target import EMBED_TIMEOUT_S
 from oml_mlflow.targets.oracle import catalog, preflight, swap
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.connection import Database
@@ -84,8 +85,9 @@ class OracleSession:
         statement, step = sql.embed(model), f"embedding with {model}"
         vectors = []
         for value in values:
-            data = self._picture(value) if side == IMG else _text(value)
-            [(vector,)] = self._db.rows(statement, step, {"data": data})
+            with self._db.giving_up(EMBED_TIMEOUT_S, step):
+                data = self._picture(value) if side == IMG else _text(value)
+                [(vector,)] = self._db.rows(statement, step, {"data": data})
             if vector is None:
                 raise TargetError(f"{step} in {self._db.uri} gave NULL. Nothing was changed.")
             vectors.append(np.asarray(vector, np.float32))

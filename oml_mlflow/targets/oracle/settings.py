@@ -56,7 +56,7 @@ class OracleSettings:
         wallet_location: Folder of ``ewallet.pem``.
         wallet_password: Password of that file; by default from `WALLET_PASSWORD_ENV`.
         keep: How many generations before the live one stay loaded.
-        connect_timeout_s: How long to wait for a connection.
+        connect_timeout_s: How long to wait for a connection, name look-up and log-in included.
         call_timeout_s: How long one call may take; loading a model is one call.
         policy: How close vectors must be to their references.
     """

@@ -26,7 +26,7 @@ from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.secrets import Secret
 from oml_mlflow.targets.oracle import quoting
 from oml_mlflow.targets.oracle import statements as sql
-from oml_mlflow.targets.oracle.connection import Database
+from oml_mlflow.targets.oracle.connection import Database, connect, limit_calls
 from oml_mlflow.targets.oracle.errors import from_driver, translated
 from oml_mlflow.targets.oracle.load import ATTRIBUTE
 from oml_mlflow.targets.oracle.preflight import NEWER, demand_release, release
@@ -221,21 +221,17 @@ class OracleTarget:
             with translated("using the connection that was handed in"):
                 _log.debug("using a connection to %s", self.uri)
             yield self._connection
-        elif self._pool is not None:
+            return
+        if self._pool is not None:
             with translated(f"taking a connection from the pool of {self.uri}"):
                 connection = self._pool.acquire()
-            try:
-                yield connection
-            finally:
-                with contextlib.suppress(oracledb.Error, OSError):
-                    self._pool.release(connection)
         else:
             connection = self._connect()
-            try:
-                yield connection
-            finally:
-                with contextlib.suppress(oracledb.Error, OSError):
-                    connection.close()
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(oracledb.Error, OSError):
+                connection.close()  # or given back to its pool
 
     def _connect(self) -> Any:
         settings = self._settings
@@ -247,11 +243,11 @@ class OracleTarget:
             "wallet_password": wallet_password.reveal() if wallet_password else None,
         }
         try:
-            return oracledb.connect(
+            return connect(
+                settings.connect_timeout_s,
                 user=settings.user,
                 password=password.reveal(),
                 dsn=settings.dsn,
-                tcp_connect_timeout=settings.connect_timeout_s,
                 **{key: value for key, value in options.items() if value is not None},
             )
         except (oracledb.Error, OSError, ValueError) as error:
@@ -274,7 +270,7 @@ class OracleTarget:
         before = {name: getattr(connection, name) for name in _PUT_BACK}
         connection.inputtypehandler = connection.outputtypehandler = None
         connection.autocommit = False
-        connection.call_timeout = int(self._call_timeout_s * 1000)
+        limit_calls(connection, self._call_timeout_s)
         shown: tuple[Any, ...] = (None, None, None)
         if not is_ours:
             [shown] = Database(connection, self.uri, can_write=False).rows(
@@ -284,7 +280,7 @@ class OracleTarget:
         try:
             yield
         finally:
-            if not is_ours:
+            if not is_ours and connection.is_healthy():  # see `limit_calls`
                 with contextlib.suppress(oracledb.Error, OSError):
                     _show(connection, *shown)
                     for name, value in before.items():
