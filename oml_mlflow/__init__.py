@@ -9,8 +9,8 @@ from oml_mlflow._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from oml_mlflow.commands.build import relog
-    from oml_mlflow.commands.operate import reconcile
-    from oml_mlflow.commands.promote import promote
+    from oml_mlflow.commands.operate import apply, history, plan, status, verify
+    from oml_mlflow.commands.promote import drop, dry_run, pin, preflight, promote, unpin
     from oml_mlflow.commands.rollback import rollback
     from oml_mlflow.errors import OmlMlflowError
     from oml_mlflow.flavor.environment import get_default_conda_env, get_default_pip_requirements
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from oml_mlflow.pair.pipeline_pair import PipelinePair
     from oml_mlflow.pair.template import EmbeddingModelConfig, ONNXPipelineConfig
+    from oml_mlflow.promotion.options import Options
     from oml_mlflow.targets import open_target
 
 __all__ = [
@@ -35,27 +36,37 @@ __all__ = [
     "ONNXPipeline",
     "ONNXPipelineConfig",
     "OmlMlflowError",
+    "Options",
     "PipelinePair",
     "_load_pyfunc",
+    "apply",
     "connect",
     "disconnect",
+    "drop",
+    "dry_run",
     "get_default_conda_env",
     "get_default_pip_requirements",
+    "history",
     "isconnected",
     "load_model",
     "log_model",
     "open_target",
+    "pin",
+    "plan",
+    "preflight",
     "promote",
-    "reconcile",
     "relog",
     "rollback",
     "save_model",
+    "status",
+    "unpin",
+    "verify",
 ]
 
 _HOMES = {
     "commands.build": ("relog",),
-    "commands.operate": ("reconcile",),
-    "commands.promote": ("promote",),
+    "commands.operate": ("apply", "history", "plan", "status", "verify"),
+    "commands.promote": ("drop", "dry_run", "pin", "preflight", "promote", "unpin"),
     "commands.rollback": ("rollback",),
     "errors": ("OmlMlflowError",),
     "flavor.environment": ("get_default_conda_env", "get_default_pip_requirements"),
@@ -69,6 +80,7 @@ _HOMES = {
         "disconnect",
         "isconnected",
     ),
+    "promotion.options": ("Options",),
     "pair.pipeline_pair": ("PipelinePair",),
     "pair.template": ("EmbeddingModelConfig", "ONNXPipelineConfig"),
     "targets": ("open_target",),

@@ -10,10 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
@@ -26,8 +24,10 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
 )
 
-from oml_mlflow.commands.promote import promote_configured
-from oml_mlflow.config.file import DEFAULT_TARGET, load_config
+from oml_mlflow.commands import operate
+from oml_mlflow.commands import promote as commands
+from oml_mlflow.commands.data import open_pair
+from oml_mlflow.config.file import DEFAULT_TARGET, Config, load_config
 from oml_mlflow.errors import (
     ConfigError,
     InputError,
@@ -39,23 +39,18 @@ from oml_mlflow.errors import (
 )
 from oml_mlflow.flavor.package import FLAVOR_NAME
 from oml_mlflow.flavor.scoring import PyfuncPair
-from oml_mlflow.names import IMG, TXT, check_export_name, model_name
-from oml_mlflow.planning.observed import Held, Survey
+from oml_mlflow.names import check_export_name
+from oml_mlflow.planning.observed import Observed
 from oml_mlflow.planning.records import BINDING
-from oml_mlflow.promotion.options import Options
-from oml_mlflow.promotion.promote import promote
-from oml_mlflow.promotion.rollback import drop_pair
-from oml_mlflow.promotion.target import Session
-from oml_mlflow.reconciler import pins
-from oml_mlflow.reconciler.fleet import Fleet
-from oml_mlflow.reconciler.loop import Reconciler
-from oml_mlflow.reconciler.status import Status
 from oml_mlflow.registry import get_version
-from oml_mlflow.targets import open_target, sql_call
+
+if TYPE_CHECKING:
+    from oml_mlflow.reconciler.status import Status
 
 _TARGET_URI = re.compile(r"oml(?::/+(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)/?)?")
 _ALIAS_URI = re.compile(r"models:/(?P<model>[^/@:]+)@(?P<alias>[\w-]+)")
 _OPTIONS = ("accept_new_geometry", "adopt", "retry", "take_over", "unverified")
+_FIXED_OPTIONS = tuple(option for option in _OPTIONS if option != "retry")
 _DROP = "drop"
 
 
@@ -97,8 +92,8 @@ def run_local(
     """
     with _as_mlflow():
         _demand_flavor(flavor)
-        options = Options(**_switches(config, [key for key in _OPTIONS if key != "retry"]))
-        promote(model_uri, open_target(DEFAULT_TARGET), name, options=options)
+        options = _switches(config, _FIXED_OPTIONS)
+        commands.promote(model_uri, DEFAULT_TARGET, name, config=Config(), **options)
 
 
 class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow has no types
@@ -126,7 +121,6 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
                     "oml alone needs a configuration whose `target` is the name of a target.",
                     hint="use oml:/NAME, or set target in oml_mlflow.toml.",
                 )
-            self._fleet = Fleet(self._config)
 
     def create_deployment(
         self,
@@ -145,9 +139,9 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         """
         with _as_mlflow():
             _demand_flavor(flavor, endpoint)
-            export_name, held = check_export_name(name).upper(), self._held(name)
+            export_name, observed = check_export_name(name).upper(), self._observed(name)
             alias = _ALIAS_URI.fullmatch(model_uri)
-            note = held.notes.get(BINDING) if held else None
+            note = observed.notes.get(BINDING) if observed else None
             if note is not None and (alias is None or dict(note.content) != alias.groupdict()):
                 raise MlflowException(
                     f"{export_name} on {self._target} follows {note.content['model']}"
@@ -188,7 +182,7 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         with _as_mlflow():
             _demand_flavor(None, endpoint)
             drops = _switches(config, (_DROP,)).get(_DROP, False)
-            export_name, held = check_export_name(name).upper(), self._held(name)
+            export_name, observed = check_export_name(name).upper(), self._observed(name)
             by_file = [b for b in self._config.bindings if b.place == (self._target, export_name)]
             if drops and by_file:
                 raise NotAccepted(
@@ -196,12 +190,12 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
                     "loaded again. Nothing was changed.",
                     hint="remove the binding there first.",
                 )
-            if held is None:
+            if observed is None:
                 return
-            if held.notes:
-                pins.unbind(self._config, self._target, export_name)
-            if drops and (held.observed.live is not None or held.observed.kept()):
-                drop_pair(self._fleet.open(self._target), export_name)
+            if observed.notes:
+                commands.unbind(export_name, self._target, config=self._config)
+            if drops and (observed.live is not None or observed.kept()):
+                commands.drop(export_name, self._target, config=self._config)
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """Return every name of the target that is live or bound. Read-only."""
@@ -224,31 +218,33 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         """Embed rows with a column ``text`` or ``image``, in the database. Read-only."""
         with _as_mlflow():
             _demand_flavor(None, endpoint)
-            held = self._held(deployment_name or "")
-            live = held.observed.live if held else None
+            observed = self._observed(deployment_name or "")
+            live = observed.live if observed else None
             if live is None:
                 raise _unknown(deployment_name, self._target)
-            database = self._fleet.open(self._target)
-            with database.session(f"predict with {live.name}", create=False) as session:
-                pair = PyfuncPair(_DatabasePair(session, live.name, live.dims))
-                frame = pair.predict(pd.DataFrame(inputs))
+            with open_pair(live, self._target, self._config) as pair:
+                frame = PyfuncPair(pair).predict(pd.DataFrame(inputs))
             return PredictionsResponse(predictions=frame.to_dict("records"))
 
     def _deploy(
         self, name: str, model_uri: str, config: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        options = Options(**_switches(config, _OPTIONS))
+        options = _switches(config, _OPTIONS)
         parts = _ALIAS_URI.fullmatch(model_uri)
         # before anything is written
         get_version(model_uri)
         if parts is None:
-            promote_configured(
-                self._config, model_uri, self._target, name, pinned=True, options=options
+            options.pop("retry", None)
+            commands.promote(
+                model_uri, self._target, name, pin=True, config=self._config, **options
             )
             return self._shown(self._find(name))
-        pins.bind(self._config, self._target, name, parts["model"], parts["alias"])
-        done = Reconciler(self._config).run(
-            [parts["model"]], targets=[self._target], options=options
+        commands.bind(name, self._target, parts["model"], parts["alias"], config=self._config)
+        done = operate.apply(
+            models=[parts["model"]],
+            target=self._target,
+            options=operate.Options(**options),
+            config=self._config,
         )
         for outcome in done.outcomes:
             if outcome.error is not None and outcome.change.binding.name == name:
@@ -256,8 +252,8 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         return self._shown(self._find(name))
 
     def _statuses(self) -> list[Status]:
-        plan = self._fleet.look(targets=[self._target]).plan
-        return [status for status in plan.statuses if status.target == self._target]
+        found = operate.status(target=self._target, config=self._config)
+        return [status for status in found.statuses if status.target == self._target]
 
     def _find(self, name: str) -> Status:
         export_name = check_export_name(name).upper()
@@ -266,10 +262,12 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
                 return status
         raise _unknown(name, self._target)
 
-    def _held(self, name: str) -> Held | None:
+    def _observed(self, name: str) -> Observed | None:
         export_name = check_export_name(name).upper()
-        survey = self._fleet.open(self._target).survey()
-        return survey.names.get(export_name) if isinstance(survey, Survey) else None
+        found = operate.survey(target=self._target, config=self._config)[self._target]
+        if isinstance(found, OmlMlflowError):
+            raise found
+        return found.names.get(export_name)
 
     def _shown(self, status: Status) -> dict[str, Any]:
         live, binding = status.live, status.binding
@@ -284,23 +282,8 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
             "follows": f"models:/{binding.model}@{binding.alias}" if binding else "",
             "live": live.origin if live else "",
             "generation": live.generation if live else 0,
-            "sql": sql_call(uri, status.name) if live else "",
+            "sql": operate.sql_call(uri, status.name) if live else "",
         }
-
-
-@dataclass(frozen=True)
-class _DatabasePair:
-    """A live pair with the interface of one in this process."""
-
-    session: Session
-    name: str
-    dims: int
-
-    def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
-        return self.session.embed(model_name(self.name, IMG), IMG, pictures)
-
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        return self.session.embed(model_name(self.name, TXT), TXT, texts)
 
 
 @contextmanager
@@ -336,7 +319,7 @@ def _demand_flavor(flavor: str | None, endpoint: str | None = None) -> None:
         raise InputError("oml has no endpoints.", hint="leave out --endpoint.")
 
 
-def _switches(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, bool]:
+def _switches(config: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
     """Return settings of ``-C``, which MLflow passes as texts. Errors never quote a value."""
     found = {}
     for key, value in (config or {}).items():

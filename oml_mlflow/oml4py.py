@@ -22,7 +22,7 @@ from oml_mlflow.source.presets import PRESETS, check_download, check_expectation
 from oml_mlflow.targets import open_target
 
 if TYPE_CHECKING:
-    from oml_mlflow.promotion.apply import Promotion
+    from oml_mlflow.promotion.run import Promotion
 
 # names of Python's levels, and the severities of onnxruntime
 _LEVELS = {"DEBUG": 0, "INFO": 1, "WARNING": 2, "ERROR": 3, "CRITICAL": 4}
@@ -181,7 +181,8 @@ class ONNXPipeline:
         target = connected_target()
         # imported here: needs MLflow, whose import takes seconds
         from oml_mlflow.promotion.candidate import unregistered
-        from oml_mlflow.promotion.promote import make_live
+        from oml_mlflow.promotion.options import Options
+        from oml_mlflow.promotion.promote import promote_candidate
 
         with spool() as folder:
             pair = export_pair(
@@ -194,13 +195,9 @@ class ONNXPipeline:
                 on_event=on_event,
             )
             candidate = unregistered(pair, self.model_name, on_event)
-            return make_live(
-                candidate,
-                target,
-                export_name,
-                adopt=adopt,
-                accept_new_geometry=accept_new_geometry,
-                on_event=on_event,
+            options = Options(adopt=adopt, accept_new_geometry=accept_new_geometry)
+            return promote_candidate(
+                candidate, target, export_name, options=options, on_event=on_event
             )
 
     def _open(self) -> Source:

@@ -254,8 +254,8 @@ def check_loaded(ran: Ran) -> None:
     assert not list((ran.folder.parent / "temporary").rglob("*oml_mlflow*"))
     database = EmbeddedTarget(ran.folder / "database")
     with database.session("a test", create=False) as session:
-        assert [model.name for model in session.list_models()] == ["CLIP_IMG", "CLIP_TXT"]
-        [entry] = session.ledger("clip")
+        assert [model.name for model in session.models.list()] == ["CLIP_IMG", "CLIP_TXT"]
+        [entry] = session.journal.ledger("clip")
     assert (entry.registered_model, entry.version, entry.run_id) == ("", "", "")
     assert entry.parity["max_abs"] <= 1e-4
     [(dims,)] = database.sql("SELECT len(CLIP_TXT('a photo of a cat'))")
@@ -285,7 +285,7 @@ def test_export2db_swaps_keeps_the_old_pair_and_writes_nothing_twice(
     second = ONNXPipeline(str(other)).export2db("CLIP", validate=False, accept_new_geometry=True)
     assert second.entry.generation == 2
     with target.session("a test") as session:
-        loaded = {model.name: model.fingerprint for model in session.list_models()}
+        loaded = {model.name: model.fingerprint for model in session.models.list()}
     assert set(loaded) == {"CLIP_IMG", "CLIP_TXT", "CLIP_IMG_S1", "CLIP_TXT_S1"}
     assert loaded["CLIP_IMG"] == second.entry.fingerprints["img"]
     assert loaded["CLIP_IMG_S1"] == first.entry.fingerprints["img"]
@@ -316,8 +316,8 @@ def test_an_interrupted_export2db_leaves_no_file_and_the_old_pair(
         )
     assert list(temporary.iterdir()) == []
     with target.session("a test") as session:
-        assert len(session.ledger()) == 1
-        assert [model.name for model in session.list_models()] == ["CLIP_IMG", "CLIP_TXT"]
+        assert len(session.journal.ledger()) == 1
+        assert [model.name for model in session.models.list()] == ["CLIP_IMG", "CLIP_TXT"]
 
 
 def test_export2db_of_a_pair_that_proves_wrong_there(
@@ -335,7 +335,7 @@ def test_export2db_of_a_pair_that_proves_wrong_there(
         ONNXPipeline(str(tiny_folder)).export2db("clip", validate=False, on_event=damage)
     assert len(err.value.details["rows"]) == 24
     with target.session("a test") as session:
-        assert session.list_models() == session.ledger() == []
+        assert session.models.list() == session.journal.ledger() == []
 
 
 def test_export2db_needs_a_connection_and_a_legal_name(tiny_folder: Path, tmp_path: Path) -> None:

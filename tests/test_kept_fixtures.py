@@ -90,7 +90,7 @@ def test_a_database_answers_and_goes_back(kept: Path) -> None:
     question = "SELECT max(array_cosine_distance(embedding, CLIP_TXT(body))) FROM notes"
     assert target.sql(question)[0][0] == pytest.approx(0, abs=1e-5)
     with using(f"sqlite:///{kept / 'mlflow.db'}"):
-        assert oml_mlflow.rollback(target, "clip").entry.version == "1"
+        assert oml_mlflow.rollback("clip", target).entry.version == "1"
         assert target.sql(question)[0][0] == pytest.approx(0, abs=1e-5)
         # the same vectors: nothing has to be accepted
         assert oml_mlflow.promote("models:/clip/2", target).entry.version == "2"
@@ -107,4 +107,4 @@ def test_a_registry_is_promoted_into_a_new_database(kept: Path, tmp_path: Path) 
         assert (done.entry.version, done.report.ok) == ("2", True)
         found = oml_mlflow.promote("models:/clip/1", target)
         assert (found.entry.version, found.report.ok) == ("1", True)
-        assert oml_mlflow.rollback(target, "clip").entry.version == "2"
+        assert oml_mlflow.rollback("clip", target).entry.version == "2"

@@ -25,9 +25,6 @@ from oml_mlflow.errors import (
     RegistryRefused,
 )
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.promotion.preflight import examine
-from oml_mlflow.promotion.promote import plan
-from oml_mlflow.promotion.verify import verify
 from oml_mlflow.registry import get_version, register_alias
 from oml_mlflow.targets import open_target
 
@@ -62,14 +59,13 @@ FAILURES = {
 VERBS = {
     "promote": ("promote", "models:/clip@prod", "--target", "small"),
     "promote uri": ("promote", "models:/clip/1", "--target", "embedded:///other"),
-    "verify": ("verify", "models:/clip/2", "--target", "small"),
+    "verify": ("verify", "clip", "--target", "small"),
     "preflight": ("preflight", "models:/clip/2", "--target", "small"),
     "plan": ("plan",),
-    "plan version": ("plan", "models:/clip/1", "--target", "small"),
+    "dry run": ("promote", "models:/clip/1", "--dry-run", "--target", "small"),
     "apply": ("apply", "--yes"),
     "status": ("status",),
-    "reconcile": ("reconcile", "--once"),
-    "fingerprints": ("fingerprints", "models:/clip/2", "--target", "small"),
+    "verify bytes": ("verify", "clip", "--bytes", "--target", "small"),
     "log": ("log", "{img}", "{txt}", "--register", "clip"),
     "log into": ("log", "{img}", "{txt}", "--register", "clip", "--experiment", "e"),
     "relog": ("relog", "models:/clip/2"),
@@ -150,10 +146,11 @@ def test_python_says_the_same(
     entries: Sequence[Callable[[], object]] = (
         lambda: oml_mlflow.promote("models:/clip/1", "small"),
         lambda: oml_mlflow.promote("models:/clip@prod", database),
-        lambda: verify("models:/clip/2", database),
-        lambda: examine("models:/clip/2", database),
-        lambda: plan("models:/clip/1", database),
-        lambda: oml_mlflow.reconcile(),
+        lambda: oml_mlflow.verify("clip", database),
+        lambda: oml_mlflow.preflight("models:/clip/2", database),
+        lambda: oml_mlflow.dry_run("models:/clip/1", database),
+        lambda: oml_mlflow.apply(),
+        lambda: oml_mlflow.status(),
         lambda: oml_mlflow.load_model("models:/clip/2"),
         lambda: oml_mlflow.load_model("models:/m-0123"),
         lambda: oml_mlflow.load_model("runs:/0123/clip"),

@@ -21,14 +21,17 @@ _MASK = "***"
 
 @click.group()
 def config() -> None:
-    """Show the configuration, `oml_mlflow.toml`, and where its values come from."""
+    """Show the configuration and where its values come from."""
 
 
-@config.command()
+@config.command(epilog="Example: oml-mlflow config show --json")
 @config_option
 @json_option
 def show(as_json: bool) -> None:
-    """Show every value and where it came from, and which bindings count. No database is asked."""
+    """Show every value and where it came from.
+
+    And which bindings count. No database is asked.
+    """
     from oml_mlflow.config.bindings import settle
 
     found = console.configuration()
@@ -95,21 +98,10 @@ def _values(found: Config) -> list[tuple[str, str, str]]:
 
 def _secrets(found: Config) -> list[tuple[str, str]]:
     """Return variables that hold secrets, and whether they are set."""
-    from oml_mlflow.targets.oracle.settings import (
-        PASSWORD_ENV,
-        PREFIX,
-        WALLET_PASSWORD_ENV,
-        OracleSettings,
-    )
+    from oml_mlflow.commands.chosen import secret_variables
 
-    names = [PASSWORD_ENV, WALLET_PASSWORD_ENV, "OML_MLFLOW_WEBHOOK_SECRET"]
-    names += ["OML_MLFLOW_WEBHOOK_SECRET_OLD"]
-    names += [
-        OracleSettings.from_uri(target.uri).password_env
-        for target in found.targets.values()
-        if target.uri.startswith(PREFIX)
-    ]
-    names += ["MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"]
+    names = [*secret_variables(found), "OML_MLFLOW_WEBHOOK_SECRET"]
+    names += ["OML_MLFLOW_WEBHOOK_SECRET_OLD", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"]
     return [(n, "set" if os.environ.get(n) else "not set") for n in dict.fromkeys(names)]
 
 

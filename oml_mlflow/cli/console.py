@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,20 +31,30 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from oml_mlflow.cli import console
-from oml_mlflow.errors import ConfigError, OmlMlflowError
+from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.events import Event, Listener
-from oml_mlflow.names import showable
 from oml_mlflow.planning.records import now
 
 if TYPE_CHECKING:
-    from oml_mlflow.config.file import Config, TargetConfig
+    from oml_mlflow.commands.chosen import Chosen
+    from oml_mlflow.config.file import Config
     from oml_mlflow.parity.report import ParityReport
-    from oml_mlflow.promotion.target import Target
 
 _USAGE, _INTERRUPTED = 64, 130
 _CONFIG = "oml_mlflow.config"
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _complete_target(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Return the declared targets for the shell; model names would take seconds a key."""
+    from oml_mlflow.config.file import load_config
+
+    with suppress(OmlMlflowError):
+        return [name for name in load_config().targets if name.startswith(incomplete)]
+    return []
+
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 name_option = click.option(
@@ -65,18 +75,37 @@ config_option = click.option(
     callback=lambda context, option, value: context.meta.update({_CONFIG: value}),
     help="Configuration; by default $OML_MLFLOW_CONFIG, else oml_mlflow.toml.",
 )
-CHANGES_PENDING = 2
+ATTENTION, CHANGES_PENDING = 1, 2
 model_option = click.option(
     "--model", "models", multiple=True, help="Only bindings of this registered model; repeatable."
 )
-name_of_target_option = click.option("--target", help="Only this configured target.")
-required_target_option = click.option(
-    "--target", help="Configured target; by default the configuration's."
+declared_option = click.option(
+    "--target", shell_complete=_complete_target, help="Only this declared target."
 )
+_SWITCHES = {
+    "retry": "Try again what failed before.",
+    "heal": "Load again what was changed outside this package, whatever the policy is.",
+    "adopt": "Take over foreign models under the live names; they are kept, and never dropped.",
+    "take_over": "Let names change hands, from another model or registry; implies --adopt.",
+    "accept_new_geometry": "Go on where stored vectors can't be compared with new ones.",
+    "unverified": "Also what nothing here can run or compare with references.",
+}
 
 
-def target_option(function: _F) -> _F:
-    """Give a verb the options --target, --timeout and --config; see `open_database`."""
+def allowing(*names: str) -> Callable[[_F], _F]:
+    """Give a verb switches of `Options`; the same words mean the same in every verb."""
+
+    def add(function: _F) -> _F:
+        for name in reversed(names):
+            flag = f"--{name.replace('_', '-')}"
+            function = click.option(flag, is_flag=True, help=_SWITCHES[name])(function)
+        return function
+
+    return add
+
+
+def target_options(function: _F) -> _F:
+    """Give a verb the options --target, --timeout and --config."""
     timeout = click.option(
         "--timeout",
         type=click.FloatRange(min=0),
@@ -84,32 +113,36 @@ def target_option(function: _F) -> _F:
     )
     target = click.option(
         "--target",
-        help="Name of a configured target, or embedded:///folder, or oracle://user@host/service; "
+        shell_complete=_complete_target,
+        help="Name of a declared target, or embedded:///folder, or oracle://user@host/service; "
         "by default $OML_MLFLOW_TARGET, else the configuration's, else embedded:///database.",
     )
     return target(timeout(config_option(function)))
 
 
-def configuration(target: str | None = None, **flags: Any) -> Config:
+def target_option(function: _F) -> Callable[..., Any]:
+    """Give a verb the options of `target_options`, as the one argument `chosen`."""
+
+    @wraps(function)
+    def run(*, target: str | None, timeout: float | None, **given: Any) -> Any:
+        return function(chosen=choose(target, timeout), **given)
+
+    return target_options(run)
+
+
+def configuration(timeout: float | None = None, **flags: Any) -> Config:
     """Return the configuration, of the file that --config names, if it was given."""
     from oml_mlflow.config.file import load_config
 
-    path = click.get_current_context().meta.get(_CONFIG)
-    return load_config(path, flags={"target": target, **flags})
+    config = load_config(click.get_current_context().meta.get(_CONFIG), flags=flags)
+    return config if timeout is None else config.waiting(timeout)
 
 
-def choose_target(target: str | None, timeout: float | None) -> TargetConfig:
-    """Return the target that --target names, or else the configuration."""
-    chosen = configuration(target).choose()
-    return chosen if timeout is None else replace(chosen, timeout_s=timeout)
+def choose(target: str | None, timeout: float | None) -> Chosen:
+    """Return the target that --target names, or else the configuration. Nothing is opened yet."""
+    from oml_mlflow.commands.chosen import choose as run
 
-
-def open_database(target: str | None, timeout: float | None) -> Target:
-    """Return the database that --target names, or else the configuration. Nothing is opened yet."""
-    from oml_mlflow.targets import open_target
-
-    chosen = choose_target(target, timeout)
-    return open_target(chosen.uri, timeout_s=chosen.timeout_s)
+    return run(target, configuration(timeout))
 
 
 # wide enough for a fingerprint and its place on one line of a log
@@ -157,6 +190,11 @@ def progress(quiet: bool = False) -> Iterator[Listener]:
 def _plain(event: Event) -> None:
     if event.done >= event.total:
         err.print(f"{event.stage} {event.item}: {event.total:,} {event.unit}", markup=False)
+
+
+def say(text: str) -> None:
+    """Write text to stdout as it is."""
+    out.print(text, markup=False)
 
 
 def show_json(document: dict[str, Any]) -> None:
@@ -247,64 +285,3 @@ def run(command: click.Command) -> None:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def allowing_options(function: _F) -> _F:
-    """Give a verb the switches of `Options` that concern all bindings."""
-    for flag, text in (
-        ("--heal", "Load again what was changed outside this package, whatever the policy is."),
-        ("--accept-new-geometry", "Go on where stored vectors can't be compared with new ones."),
-        ("--take-over", "Let names change hands: from another model, registry, or others."),
-        ("--retry", "Try again what failed before."),
-    ):
-        function = click.option(flag, is_flag=True, help=text)(function)
-    return function
-
-
-def fleet_configuration(target: str | None = None, timeout: float | None = None) -> Config:
-    """Return the configuration, which must have targets, among them the one named.
-
-    Raises:
-        ConfigError: If it has none, or not that one.
-    """
-    config = console.configuration()
-    if not config.targets:
-        place = config.path or "oml_mlflow.toml, which is not there"
-        raise ConfigError(
-            f"there are no targets in {place}. Nothing was changed.",
-            hint="add [targets.NAME] with a uri and what it accepts, or name a MODEL_URI and a "
-            "--target.",
-        )
-    if target is not None and target not in config.targets:
-        from oml_mlflow.config.values import did_you_mean
-
-        raise ConfigError(
-            f"there is no target {showable(target)!r} in {config.path}. Nothing was changed.",
-            hint=f"{did_you_mean(target, config.targets)}Configured are: "
-            f"{', '.join(sorted(config.targets))}.",
-        )
-    if timeout is None:
-        return config
-    waiting = {name: replace(t, timeout_s=timeout) for name, t in config.targets.items()}
-    return replace(config, targets=waiting)
-
-
-def configured_name(config: Config, target: str | None) -> str:
-    """Return the name of the configured target that --target or the configuration names.
-
-    Raises:
-        ConfigError: If it is a URI of no configured target.
-    """
-    chosen = config.choose(target).name
-    if chosen in config.targets:
-        return chosen
-    raise ConfigError(
-        f"which target is meant? There are {', '.join(sorted(config.targets))}. Nothing was "
-        "changed.",
-        hint="give --target NAME, or set target in the configuration.",
-    )
-
-
-def only_target(target: str | None) -> list[str] | None:
-    """Return a list of one target, or None for all."""
-    return [target] if target else None

@@ -1,50 +1,83 @@
-"""Verbs that inspect a database: status, history, verify, preflight, sql."""
+"""Verbs that look: status, models, history, verify, preflight."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from oml_mlflow.cli import console
-from oml_mlflow.cli.console import html_option, json_option, name_option, target_option
-from oml_mlflow.cli.reconcile import status_of_all, verify_all
+from oml_mlflow.cli.console import (
+    allowing,
+    config_option,
+    declared_option,
+    html_option,
+    json_option,
+    name_option,
+    target_option,
+    target_options,
+)
+from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.planning.records import WHOLE, LedgerEntry
 
+if TYPE_CHECKING:
+    from oml_mlflow.commands.chosen import Chosen
+    from oml_mlflow.planning.observed import Observed, Survey
 
-@click.command()
-@click.argument("model_uri", required=False)
-@target_option
-@name_option
+
+@click.command(epilog="Example: oml-mlflow verify clip --target db1 --html report.html")
+@click.argument("name", required=False)
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False))
+@target_options
+@click.option(
+    "--bytes",
+    "of_bytes",
+    is_flag=True,
+    help="Compare sha256 instead: of exported FILES, the version's artifact and the database.",
+)
 @html_option
 @json_option
 def verify(
-    model_uri: str | None,
+    name: str | None,
+    files: tuple[str, ...],
     target: str | None,
     timeout: float | None,
-    name: str | None,
+    of_bytes: bool,
     html: str | None,
     as_json: bool,
 ) -> None:
-    """Compare the live pair with the references of version MODEL_URI; exit 3 if it differs.
+    """Compare live pairs with their versions' references.
 
-    Without MODEL_URI every live pair of all configured targets, or of --target, is compared with
-    the references of its own version.
+    Of export NAME, or else of all declared targets, or --target. Exits 3 if one differs. With
+    --bytes all are computed anew from the bytes.
     """
-    if model_uri is None:
-        if name or html:
-            raise click.UsageError("--name and --html are about one MODEL_URI.")
-        verify_all(target, timeout, as_json)
-        return
-    from oml_mlflow.promotion.verify import verify as run
+    from oml_mlflow.commands import operate
 
-    database = console.open_database(target, timeout)
+    if name is None:
+        if html or of_bytes:
+            raise click.UsageError("--html and --bytes are about one NAME.")
+        sys.exit(_verify_all(target, timeout, as_json))
+    if files and not of_bytes:
+        raise click.UsageError("FILES are for --bytes.")
+    chosen = console.choose(target, timeout)
+    if of_bytes:
+        traces = operate.verify_bytes(
+            name, chosen.name, [Path(file) for file in files], config=chosen.config
+        )
+        is_same = all(trace.ok for trace in traces)
+        if as_json:
+            console.show_json({"equal": is_same, "bytes": [vars(t) for t in traces]})
+        else:
+            rows = [(t.side, t.place, t.sha256, "equal" if t.ok else "DIFFERS") for t in traces]
+            console.show_table(f"Bytes of {name}", ("side", "where", "sha256", ""), rows)
+        sys.exit(0 if is_same else 3)
     with console.progress() as listener:
-        report = run(model_uri, database, name, on_event=listener)
+        report = operate.verify(name, chosen.name, config=chosen.config, on_event=listener)
     if html:
-        console.write_page(report, html, model_uri, database.uri)
+        console.write_page(report, html, name, chosen.database.uri)
     if as_json:
         console.show_json(report.to_json())
     else:
@@ -52,24 +85,103 @@ def verify(
     sys.exit(0 if report.ok else 3)
 
 
-@click.command()
+def _verify_all(target: str | None, timeout: float | None, as_json: bool) -> int:
+    from oml_mlflow.cli.text import error_json, progress_line, worst
+    from oml_mlflow.commands import operate
+
+    codes, results = set(), []
+    with console.progress() as listener:
+        found = operate.verify_all(target, config=console.configuration(timeout), on_event=listener)
+        for number, one in enumerate(found, 1):
+            error, ok = one.error, one.report is not None and one.report.ok
+            text = ""
+            if one.entry and one.report:
+                text = f"{one.entry.origin} (generation {one.entry.generation}), "
+                text += one.report.summary
+            codes.add(error.exit_code if error else 0 if ok else 3)
+            shown = error_json(error) if error else None
+            results.append(
+                {"target": one.target, "name": one.name, "ok": ok, "text": text, "error": shown}
+            )
+            if not as_json:
+                what = f"{one.name} on {one.target}"
+                console.say(progress_line(f"{number}", what, text, error, ok=ok))
+    if as_json:
+        console.show_json({"ok": codes <= {0}, "pairs": results})
+    elif not results:
+        console.say("nothing from the registry is live.")
+    return worst(codes)
+
+
+@click.command(epilog="Example: oml-mlflow status --drift")
+@declared_option
+@click.option(
+    "--drift",
+    "only_drift",
+    is_flag=True,
+    help="List only models dropped, replaced or altered by others; the registry is not asked.",
+)
+@config_option
+@json_option
+def status(target: str | None, only_drift: bool, as_json: bool) -> None:
+    """Show how every bound name stands.
+
+    Exits 75 if a target can't be reached, and with --drift 3 if there is any.
+    """
+    from oml_mlflow.answering import shown_registry
+    from oml_mlflow.cli.text import exit_code, show_pass_json, show_statuses
+    from oml_mlflow.commands import operate
+
+    config = console.configuration()
+    if only_drift:
+        _show_drift(operate.survey(target=target, config=config), as_json)
+    found = operate.status(target=target, config=config)
+    if as_json:
+        show_pass_json((), found.statuses)
+    else:
+        title = f"Targets of {config.path}, registry {shown_registry()}"
+        show_statuses(title, found.statuses)
+    code = exit_code((), found.statuses)
+    sys.exit(code if code != console.ATTENTION else 0)
+
+
+def _show_drift(surveys: Mapping[str, Survey | OmlMlflowError], as_json: bool) -> None:
+    from oml_mlflow.cli.text import error_json, worst
+
+    found = {t: s for t, s in surveys.items() if not isinstance(s, OmlMlflowError)}
+    unread = {t: s for t, s in surveys.items() if isinstance(s, OmlMlflowError)}
+    rows = [
+        (target, name, text)
+        for target, survey in found.items()
+        for name, observed in survey.names.items()
+        for text in observed.drift()
+    ]
+    if as_json:
+        columns = ("target", "name", "what")
+        away = {name: error_json(error) for name, error in unread.items()}
+        drift = [dict(zip(columns, row, strict=True)) for row in rows]
+        console.show_json({"drift": drift, "unreachable": away})
+    else:
+        if rows:
+            console.show_table("Drift", ("target", "name", "what"), rows)
+        for name, error in unread.items():
+            console.say(f"{name} was not checked: {error}")
+        next_step = " Next: oml-mlflow apply --heal." if rows else ""
+        console.say(
+            f"{len(rows)} changes outside this package in {len(found)} of {len(surveys)} targets."
+            + next_step
+        )
+    sys.exit(worst({3} if rows else {error.exit_code for error in unread.values()}))
+
+
+@click.command(epilog="Example: oml-mlflow models --target db1")
 @target_option
 @json_option
-def status(target: str | None, timeout: float | None, as_json: bool) -> None:
-    """Show the status of every bound name; or, with --target, what is in that database.
+def models(chosen: Chosen, as_json: bool) -> None:
+    """Show what one database holds."""
+    from oml_mlflow.commands import operate
 
-    Without targets in the configuration it is about the one database that verbs are about.
-    """
-    if target is None and console.configuration().targets:
-        status_of_all(as_json)
-        return
-    from oml_mlflow.promotion.apply import observe
-
-    database = console.open_database(target, timeout)
-    with database.session("status", create=False) as session:
-        models, ledger = session.list_models(), session.ledger()
-        names = dict.fromkeys(entry.name for entry in ledger)
-        pairs = [observe(session, name) for name in names]
+    pairs, loaded = operate.contents(chosen.name, config=chosen.config)
     if as_json:
         live = [
             {
@@ -83,18 +195,11 @@ def status(target: str | None, timeout: float | None, as_json: bool) -> None:
             }
             for pair in pairs
         ]
-        console.show_json(
-            {
-                "format_version": "1.0",
-                "target": database.uri,
-                "live": live,
-                "models": [vars(m) for m in models],
-                "ledger": [vars(e) for e in ledger],
-            }
-        )
+        rows = [vars(model) for model in loaded]
+        console.show_json({"target": chosen.database.uri, "live": live, "models": rows})
         return
     console.show_table(
-        f"Live in {database.uri}",
+        f"Live in {chosen.database.uri}",
         ("name", "version", "generation", "state", "", "largest difference", "geometry", "kept"),
         [_live_row(pair) for pair in pairs],
     )
@@ -110,12 +215,12 @@ def status(target: str | None, timeout: float | None, as_json: bool) -> None:
                 m.damage or ("foreign" if m.foreign else _origin(m.metadata)),
                 f"{m.loaded_at:%Y-%m-%d %H:%M:%S}",
             )
-            for m in models
+            for m in loaded
         ],
     )
 
 
-def _live_row(pair: Any) -> tuple[Any, ...]:
+def _live_row(pair: Observed) -> tuple[Any, ...]:
     live, kept = pair.live, ", ".join(map(str, sorted(pair.kept()))) or "none"
     if live is None:
         return (pair.name, "nothing", pair.state.generation, pair.state.phase, "", "", "", kept)
@@ -134,20 +239,23 @@ def _live_row(pair: Any) -> tuple[Any, ...]:
     )
 
 
-@click.command()
+@click.command(epilog="Example: oml-mlflow history clip --target db1")
 @click.argument("name", required=False)
 @target_option
 @json_option
-def history(name: str | None, target: str | None, timeout: float | None, as_json: bool) -> None:
-    """List what was done in a database, oldest first; of one export NAME or of all."""
-    database = console.open_database(target, timeout)
-    with database.session("history", create=False) as session:
-        ledger = session.ledger(name)
+def history(name: str | None, chosen: Chosen, as_json: bool) -> None:
+    """List what was done in a database, oldest first.
+
+    Under one export NAME or all.
+    """
+    from oml_mlflow.commands import operate
+
+    ledger = operate.history(name, chosen.name, config=chosen.config)
     if as_json:
-        console.show_json({"format_version": "1.0", "ledger": [vars(entry) for entry in ledger]})
+        console.show_json({"ledger": [vars(entry) for entry in ledger]})
         return
     console.show_table(
-        f"Ledger of {database.uri}",
+        f"Ledger of {chosen.database.uri}",
         (
             *["name", "generation", "what", "version"],
             "",
@@ -173,119 +281,7 @@ def history(name: str | None, target: str | None, timeout: float | None, as_json
     )
 
 
-@click.command()
-@click.argument("model_uri")
-@target_option
-@name_option
-@click.option("--adopt", is_flag=True, help="Accept foreign models under the live names.")
-@click.option(
-    "--probe",
-    is_flag=True,
-    help="Ask the database what it can run: loads models of a few kB and drops them again.",
-)
-@json_option
-def preflight(
-    model_uri: str,
-    target: str | None,
-    timeout: float | None,
-    name: str | None,
-    adopt: bool,
-    probe: bool,
-    as_json: bool,
-) -> None:
-    """Check a database before version MODEL_URI is promoted into it; exit 1 if a check fails."""
-    from oml_mlflow.promotion.preflight import examine
-
-    database = console.open_database(target, timeout)
-    with console.progress() as listener:
-        report, table = examine(
-            model_uri, database, name, adopt=adopt, probe=probe, on_event=listener
-        )
-    if as_json:
-        console.show_json(report.to_json())
-    else:
-        if table is not None:
-            console.show_table(
-                f"What {database.uri} takes",
-                ("needs", "answer", "with"),
-                [
-                    (
-                        row.capability,
-                        {True: "takes it", False: "REFUSES it", None: "not run"}[row.taken],
-                        row.message,
-                    )
-                    for row in table.rows
-                ],
-            )
-        console.show_table(
-            f"Preflight of {model_uri} for {database.uri}",
-            ("check", "state", "found", "what to do"),
-            [(c.name, c.state, c.message, c.hint) for c in report.rows],
-        )
-    sys.exit(0 if report.ok else 1)
-
-
-@click.command()
-@click.argument("model_uri")
-@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False))
-@target_option
-@name_option
-@json_option
-def fingerprints(
-    model_uri: str,
-    files: tuple[str, ...],
-    target: str | None,
-    timeout: float | None,
-    name: str | None,
-    as_json: bool,
-) -> None:
-    """Show sha256 of exported FILES, of the artifact of MODEL_URI, and of the bytes in a database.
-
-    All are computed anew from the bytes. Exit 3 if one differs from what was logged.
-    """
-    from oml_mlflow.promotion.verify import trace_bytes
-
-    paths = [Path(file) for file in files]
-    traces = trace_bytes(model_uri, console.open_database(target, timeout), name, paths)
-    if as_json:
-        console.show_json({"equal": all(t.ok for t in traces), "bytes": [vars(t) for t in traces]})
-    else:
-        rows = [(t.side, t.place, t.sha256, "equal" if t.ok else "DIFFERS") for t in traces]
-        console.show_table(f"Bytes of {model_uri}", ("side", "where", "sha256", ""), rows)
-    sys.exit(0 if all(t.ok for t in traces) else 3)
-
-
-@click.command()
-@click.argument("statement")
-@click.option(
-    "--untrusted",
-    is_flag=True,
-    help="Only read this database: no files, network or settings, whoever wrote STATEMENT.",
-)
-@target_option
-@json_option
-def sql(
-    statement: str, untrusted: bool, target: str | None, timeout: float | None, as_json: bool
-) -> None:
-    """Run SQL in an embedded database; loaded models are functions, as in CLIP_TXT('a cat').
-
-    STATEMENT may do all that you may: it reads and writes files, loads extensions, and can change
-    this database's own tables. Run untrusted text with --untrusted.
-    """
-    from oml_mlflow.targets.embedded.target import EmbeddedTarget
-
-    chosen = console.choose_target(target, timeout)
-    database = EmbeddedTarget.from_uri(chosen.uri, timeout_s=chosen.timeout_s)
-    with database.connect("a statement", untrusted=untrusted) as connection:
-        rows = connection.execute(statement).fetchall()
-        columns = connection.columns
-    if as_json:
-        console.show_json({"columns": columns, "rows": rows})
-    elif columns:
-        console.show_table(f"{len(rows)} rows", columns, rows)
-
-
-def _origin(facts: dict[str, Any]) -> str:
+def _origin(facts: Mapping[str, Any]) -> str:
     if facts.get("registered_model") == "":
         return "export2db"
     return f"{facts.get('registered_model', '?')} {facts.get('version', '?')}"
@@ -295,44 +291,55 @@ def _largest(entry: LedgerEntry) -> str:
     return f"{entry.parity['max_abs']:.1e}" if "max_abs" in entry.parity else ""
 
 
-@click.command()
-@click.argument("name")
+@click.command(epilog="Example: oml-mlflow preflight models:/clip@prod --target db1 --probe")
+@click.argument("model_uri")
 @target_option
-@click.option("--add", help="Column that holds vectors: table.column.")
-@click.option("--source", help="With --add: the column that was embedded.")
-@click.option("--side", type=click.Choice(["img", "txt"]), help="With --add: which pipeline.")
-@click.option("--remove", help="Column to forget: table.column.")
+@name_option
+@allowing("adopt")
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="Ask the database what it can run: loads models of a few kB and drops them again.",
+)
 @json_option
-def columns(
-    name: str,
-    target: str | None,
-    timeout: float | None,
-    add: str | None,
-    source: str | None,
-    side: str | None,
-    remove: str | None,
+def preflight(
+    model_uri: str,
+    chosen: Chosen,
+    name: str | None,
+    adopt: bool,
+    probe: bool,
     as_json: bool,
 ) -> None:
-    """Show what depends on export NAME; remember or forget columns that hold its vectors.
+    """Check a database before a promotion into it.
 
-    A promotion that would make registered columns worthless is refused, and names them.
+    Exits 1 if a check fails.
     """
-    from oml_mlflow.names import check_export_name, model_name
-    from oml_mlflow.planning.records import Dependant
+    from oml_mlflow.commands import promote as commands
 
-    if add and not (source and side):
-        raise click.UsageError("--add needs --source and --side.")
-    export_name = check_export_name(name)
-    database = console.open_database(target, timeout)
-    with database.session(f"columns of {name}", create=bool(add or remove)) as session:
-        if add and source and side:
-            model = model_name(export_name, side)
-            session.register_column(export_name, Dependant("column", add, model, source))
-        if remove and not session.forget_column(export_name, remove):
-            raise click.UsageError(f"{remove} is not registered.")
-        found = session.dependants(export_name)
+    database = chosen.database
+    with console.progress() as listener:
+        report, table = commands.preflight(
+            model_uri,
+            chosen.name,
+            name,
+            adopt=adopt,
+            probe=probe,
+            config=chosen.config,
+            on_event=listener,
+        )
     if as_json:
-        console.show_json({"format_version": "1.0", "dependants": [vars(d) for d in found]})
-        return
-    rows = [(d.kind, d.name, d.model, d.source) for d in found]
-    console.show_table(f"Depends on {name}", ("kind", "name", "model", "made from"), rows)
+        console.show_json(report.to_json())
+    else:
+        if table is not None:
+            answers = {True: "takes it", False: "REFUSES it", None: "not run"}
+            console.show_table(
+                f"What {database.uri} takes",
+                ("needs", "answer", "with"),
+                [(row.capability, answers[row.taken], row.message) for row in table.rows],
+            )
+        console.show_table(
+            f"Preflight of {model_uri} for {database.uri}",
+            ("check", "state", "found", "what to do"),
+            [(c.name, c.state, c.message, c.hint) for c in report.rows],
+        )
+    sys.exit(0 if report.ok else 1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from oml_mlflow.graph.finding import Finding
 
 
-@click.command()
+@click.command(epilog="Example: oml-mlflow export openai/clip-vit-base-patch32 clip")
 @click.argument("model")
 @click.argument("export_name")
 @click.option("--output-dir", type=click.Path(file_okay=False), help="Folder; here by default.")
@@ -63,7 +63,9 @@ def export(
         console.out.print(f"{side}: {precision}, {loss}.", markup=False)
 
 
-@click.command()
+@click.command(
+    epilog="Example: oml-mlflow log clip_img.onnx clip_txt.onnx --register clip --alias prod"
+)
 @click.argument("img", type=click.Path(exists=True, dir_okay=False))
 @click.argument("txt", type=click.Path(exists=True, dir_okay=False))
 @click.option("--register", "registered", help="Name of the registered model.")
@@ -88,12 +90,11 @@ def log(
     from oml_mlflow.answering import answering, started_run
     from oml_mlflow.flavor.evidence import exported_name
     from oml_mlflow.flavor.save import log_model
-    from oml_mlflow.graph.runtime import not_run_reason
     from oml_mlflow.pair.pipeline_pair import PipelinePair
     from oml_mlflow.registry import ModelVersion, register_alias
 
     pair = PipelinePair.from_files(img, txt, source=source)
-    if reason := not_run_reason(pair.unknown_operators):
+    if reason := pair.unverifiable:
         console.err.print(f"not run: {reason}; no vectors are kept to compare with.", markup=False)
     if experiment:
         with answering(f"experiment {experiment} can't be used"):
@@ -115,13 +116,14 @@ def log(
             console.out.print(f"alias {alias} is {version.uri}", markup=False)
 
 
-@click.command()
+@click.command(epilog="Example: oml-mlflow relog models:/clip@prod")
 @click.argument("model_uri")
 @console.json_option
 def relog(model_uri: str, as_json: bool) -> None:
-    """Make a new version of MODEL_URI: the same bytes and evidence, with today's code and pins.
+    """Make a new version of the same bytes, with today's code.
 
-    Neither alias nor database is touched; what the files were compared with is said.
+    MODEL_URI's evidence and geometry are kept; code and pins are this release's. Neither alias nor
+    database is touched; what the files were compared with is said.
     """
     from oml_mlflow.commands.build import relog as run
     from oml_mlflow.flavor.manifest import UNANCHORED
@@ -145,7 +147,7 @@ def relog(model_uri: str, as_json: bool) -> None:
     )
 
 
-@click.command()
+@click.command(epilog="Example: oml-mlflow check clip_txt.onnx --profile oracle-23.7")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--profile", default=DEFAULT_PROFILE, show_default=True, help="What is to take the file."
@@ -162,9 +164,9 @@ def check(
     name: str | None,
     as_json: bool,
 ) -> None:
-    """Judge any ONNX FILE by a profile's rules, without a database; exit 1 if it would be refused.
+    """Judge an ONNX file by a profile's rules, without a database.
 
-    The file is only read, nothing in it is run.
+    Exits 1 if it would be refused. The file is only read, nothing in it is run.
     """
     from oml_mlflow.graph.metadata import parse_metadata
     from oml_mlflow.graph.rules import check_file

@@ -1,302 +1,95 @@
-"""Verbs that change what is live: plan, apply, promote, rollback, drop."""
+"""Verbs that change what is live: plan, apply, promote, rollback, pin, drop."""
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from oml_mlflow.cli import console
 from oml_mlflow.cli.console import (
+    ATTENTION,
     CHANGES_PENDING,
-    allowing_options,
+    allowing,
     config_option,
-    fleet_configuration,
+    declared_option,
     html_option,
     json_option,
     model_option,
-    name_of_target_option,
     name_option,
-    only_target,
     target_option,
 )
-from oml_mlflow.cli.reconcile import roll_back_bound, run_pass, show_pass
-from oml_mlflow.cli.text import show_done, show_promotion_plan
-from oml_mlflow.errors import ParityError
+from oml_mlflow.errors import OmlMlflowError, ParityError
 
 if TYPE_CHECKING:
-    from oml_mlflow.promotion.options import Options
-    from oml_mlflow.reconciler.status import FleetPlan
-
-_adopt_option = click.option(
-    "--adopt",
-    is_flag=True,
-    help="Take over foreign models under the live names; they are kept, and never dropped.",
-)
-_take_over_option = click.option(
-    "--take-over",
-    is_flag=True,
-    help="Also replace a pair of another registered model or registry.",
-)
-_geometry_option = click.option(
-    "--accept-new-geometry",
-    is_flag=True,
-    help="Go on where stored vectors can't be compared with new ones.",
-)
+    from oml_mlflow.commands.chosen import Chosen
+    from oml_mlflow.reconciler.diff import Diff
+    from oml_mlflow.reconciler.loop import Pass
 
 
-@click.command()
-@click.argument("model_uri", required=False)
-@target_option
-@name_option
-@_adopt_option
-@click.option(
-    "--sql", "as_sql", is_flag=True, help="Print the PL/SQL instead, for a DBA to run in SQL*Plus."
-)
+@click.command(epilog="Example: oml-mlflow plan --out plan.json && oml-mlflow apply plan.json")
+@declared_option
 @model_option
-@allowing_options
+@allowing("retry", "heal", "adopt", "take_over", "accept_new_geometry", "unverified")
 @click.option("--out", type=click.Path(dir_okay=False), help="Save it for `apply`.")
 @click.option(
     "--detailed-exitcode",
     is_flag=True,
     help="Exit 0 if there is nothing to do, 2 if there is, 1 if a name needs attention.",
 )
+@config_option
 @json_option
 def plan(
-    model_uri: str | None,
     target: str | None,
-    timeout: float | None,
-    name: str | None,
-    adopt: bool,
-    as_sql: bool,
     models: tuple[str, ...],
     out: str | None,
     detailed_exitcode: bool,
     as_json: bool,
-    **allowed: bool,
+    **allowed: Any,
 ) -> None:
-    """Show what would be done to follow all aliases, or to promote MODEL_URI. Nothing is changed.
+    """Show what following all aliases would change.
 
-    Without MODEL_URI it is about all bindings of all configured targets, or of --target.
+    It is about all bindings of all declared targets, or of --target. Nothing is changed. Exits 75
+    if a target can't be reached.
     """
-    from oml_mlflow.promotion.options import Options
-
-    if model_uri is None:
-        if name or adopt or as_sql:
-            raise click.UsageError("--name, --adopt and --sql are about one MODEL_URI.")
-        plan_all(
-            target,
-            timeout,
-            models,
-            Options(**allowed),
-            out=out,
-            detailed=detailed_exitcode,
-            as_json=as_json,
-        )
-        return
-    if out or models or any(allowed.values()):
-        raise click.UsageError(
-            "--out, --model, --retry, --take-over, --heal and --accept-new-geometry are about all "
-            "bindings: leave out MODEL_URI."
-        )
-    from oml_mlflow.promotion.promote import plan as run
-
-    database = console.open_database(target, timeout)
-    with console.progress() as listener:
-        planned = run(model_uri, database, name, adopt=adopt, on_event=listener)
-    if as_sql:
-        console.out.print(database.script(planned), markup=False)
-    elif as_json:
-        console.show_json(planned.to_json())
-    else:
-        show_promotion_plan(planned, database)
-    if detailed_exitcode and (planned.work is not None or planned.pending):
-        sys.exit(CHANGES_PENDING)
-
-
-@click.command()
-@click.argument("model_uri")
-@target_option
-@name_option
-@click.option(
-    "--unverified",
-    is_flag=True,
-    help="Also promote a pair that nothing here can run, without a comparison.",
-)
-@_adopt_option
-@_take_over_option
-@_geometry_option
-@click.option(
-    "--pin", is_flag=True, help="Pin the name, so that it stays, whatever alias it follows."
-)
-@html_option
-@json_option
-def promote(
-    model_uri: str,
-    target: str | None,
-    timeout: float | None,
-    name: str | None,
-    html: str | None,
-    pin: bool,
-    as_json: bool,
-    **allowed: bool,
-) -> None:
-    """Load, verify and make live the version MODEL_URI, such as models:/clip@prod.
-
-    A name of a configured target that follows an alias has to follow it, or to be pinned.
-    """
-    from oml_mlflow.commands.promote import promote_configured
-    from oml_mlflow.promotion.options import Options
-    from oml_mlflow.promotion.promote import promote as run
-
-    chosen = console.choose_target(target, timeout)
-    config = console.configuration()
-    is_configured = chosen.name in config.targets
-    if pin and not is_configured:
-        raise click.UsageError("--pin is about a configured target: add it to oml_mlflow.toml.")
-    database, options = console.open_database(target, timeout), Options(**allowed)
-    try:
-        with console.progress() as listener:
-            if is_configured:
-                done = promote_configured(
-                    config,
-                    model_uri,
-                    chosen.name,
-                    name,
-                    pinned=pin,
-                    options=options,
-                    on_event=listener,
-                )
-            else:
-                done = run(model_uri, database, name, options=options, on_event=listener)
-    except ParityError as error:
-        if html:
-            console.write_page(error.details["report"], html, model_uri, database.uri)
-        raise
-    if html:
-        console.write_page(done.report, html, model_uri, database.uri)
-    show_done(done, database, as_json)
-
-
-@click.command()
-@click.argument("name")
-@target_option
-@click.option("--to", type=click.IntRange(min=1), help="Generation; the one before by default.")
-@click.option(
-    "--unverified", is_flag=True, help="Also go back to a generation that has no references."
-)
-@_geometry_option
-@click.option("--pin", is_flag=True, help="Pin the name instead of moving the alias it follows.")
-@click.option("--reason", default="", help="Why, for whoever reads `status`.")
-@json_option
-def rollback(
-    name: str,
-    target: str | None,
-    timeout: float | None,
-    to: int | None,
-    unverified: bool,
-    accept_new_geometry: bool,
-    pin: bool,
-    reason: str,
-    as_json: bool,
-) -> None:
-    """Make a kept generation of export NAME live again, verified anew, without an upload.
-
-    Where the name follows an alias, the alias is moved first, and all that follows it goes back.
-    With --pin, or while the registry does not answer, this name alone goes back, and is pinned.
-    """
-    from oml_mlflow.promotion.options import Options
-    from oml_mlflow.promotion.rollback import rollback as run
-
-    chosen = console.choose_target(target, timeout)
-    database = console.open_database(target, timeout)
-    if chosen.name in console.configuration().targets:
-        options = Options(unverified=unverified, accept_new_geometry=accept_new_geometry)
-        back = roll_back_bound(chosen.name, name, to, pin, reason, options, as_json)
-        if back is not None:
-            show_done(back, database, as_json)
-        return
-    if pin:
-        raise click.UsageError("--pin is about a configured target: add it to oml_mlflow.toml.")
-    with console.progress() as listener:
-        done = run(
-            database,
-            name,
-            to=to,
-            unverified=unverified,
-            accept_new_geometry=accept_new_geometry,
-            on_event=listener,
-        )
-    show_done(done, database, as_json)
-
-
-@click.command()
-@click.argument("name")
-@target_option
-@click.option("--yes", is_flag=True, help="Really drop it.")
-def drop(name: str, target: str | None, timeout: float | None, yes: bool) -> None:
-    """Drop the live pair of export NAME and its kept generations; adopted models stay."""
-    from oml_mlflow.promotion.apply import observe
-    from oml_mlflow.promotion.rollback import drop_pair
-
-    database = console.open_database(target, timeout)
-    if not yes:
-        with database.session("drop, not yet confirmed", create=False) as session:
-            observed = observe(session, name)
-        there = [m for m in observed.live_names.values() if m in observed.models]
-        used = "; ".join(f"{d.kind} {d.name}" for d in observed.dependants)
-        raise click.UsageError(
-            f"this would drop {', '.join(there) or 'nothing'} in {database.uri} and generations "
-            f"{sorted(observed.kept()) or 'none'}; known to depend on it: {used or 'nothing'}. "
-            "Nothing was changed. Give --yes."
-        )
-    done = drop_pair(database, name)
-    dropped = ", ".join(done.work.drops) if done.work else ""
-    console.out.print(f"dropped {dropped} in {database.uri}.", markup=False)
-
-
-def plan_all(
-    target: str | None,
-    timeout: float | None,
-    models: Sequence[str],
-    options: Options,
-    *,
-    out: str | None,
-    detailed: bool,
-    as_json: bool,
-) -> None:
-    """Show what would be changed in all targets. Nothing is changed."""
     from oml_mlflow.cli.text import exit_code, show_plan
-    from oml_mlflow.reconciler.loop import Reconciler
-    from oml_mlflow.reconciler.plan_file import write_plan
-    from oml_mlflow.reconciler.remarks import with_remarks
+    from oml_mlflow.commands import operate
 
-    reconciler = Reconciler(fleet_configuration(target, timeout))
-    found = with_remarks(
-        reconciler.look(models or None, targets=only_target(target), options=options)
+    found = operate.plan(
+        target=target,
+        models=models,
+        out=out,
+        options=operate.Options(**allowed),
+        config=console.configuration(),
     )
-    if out:
-        write_plan(Path(out), found, options, target or "", models)
     if as_json:
         console.show_json(found.to_json())
     else:
         show_plan(found)
         if out:
-            console.out.print(f"Saved. Next: oml-mlflow apply {out}", markup=False)
-    if detailed:
-        pending = CHANGES_PENDING if found.changes else 0
-        sys.exit(1 if exit_code((), found.statuses) else pending)
+            console.say(f"Saved. Next: oml-mlflow apply {out}")
+    code = exit_code((), found.statuses)
+    if detailed_exitcode:
+        sys.exit(code or (CHANGES_PENDING if found.changes else 0))
+    sys.exit(code if code != ATTENTION else 0)
 
 
-@click.command()
+@click.command(epilog="Example: oml-mlflow apply --yes, from cron; or apply --watch, as a service")
 @click.argument("plan_file", required=False, type=click.Path(exists=True, dir_okay=False))
-@name_of_target_option
+@declared_option
 @model_option
-@allowing_options
+@allowing("retry", "heal", "adopt", "take_over", "accept_new_geometry", "unverified")
 @click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--watch", is_flag=True, help="Pass after pass, unasked, until SIGTERM or Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    help="Seconds between passes of --watch; poll_s of the configuration by default.",
+)
 @config_option
 @json_option
 def apply(
@@ -304,53 +97,261 @@ def apply(
     target: str | None,
     models: tuple[str, ...],
     yes: bool,
+    watch: bool,
+    interval: float | None,
     as_json: bool,
-    **allowed: bool,
+    **allowed: Any,
 ) -> None:
-    """Make every bound name what its alias says; or run exactly what `plan --out` saved.
+    """Make every bound name what its alias says.
 
-    A PLAN_FILE is refused once anything that it is about has moved.
+    With a PLAN_FILE of `plan --out` exactly that is done; it is refused once anything that it is
+    about has moved.
     """
-    from oml_mlflow.cli.text import exit_code, show_plan
-    from oml_mlflow.promotion.options import Options
-    from oml_mlflow.reconciler.loop import Reconciler
-    from oml_mlflow.reconciler.plan_file import read_plan, waiting_in
+    from oml_mlflow.cli.text import Outcomes, show_pass, show_plan
+    from oml_mlflow.commands import operate
 
-    options, saved = Options(**allowed), None
-    if plan_file:
-        if target or models or any(allowed.values()):
-            raise click.UsageError("a plan file holds its own options: give no other options.")
-        saved = read_plan(Path(plan_file))
-        options, target, models = saved.options, saved.target or None, saved.models
-    config = fleet_configuration(target)
+    if plan_file and (target or models or watch or any(allowed.values())):
+        raise click.UsageError("a plan file holds its own options: give no other options.")
+    if watch and (target or models or as_json):
+        raise click.UsageError("--watch is about all bindings, and writes lines.")
+    config, options = console.configuration(), operate.Options(**allowed)
+    if watch:
+        _watch(partial(operate.watch, interval_s=interval, options=options, config=config))
+        return
+    outcomes = Outcomes(quiet=as_json)
+
+    def confirm(diff: Diff) -> None:
+        outcomes.total = len(diff.changes) + sum(bool(s.waits_for) for s in diff.statuses)
+        if not (plan_file or yes):
+            _ask(diff, as_json)
+
     with console.progress() as listener:
-        reconciler = Reconciler(config, on_event=listener)
-        view = reconciler.look(models or None, targets=only_target(target), options=options)
-        found = view.plan
-        if saved is not None:
-            saved.demand_fresh(found)
-    waiting = waiting_in(found)
-    if not found.changes:
-        show_pass(found.statuses, [], as_json)
-        if not as_json:
-            show_plan(found)
-        sys.exit(exit_code((), found.statuses))
-    if saved is None and not yes:
-        _ask(found, as_json)
-    only = {change.key for change in found.changes} | set(waiting)
-    run_pass(config, options, target, models, as_json, only=only, view=view)
+        done = operate.apply(
+            plan_file,
+            target=target,
+            models=models,
+            options=options,
+            config=config,
+            confirm=confirm,
+            on_outcome=outcomes,
+            on_event=listener,
+        )
+    if not as_json and not done.outcomes:
+        show_plan(done.diff)
+    show_pass(done, outcomes, as_json)
 
 
-def _ask(plan: FleetPlan, as_json: bool) -> None:
+def _ask(diff: Diff, as_json: bool) -> None:
     """Ask whether to go on; exit if not, UsageError without a terminal."""
     from oml_mlflow.cli.text import show_plan
 
     if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(
-            f"{plan.summary()} There is no terminal to ask on. Give --yes, or apply a plan file "
+            f"{diff.summary()} There is no terminal to ask on. Give --yes, or apply a plan file "
             "made by `oml-mlflow plan --out FILE`."
         )
-    show_plan(plan)
+    show_plan(diff)
     if not click.confirm("Apply?"):
-        console.out.print("Nothing was changed.")
+        console.say("Nothing was changed.")
         sys.exit(1)
+
+
+def _watch(run: partial[None]) -> None:
+    from oml_mlflow.cli.text import Outcomes
+
+    stop = threading.Event()
+
+    def ask_to_stop(signum: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        console.err.print("stopping after this pass; once more to stop at once.")
+
+    def show(found: Pass | OmlMlflowError) -> None:
+        if isinstance(found, OmlMlflowError):
+            console.show_error(found)
+        elif found.outcomes:
+            Outcomes().all_of(found)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask_to_stop)
+    console.err.print("watching.")
+    run(stop, on_pass=show)
+
+
+@click.command(epilog="Example: oml-mlflow promote models:/clip@prod --target db1")
+@click.argument("model_uri")
+@target_option
+@name_option
+@allowing("unverified", "adopt", "take_over", "accept_new_geometry")
+@click.option(
+    "--pin", is_flag=True, help="Pin the name, so that it stays, whatever alias it follows."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done; nothing is changed.")
+@click.option(
+    "--sql", "as_sql", is_flag=True, help="Print the PL/SQL instead, for a DBA to run in SQL*Plus."
+)
+@html_option
+@json_option
+def promote(
+    model_uri: str,
+    chosen: Chosen,
+    name: str | None,
+    html: str | None,
+    pin: bool,
+    dry_run: bool,
+    as_sql: bool,
+    as_json: bool,
+    **allowed: Any,
+) -> None:
+    """Load, verify and make live the version MODEL_URI.
+
+    A name that follows an alias has to follow it, or to be pinned.
+    """
+    from oml_mlflow.cli.text import show_done, show_promotion_plan
+    from oml_mlflow.commands import promote as commands
+
+    with console.progress() as listener:
+        if dry_run or as_sql:
+            if html or pin or allowed["unverified"] or allowed["accept_new_geometry"]:
+                raise click.UsageError("--dry-run and --sql take only --name, --adopt, --take-over")
+            adopt, take_over = allowed["adopt"], allowed["take_over"]
+            planned = commands.dry_run(
+                model_uri,
+                chosen.name,
+                name,
+                adopt=adopt,
+                take_over=take_over,
+                config=chosen.config,
+                on_event=listener,
+            )
+        else:
+            try:
+                done = commands.promote(
+                    model_uri,
+                    chosen.name,
+                    name,
+                    pin=pin,
+                    config=chosen.config,
+                    on_event=listener,
+                    **allowed,
+                )
+            except ParityError as error:
+                if html:
+                    report = error.details["report"]
+                    console.write_page(report, html, model_uri, chosen.database.uri)
+                raise
+    if as_sql:
+        console.say(chosen.database.script(planned))
+    elif dry_run and as_json:
+        console.show_json(planned.to_json())
+    elif dry_run:
+        show_promotion_plan(planned, chosen.database)
+    else:
+        if html:
+            console.write_page(done.report, html, model_uri, chosen.database.uri)
+        show_done(done, chosen.database, as_json)
+
+
+@click.command(epilog="Example: oml-mlflow rollback clip --target db1")
+@click.argument("name")
+@target_option
+@click.option("--to", type=click.IntRange(min=1), help="Generation; the one before by default.")
+@allowing("unverified", "accept_new_geometry")
+@click.option("--pin", is_flag=True, help="Pin the name instead of moving the alias it follows.")
+@click.option("--reason", default="", help="Why, for whoever reads `status`.")
+@json_option
+def rollback(
+    name: str,
+    chosen: Chosen,
+    to: int | None,
+    pin: bool,
+    reason: str,
+    as_json: bool,
+    **allowed: Any,
+) -> None:
+    """Make a kept generation live again, verified anew.
+
+    Where NAME follows an alias, the alias is moved, and every name that follows it goes back: they
+    are named first. With --pin, or while the registry does not answer, this name alone goes back,
+    and is pinned. To go back further, name the generation with --to.
+    """
+    from oml_mlflow.cli.text import Outcomes, show_done, show_pass
+    from oml_mlflow.commands.rollback import rollback as run
+
+    passes: list[Pass] = []
+    with console.progress() as listener:
+        try:
+            done = run(
+                name,
+                chosen.name,
+                to=to,
+                pin=pin,
+                reason=reason,
+                config=chosen.config,
+                tell=(lambda text: None) if as_json else console.say,
+                on_pass=passes.append,
+                on_event=listener,
+                **allowed,
+            )
+        except OmlMlflowError:
+            if not passes:
+                raise
+    for found in passes:
+        outcomes = Outcomes(quiet=as_json)
+        if not as_json:
+            outcomes.all_of(found)
+        show_pass(found, outcomes if as_json else None, as_json)
+    show_done(done, chosen.database, as_json)
+
+
+@click.command(epilog="Example: oml-mlflow drop clip --target db1 --yes")
+@click.argument("name")
+@target_option
+@click.option("--yes", is_flag=True, help="Really drop it.")
+def drop(name: str, chosen: Chosen, yes: bool) -> None:
+    """Drop a live pair and its kept generations.
+
+    Adopted models and the ledger stay. Without --yes it says what would be dropped.
+    """
+    from oml_mlflow.commands import promote as commands
+
+    database = chosen.database
+    if not yes:
+        found = commands.look(name, chosen.name, config=chosen.config)
+        there = [m for m in found.live_names.values() if m in found.models]
+        used = "; ".join(f"{d.kind} {d.name}" for d in found.dependants)
+        raise click.UsageError(
+            f"this would drop {', '.join(there) or 'nothing'} in {database.uri} and generations "
+            f"{sorted(found.kept()) or 'none'}; known to depend on it: {used or 'nothing'}. "
+            "Nothing was changed. Give --yes."
+        )
+    done = commands.drop(name, chosen.name, config=chosen.config)
+    if done.finished:
+        console.say(f"first: {done.finished}.")
+    if done.work is not None:
+        console.say(f"dropped {', '.join(done.work.drops)} in {database.uri}.")
+
+
+@click.command(epilog="Example: oml-mlflow pin clip --target db1 --reason 'audit until Friday'")
+@click.argument("name")
+@target_option
+@click.option("--reason", default="", help="Why, for whoever reads `status`.")
+def pin(name: str, chosen: Chosen, reason: str) -> None:
+    """Keep a name as it is, whatever its alias says."""
+    from oml_mlflow.commands import promote as commands
+
+    commands.pin(name, chosen.name, reason, config=chosen.config)
+    console.say(f"{name.upper()} on {chosen.name} is pinned.")
+
+
+@click.command(epilog="Example: oml-mlflow unpin clip --target db1")
+@click.argument("name")
+@target_option
+def unpin(name: str, chosen: Chosen) -> None:
+    """Let a name follow its alias again."""
+    from oml_mlflow.commands import promote as commands
+
+    was = commands.unpin(name, chosen.name, config=chosen.config)
+    text = "follows its alias again. Next: oml-mlflow apply." if was else "was not pinned."
+    console.say(f"{name.upper()} on {chosen.name} {text}")

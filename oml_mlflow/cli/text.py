@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from oml_mlflow.cli import console
 from oml_mlflow.parity.policy import WARNED
-from oml_mlflow.reconciler.status import HEAL, IN_SYNC, UNREACHABLE, FleetPlan, Status
 
 if TYPE_CHECKING:
+    from oml_mlflow.errors import OmlMlflowError
     from oml_mlflow.parity.difference import ClassSummary
     from oml_mlflow.planning.plan import Plan
-    from oml_mlflow.promotion.apply import Promotion
+    from oml_mlflow.promotion.run import Promotion
     from oml_mlflow.promotion.target import Target
+    from oml_mlflow.reconciler.diff import Diff
     from oml_mlflow.reconciler.fleet import Outcome
     from oml_mlflow.reconciler.loop import Pass
+    from oml_mlflow.reconciler.status import Status
 
 _DIFFERS, _RETRY, _FAILED = 3, 75, 1
 
 
 def show_statuses(title: str, statuses: Sequence[Status]) -> None:
-    """Write a table of statuses to stdout, and how many are in sync."""
+    """Write a table of statuses to stdout, and how many are in which state."""
     console.show_table(
         title,
         ("target", "name", "follows", "wanted", "live", "state", "why", "next step"),
@@ -39,15 +43,22 @@ def show_statuses(title: str, statuses: Sequence[Status]) -> None:
             for status in statuses
         ],
     )
-    well = sum(status.state == IN_SYNC for status in statuses)
-    console.out.print(f"{well} of {len(statuses)} in sync.", markup=False)
+    console.say(f"{tally(statuses)}.")
 
 
-def show_plan(plan: FleetPlan) -> None:
+def tally(statuses: Sequence[Status]) -> str:
+    """Return how many are in which state, such as ``2 of 3 in sync, 1 unreachable``."""
+    states = Counter(status.state for status in statuses if not status.is_in_sync)
+    others = "".join(f", {count} {state}" for state, count in sorted(states.items()))
+    well = sum(status.is_in_sync for status in statuses)
+    return f"{well} of {len(statuses)} in sync{others}"
+
+
+def show_plan(plan: Diff) -> None:
     """Write a fleet plan to stdout: a line for each name that is not in sync."""
     lines, target = [], None
     for status in plan.statuses:
-        if status.state == IN_SYNC:
+        if status.is_in_sync:
             continue
         if status.target != target:
             target = status.target
@@ -56,42 +67,38 @@ def show_plan(plan: FleetPlan) -> None:
         if status.hint:
             lines.append(f"       Next: {status.hint}")
         lines += [f"       {remark}." for remark in status.remarks]
-    same = sum(status.state == IN_SYNC for status in plan.statuses)
-    if same:
-        lines.append(f"In sync: {same} of {len(plan.statuses)}.")
-    console.out.print("\n".join([*lines, plan.summary()]), markup=False)
+    if plan.statuses:
+        lines.append(f"{tally(plan.statuses)}.")
+    console.say("\n".join([*lines, plan.summary()]))
 
 
 def _line(status: Status) -> str:
     change = status.change
     if change is not None:
-        sign = "~" if change.kind == HEAL else "-/+" if change.live else "+"
+        sign = "~" if change.heals else "-/+" if change.live else "+"
         return f" {sign:>3} {change} ({_follows(status)}); {status.text}"
     sign = "..." if status.waits_for else "!" if status.is_error else " "
     return f" {sign:>3} {status.name} {status.state}: {status.text}"
 
 
-def outcome_line(number: int, total: int, outcome: Outcome) -> str:
+def outcome_line(count: str, outcome: Outcome) -> str:
     """Return a line about the outcome of a change; a second one has its next step."""
     binding, done, error = outcome.change.binding, outcome.promotion, outcome.error
-    return progress_line(
-        number,
-        total,
-        f"{binding.name} on {binding.target}",
-        f"{done.entry.origin} live (generation {done.entry.generation}), "
-        f"{done.entry.verification}, in {outcome.elapsed_s:.1f} s"
-        if done is not None
-        else "",
-        error,
-    )
+    text = ""
+    if done is not None:
+        text = (
+            f"{done.entry.origin} live (generation {done.entry.generation}), "
+            f"{done.entry.verification}, in {outcome.elapsed_s:.1f} s"
+        )
+    return progress_line(count, f"{binding.name} on {binding.target}", text, error)
 
 
 def progress_line(
-    number: int, total: int, what: str, text: str, error: Any = None, *, ok: bool = True
+    count: str, what: str, text: str, error: OmlMlflowError | None = None, *, ok: bool = True
 ) -> str:
     """Return ``1 of 2  OK    what: text``, or its error and next step."""
     word = "OK" if ok and error is None else "FAIL"
-    head = f"{number} of {max(number, total)}  {word:<5} {what}: "
+    head = f"{count}  {word:<5} {what}: "
     if error is None:
         return f"{head}{text}"
     return f"{head}[{error.code}] {error.message}" + (
@@ -100,40 +107,66 @@ def progress_line(
 
 
 class Outcomes:
-    """Writes a line for each outcome: at once, or after the progress bars."""
+    """Writes a line for each outcome: at once, or after the progress bars.
 
-    def __init__(self, total: int, *, quiet: bool = False) -> None:
-        self._total, self._count, self._quiet = total, 0, quiet
+    Args:
+        total: How many there will be, as far as is known.
+        quiet: Write nothing.
+    """
+
+    def __init__(self, total: int = 0, *, quiet: bool = False) -> None:
+        self.total, self._count, self._quiet = total, 0, quiet
         self._held: list[str] = []
 
     def __call__(self, outcome: Outcome) -> None:
         """Write the line of an outcome, now or at the end."""
         self._count += 1
-        line = outcome_line(self._count, self._total, outcome)
+        line = outcome_line(f"{self._count} of {max(self._count, self.total)}", outcome)
         if console.err.is_terminal:
             self._held.append(line)
         elif not self._quiet:
-            console.out.print(line, markup=False)
+            console.say(line)
+
+    def all_of(self, done: Pass) -> None:
+        """Write all of a pass, and its summary."""
+        self.total = len(done.outcomes)
+        for outcome in done.outcomes:
+            self(outcome)
+        self.end(done)
 
     def end(self, done: Pass) -> None:
         """Write a summary, and what still needs attention."""
         for line in self._held:
-            console.out.print(line, markup=False)
+            console.say(line)
         failed = {
             (o.change.binding.target, o.change.binding.name) for o in done.outcomes if o.error
         }
         for status in done.statuses:
             if status.is_error and (status.target, status.name) not in failed:
                 text = f"{status.name} on {status.target} {status.state}: {status.text}"
-                more = f"\n  Next: {status.hint}" if status.hint else ""
-                console.out.print(text + more, markup=False)
-        well = sum(status.state == IN_SYNC for status in done.statuses)
+                console.say(text + (f"\n  Next: {status.hint}" if status.hint else ""))
         good = sum(outcome.error is None for outcome in done.outcomes)
-        console.out.print(
-            f"{good} changed, {len(done.outcomes) - good} failed; {well} of "
-            f"{len(done.statuses)} in sync.",
-            markup=False,
-        )
+        bad = len(done.outcomes) - good
+        console.say(f"{good} changed, {bad} failed; {tally(done.statuses)}.")
+
+
+def show_pass(done: Pass, outcomes: Outcomes | None, as_json: bool) -> None:
+    """Show how a pass ended, unless that was shown already, and exit with its worst code."""
+    if as_json:
+        show_pass_json(done.outcomes, done.statuses)
+    elif outcomes is not None and done.outcomes:
+        outcomes.end(done)
+    sys.exit(exit_code(done.outcomes, done.statuses))
+
+
+def show_pass_json(outcomes: Sequence[Outcome], statuses: Sequence[Status]) -> None:
+    """Write outcomes and statuses to stdout as one JSON document."""
+    console.show_json(
+        {
+            "outcomes": [outcome_json(outcome) for outcome in outcomes],
+            "standings": [status.to_json() for status in statuses],
+        }
+    )
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:
@@ -147,7 +180,7 @@ def outcome_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def error_json(error: Any) -> dict[str, str]:
+def error_json(error: OmlMlflowError) -> dict[str, str]:
     """Return an error for programs."""
     return {"code": error.code, "message": error.message, "hint": error.hint}
 
@@ -156,7 +189,7 @@ def exit_code(outcomes: Sequence[Outcome], statuses: Sequence[Status]) -> int:
     """Return the worst exit code: vectors differ, failed, try again."""
     codes = {outcome.error.exit_code for outcome in outcomes if outcome.error is not None}
     codes |= {
-        _RETRY if status.state == UNREACHABLE else _FAILED for status in statuses if status.is_error
+        _RETRY if status.is_unreachable else _FAILED for status in statuses if status.is_error
     }
     return worst(codes)
 
@@ -196,18 +229,18 @@ def show_promotion_plan(planned: Plan, database: Target) -> None:
     for dependant in planned.observed.dependants:
         lines.append(f"     depends on {dependant.model}: {dependant.kind} {dependant.name}")
     lines.append(planned.summary())
-    console.out.print("\n".join(lines), markup=False)
+    console.say("\n".join(lines))
 
 
 def show_done(done: Promotion, database: Target, as_json: bool) -> None:
     """Show what a promotion or rollback did."""
     entry = done.entry
     if as_json:
-        facts = {"changed": done.changed, "healed": done.healed, "swap_s": done.swap_s}
+        facts = {"changed": done.changed, "finished": done.finished, "swap_s": done.swap_s}
         console.show_json({**facts, **vars(entry), "target": database.uri})
         return
-    if done.healed:
-        console.out.print(f"first: {done.healed}.", markup=False)
+    if done.finished:
+        console.say(f"first: {done.finished}.")
     compared = f"{entry.verification}. {done.report.title}"
     if done.report.rows:
         compared = f"{done.report.summary}, largest difference {done.report.max_abs():.1e}"
@@ -216,10 +249,9 @@ def show_done(done: Promotion, database: Target, as_json: bool) -> None:
     verb = "is now" if done.changed else "was already"
     swap = f" Swapped in {done.swap_s:.2f} s." if done.changed else ""
     profile = f", profile {entry.profile}" if database.is_probed and entry.profile else ""
-    console.out.print(
+    console.say(
         f"{entry.name} in {database.uri} {verb} {entry.origin.replace(' ', ' version ')} "
-        f"(generation {entry.generation}{profile}); {compared}.{swap}",
-        markup=False,
+        f"(generation {entry.generation}{profile}); {compared}.{swap}"
     )
 
 

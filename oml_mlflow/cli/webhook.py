@@ -19,7 +19,7 @@ _name_option = click.option(
 )
 
 
-@click.command()
+@click.command(epilog="Example: oml-mlflow serve-webhook --config /etc/oml_mlflow.toml")
 @click.option("--host", help="Address to listen on; 127.0.0.1 by default.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 8765 by default.")
 @click.option(
@@ -29,12 +29,12 @@ _name_option = click.option(
 )
 @config_option
 def serve_webhook(host: str | None, port: int | None, interval: float | None) -> None:
-    """Receive MLflow's webhooks, and make what is live what the aliases say.
+    """Receive MLflow's webhooks, and follow the aliases.
 
     Answers POST /webhook, GET /health and GET /metrics, the latter two to anybody who can reach
     it. The secret is in OML_MLFLOW_WEBHOOK_SECRET, or in a file: secret_file in [webhook].
     """
-    from oml_mlflow.reconciler.loop import Reconciler, prepare
+    from oml_mlflow.commands import operate
     from oml_mlflow.webhook.receiver import serve
 
     flags: dict[str, Any] = {"webhook.host": host, "webhook.port": port, "poll_s": interval}
@@ -43,9 +43,9 @@ def serve_webhook(host: str | None, port: int | None, interval: float | None) ->
     log = logging.getLogger("oml_mlflow")
     is_finished = serve(
         found,
-        Reconciler(found).run,
+        operate.following(found),
         on_start=lambda address: log.info("listening on %s", address),
-        prepare=prepare,
+        prepare=operate.prepare,
     )
     if not is_finished:
         log.warning("a promotion was left to its journal; the next start finishes it")
@@ -65,15 +65,21 @@ def _log_to_stderr() -> None:
 
 @click.group()
 def webhook() -> None:
-    """Make, test or remove the webhook in MLflow, and show what the server needs for it."""
+    """Make, test or remove the webhook in MLflow.
+
+    Also shows what MLflow's server needs for it.
+    """
 
 
-@webhook.command()
+@webhook.command(epilog="Example: oml-mlflow webhook install --url http://127.0.0.1:8765/webhook")
 @click.option("--url", required=True, help="Receiver, as MLflow's server reaches it.")
 @_name_option
 @config_option
 def install(url: str, name: str) -> None:
-    """Make the webhook in MLflow, or change it; the secret is the receiver's."""
+    """Make the webhook in MLflow, or change it.
+
+    Its secret is the receiver's.
+    """
     from oml_mlflow.webhook import setup
     from oml_mlflow.webhook.signature import find_secrets
 
@@ -88,10 +94,10 @@ def install(url: str, name: str) -> None:
         )
 
 
-@webhook.command()
+@webhook.command(epilog="Example: oml-mlflow webhook test")
 @_name_option
 def test(name: str) -> None:
-    """Have MLflow send examples, and check that our receiver answers."""
+    """Have MLflow send examples, and check who answers."""
     from oml_mlflow.webhook import setup
 
     with _server_settings():
@@ -104,7 +110,7 @@ def test(name: str) -> None:
         )
 
 
-@webhook.command()
+@webhook.command(epilog="Example: oml-mlflow webhook remove")
 @_name_option
 def remove(name: str) -> None:
     """Remove the webhook from MLflow; nothing else changes."""

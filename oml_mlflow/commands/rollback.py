@@ -1,214 +1,165 @@
-"""Roll back a name: by its alias where it follows one, else the name alone."""
+"""The verb rollback: by the alias that a name follows, or the name alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from oml_mlflow.commands.chosen import Chosen, choose
+from oml_mlflow.commands.promote import pinned
 from oml_mlflow.config.bindings import Binding
-from oml_mlflow.config.file import Config, load_config
+from oml_mlflow.config.file import Config
 from oml_mlflow.errors import ApplyError, RegistryRefused, RegistryUnreachable
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.names import check_export_name
-from oml_mlflow.planning.observed import healed
+from oml_mlflow.parity.report import ParityReport
+from oml_mlflow.planning.observed import finished
 from oml_mlflow.planning.plan import plan_rollback
-from oml_mlflow.planning.records import LedgerEntry
-from oml_mlflow.promotion.apply import Promotion, observe
-from oml_mlflow.promotion.options import DEFAULTS, Options
-from oml_mlflow.promotion.rollback import rollback as rollback_pair
+from oml_mlflow.planning.records import ROLLBACK, LedgerEntry
+from oml_mlflow.promotion.options import Options
+from oml_mlflow.promotion.rollback import roll_back
+from oml_mlflow.promotion.run import Promotion, observe
 from oml_mlflow.promotion.target import Target
-from oml_mlflow.reconciler.fleet import Fleet
 from oml_mlflow.reconciler.loop import Pass, Reconciler
-from oml_mlflow.reconciler.pins import open_configured, pinned_for
+from oml_mlflow.reconciler.status import PAUSED, PINNED, Status
 from oml_mlflow.registry import get_version, register_alias
-from oml_mlflow.targets import open_target
-
-
-@dataclass(frozen=True)
-class RollbackResult:
-    """What a rollback did.
-
-    Attributes:
-        alias: Alias that was moved, such as ``clip@prod``; empty if none was.
-        version: Version that was rolled back to.
-        changed: What a reconciler's pass did after the alias was moved; None if none was.
-        promotion: What was done to a pinned or unbound name; None if the alias was moved.
-        pinned: Whether the name is pinned now.
-        reason: Why it was pinned without being asked to; empty otherwise.
-    """
-
-    alias: str = ""
-    version: str = ""
-    changed: Pass | None = None
-    promotion: Promotion | None = None
-    pinned: bool = False
-    reason: str = ""
-
-
-def rollback_configured(
-    config: Config,
-    target: str,
-    name: str,
-    *,
-    to: int | None = None,
-    pinned: bool = False,
-    reason: str = "",
-    options: Options = DEFAULTS,
-    on_event: Listener = silent,
-) -> RollbackResult:
-    """Make a kept generation live again; where the name follows an alias, move the alias first.
-
-    Then every target that follows the alias is rolled back with it. If the registry does not
-    answer, or `pinned` is given, only this name is, and it is pinned.
-
-    Args:
-        config: Targets and bindings.
-        target: Name of the target.
-        name: Export name.
-        to: Generation; by default the newest kept one before the live one.
-        pinned: Pin the name instead of moving the alias.
-        reason: Reason of the pin, shown by `status`.
-        options: What is allowed beyond the usual.
-        on_event: Told of progress.
-
-    Raises:
-        ApplyError: If that generation is not kept, or is not of the model that the name follows.
-        OmlMlflowError: See `oml_mlflow.rollback`.
-
-    Side effects: Moves an alias, writes to every target that follows it; or writes a ledger row and
-        a note to this one.
-    """
-    export_name = check_export_name(name).upper()
-    database, why = open_configured(config, target), ""
-    chosen = _chosen(database, export_name, to)
-    if not pinned:
-        try:
-            binding = _binding(config, target, export_name)
-            if binding is None:
-                done = _go_back(database, export_name, to, options, on_event)
-                return RollbackResult(version=done.entry.version, promotion=done)
-            return _move_back(config, binding, chosen, options, on_event)
-        except RegistryRefused as error:
-            error.hint += " Or go back with --pin, which leaves the alias alone."
-            raise
-        except RegistryUnreachable as error:
-            why = f"the registry could not be asked ({error.message})"
-    with pinned_for(database, export_name, reason or why or "rolled back by hand"):
-        done = _go_back(database, export_name, to, replace(options, over_pin=True), on_event)
-    return RollbackResult(version=done.entry.version, promotion=done, pinned=True, reason=why)
-
-
-def _move_back(
-    config: Config, binding: Binding, chosen: LedgerEntry, options: Options, on_event: Listener
-) -> RollbackResult:
-    if chosen.registered_model != binding.model or not chosen.version:
-        raise ApplyError(
-            f"generation {chosen.restores or chosen.generation} of {binding.name} on "
-            f"{binding.target} is {chosen.origin}, which {binding.model}@{binding.alias} can't "
-            "point to. Nothing was changed.",
-            hint="go back with --pin, which leaves the alias alone.",
-        )
-    version = get_version(f"models:/{binding.model}/{chosen.version}")
-    register_alias(version, binding.alias)
-    changed = Reconciler(config, on_event=on_event).run([binding.model], options=options)
-    follows = f"{binding.model}@{binding.alias}"
-    return RollbackResult(alias=follows, version=chosen.version, changed=changed)
-
-
-def _go_back(
-    database: Target, name: str, to: int | None, options: Options, on_event: Listener
-) -> Promotion:
-    return rollback_pair(
-        database,
-        name,
-        to=to,
-        unverified=options.unverified,
-        accept_new_geometry=options.accept_new_geometry,
-        over_pin=options.over_pin,
-        on_event=on_event,
-    )
-
-
-def _chosen(database: Target, name: str, to: int | None) -> LedgerEntry:
-    """Return the ledger entry that a rollback would make live."""
-    with database.session(f"roll back {name}", create=False) as session:
-        observed = healed(observe(session, name))
-    work = plan_rollback(observed, to=to, keep=database.keep, target=database.uri).work
-    assert work is not None  # noqa: S101 -- it raises where there is nothing to do
-    return work.entry
-
-
-def _binding(config: Config, target: str, name: str) -> Binding | None:
-    """Return the binding of a name; None if it has none that it can follow."""
-    for status in Fleet(config).look(targets=[target]).plan.statuses:
-        if status.name == name and status.binding is not None and not status.is_error:
-            return status.binding
-    return None
 
 
 def rollback(
-    target: Target | str,
     name: str,
+    target: Target | str | None = None,
     *,
     to: int | None = None,
     unverified: bool = False,
     accept_new_geometry: bool = False,
-    pinned: bool = False,
+    pin: bool = False,
+    reason: str = "",
     config: Config | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+    on_pass: Callable[[Pass], None] = lambda found: None,
     on_event: Listener = silent,
 ) -> Promotion:
     """Make a kept generation live again, without loading anything.
 
-    Where the name follows an alias in a configured target, the alias is moved first, and every
-    target that follows it is rolled back.
+    Where the name follows an alias, the alias is moved, and every name that follows it goes back
+    with it. With `pin`, or while the registry does not answer, only this name does, and is pinned.
 
     Args:
-        target: A target, its URI, or the name of a configured one.
-        name: Export name in the database.
-        to: Generation; by default the newest kept one before the live one.
-        unverified: Also go back to a generation without reference vectors.
+        name: Export name.
+        target: A target, its URI, or the name of a declared one; the configuration's by default.
+        to: Generation; by default the newest kept one from before the live one. After a rollback
+            it has to be named.
+        unverified: Also go back to a generation that has no reference vectors.
         accept_new_geometry: See `promote`.
-        pinned: Pin the name in a configured target instead of moving its alias.
+        pin: Pin the name instead of moving its alias.
+        reason: Reason of the pin, shown by `status`.
         config: See `promote`.
+        tell: Told what will be moved, before it is, and what is pinned, for people.
+        on_pass: Called with what the pass after the moved alias did to all that follow it.
         on_event: Told of progress.
 
     Returns:
         What is live in this target now.
 
     Raises:
-        OmlMlflowError: See `oml_mlflow.promotion.rollback.rollback`.
+        InvalidName, TargetLocked, ForeignModel, Pinned, Vetoed, GeometryChanged, ParityError: See
+            `promote`.
+        ApplyError: If that generation is not kept, is not of the model that the name follows, has
+            no references and `unverified` is not given, or a step fails; the message says what
+            state was left.
 
-    Side effects: Moves an alias, or pins the name; writes ledger rows to targets; commits.
+    Side effects: Moves an alias and writes to every target that follows it; or writes a ledger row
+        to this one, and perhaps a note; commits. Calls hooks.
     """
-    if isinstance(target, str):
-        config = config or load_config()
-        chosen = config.choose(target).name
-        if chosen in config.targets:
-            options = Options(unverified=unverified, accept_new_geometry=accept_new_geometry)
-            done = rollback_configured(
-                config, chosen, name, to=to, pinned=pinned, options=options, on_event=on_event
+    chosen, export_name = choose(target, config), check_export_name(name).upper()
+    options = Options(unverified=unverified, accept_new_geometry=accept_new_geometry)
+    entry, why = _wanted(chosen.database, export_name, to), ""
+    if not pin:
+        try:
+            binding = chosen.binding(export_name)
+            if binding is not None:
+                return _move_back(chosen, binding, entry, options, tell, on_pass, on_event)
+        except RegistryRefused as error:
+            error.hint += " Or go back with --pin, which leaves the alias alone."
+            raise
+        except RegistryUnreachable as error:
+            why = f"the registry could not be asked ({error.message})"
+        else:
+            return roll_back(
+                chosen.database, export_name, to=to, options=options, on_event=on_event
             )
-            return done.promotion or _of_target(done, chosen, name)
-        target = open_target(target)
-    return rollback_pair(
-        target,
-        name,
-        to=to,
-        unverified=unverified,
-        accept_new_geometry=accept_new_geometry,
-        on_event=on_event,
-    )
+    options = replace(options, over_pin=True)
+    with pinned(chosen.database, export_name, reason or why or "rolled back by hand"):
+        done = roll_back(chosen.database, export_name, to=to, options=options, on_event=on_event)
+    tell(f"{export_name} on {chosen.name} is pinned{f', since {why}' if why else ''}.")
+    return done
 
 
-def _of_target(done: RollbackResult, target: str, name: str) -> Promotion:
-    """Return what the pass that followed the moved alias did to one name."""
-    for outcome in done.changed.outcomes if done.changed else ():
-        if outcome.change.binding.place == (target, name.upper()):
-            if outcome.error is not None:
-                raise outcome.error
-            if outcome.promotion is not None:
-                return outcome.promotion
+def _wanted(database: Target, name: str, to: int | None) -> LedgerEntry:
+    """Return the ledger entry that a rollback would make live."""
+    with database.session(f"roll back {name}", create=False) as session:
+        found = observe(session, name)
+        observed, begun = finished(found), found.state.work
+    # an interrupted rollback is only finished; otherwise a second run would go back by two
+    if begun is not None and begun.entry == observed.live and _is_asked(begun.entry, to):
+        return begun.entry
+    work = plan_rollback(observed, to=to, keep=database.keep, target=database.uri).work
+    assert work is not None  # noqa: S101 -- it raises where there is nothing to do
+    return work.entry
+
+
+def _is_asked(entry: LedgerEntry, to: int | None) -> bool:
+    return entry.action == ROLLBACK and to in (None, entry.restores)
+
+
+def _move_back(
+    chosen: Chosen,
+    binding: Binding,
+    entry: LedgerEntry,
+    options: Options,
+    tell: Callable[[str], None],
+    on_pass: Callable[[Pass], None],
+    on_event: Listener,
+) -> Promotion:
+    follows = f"{binding.model}@{binding.alias}"
+    if entry.registered_model != binding.model or not entry.version:
+        raise ApplyError(
+            f"generation {entry.restores} of {binding.name} on {chosen.name} is {entry.origin}, "
+            f"which {follows} can't point to. Nothing was changed.",
+            hint="go back with --pin, which leaves the alias alone.",
+        )
+    version = get_version(f"models:/{binding.model}/{entry.version}")
+    reconciler = Reconciler(chosen.config, on_event=on_event)
+    tell(_announced(reconciler.look([binding.model]).statuses, follows, version.version))
+    register_alias(version, binding.alias)
+    found = reconciler.run([binding.model], options=options)
+    on_pass(found)
+    for outcome in found.outcomes:
+        if outcome.change.binding.place == binding.place:
+            if outcome.promotion is None:
+                raise outcome.error or ApplyError(str(outcome.change))
+            return outcome.promotion
+    for status in found.statuses:
+        live = status.live
+        is_it = live is not None and (live.registered_model, live.version) == (
+            version.name,
+            version.version,
+        )
+        if (status.target, status.name) == binding.place and live is not None and is_it:
+            return Promotion(live, ParityReport("Made live meanwhile by another process"))
     raise ApplyError(
-        f"{done.alias} points to version {done.version} again, but {name.upper()} on {target} did "
-        "not follow.",
+        f"{follows} points to version {version.version} again, but {binding.name} on "
+        f"{chosen.name} did not follow.",
         hint="run `oml-mlflow status`.",
     )
+
+
+def _announced(statuses: Sequence[Status], follows: str, version: str) -> str:
+    """Return which names go with an alias, and which don't, for people."""
+    bound = [s for s in statuses if s.binding and f"{s.binding.model}@{s.binding.alias}" == follows]
+    staying = [s for s in bound if s.is_error or s.state in (PINNED, PAUSED)]
+    going = ", ".join(f"{s.name} on {s.target}" for s in bound if s not in staying) or "nothing"
+    but = ", ".join(f"{s.name} on {s.target} ({s.state})" for s in staying)
+    was = next((s.wanted for s in bound), "") or "no version"
+    text = f"{follows} goes from {was} to {version}; with it go {going}"
+    return f"{text}; not: {but}." if but else f"{text}."

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,7 @@ from oml_mlflow.config.bindings import Acceptance, Binding
 from oml_mlflow.config.values import (
     COUNT,
     ENV_PREFIX,
-    FILE,
-    PORT,
     SECONDS,
-    SIZE,
     SWITCH,
     TEXT,
     Values,
@@ -32,6 +29,7 @@ from oml_mlflow.config.values import (
     one_of,
     variable_of,
 )
+from oml_mlflow.config.webhook import WebhookConfig, read_webhook
 from oml_mlflow.errors import ConfigError, InvalidName
 from oml_mlflow.names import check_export_name, showable
 from oml_mlflow.targets import is_same
@@ -54,17 +52,6 @@ _TARGET_SCALARS = {
     "drift": one_of(REPORT, HEAL),
     "paused": SWITCH,
     "timeout_s": SECONDS,
-}
-_WEBHOOK_KINDS = {
-    "host": TEXT,
-    "port": PORT,
-    "database": FILE,
-    "secret_file": FILE,
-    "window_s": SECONDS,
-    "max_body_bytes": SIZE,
-    "request_timeout_s": SECONDS,
-    "grace_s": SECONDS,
-    "unhealthy_s": SECONDS,
 }
 
 
@@ -94,34 +81,6 @@ class TargetConfig:
 
 
 @dataclass(frozen=True)
-class WebhookConfig:
-    """How deliveries of MLflow's webhooks are received: the section ``[webhook]``.
-
-    Attributes:
-        host: Address to listen on; only this machine by default.
-        port: Port to listen on.
-        database: SQLite file of the queue; one per receiver.
-        secret_file: File with the secret, readable by its owner only; a second line may hold the
-            previous secret. The environment takes precedence.
-        window_s: How old, or how far ahead, a delivery's timestamp may be.
-        max_body_bytes: Larger deliveries are refused.
-        request_timeout_s: How long the head of a request, and then its body, may take to arrive.
-        grace_s: How long a promotion may go on after SIGTERM.
-        unhealthy_s: How long one pass may take, and failures may last, before /health answers 503.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8765
-    database: Path = Path("oml_mlflow_webhook.db")
-    secret_file: Path | None = None
-    window_s: float = 300.0
-    max_body_bytes: int = 65_536
-    request_timeout_s: float = 10.0
-    grace_s: float = 30.0
-    unhealthy_s: float = 300.0
-
-
-@dataclass(frozen=True)
 class Config:
     """Everything that can be configured.
 
@@ -130,6 +89,7 @@ class Config:
         bindings: Bindings of the file.
         target: Target of verbs that are about one database: a name in `targets`, or a URI.
         path: The file that was read; None if there is none.
+        timeout_s: How long to wait for a target that is not among `targets`.
         concurrency: How many targets are changed at once.
         poll_s: How often a reconciler looks by itself.
         webhook: How deliveries are received.
@@ -140,6 +100,7 @@ class Config:
     bindings: tuple[Binding, ...] = ()
     target: str = DEFAULT_TARGET
     path: Path | None = None
+    timeout_s: float = TargetConfig.timeout_s
     concurrency: int = 4
     poll_s: float = 60.0
     webhook: WebhookConfig = field(default_factory=WebhookConfig)
@@ -158,7 +119,7 @@ class Config:
             return self.targets[wanted]
         if ":" in wanted:
             same = (target for target in self.targets.values() if is_same(target.uri, wanted))
-            return next(same, TargetConfig(wanted, wanted))
+            return next(same, TargetConfig(wanted, wanted, timeout_s=self.timeout_s))
         known = ", ".join(sorted(self.targets)) or "none"
         raise ConfigError(
             f"there is no target {showable(wanted)!r} in {self.path or DEFAULT_FILE}. "
@@ -166,6 +127,11 @@ class Config:
             hint=f"{did_you_mean(wanted, self.targets)}Configured are: {known}. "
             "Or give a URI such as embedded:///folder.",
         )
+
+    def waiting(self, timeout_s: float) -> Config:
+        """Return it with another time-out for every target."""
+        targets = {n: replace(target, timeout_s=timeout_s) for n, target in self.targets.items()}
+        return replace(self, targets=targets, timeout_s=timeout_s)
 
 
 def load_config(
@@ -213,7 +179,7 @@ def load_config(
         path=values.path,
         concurrency=values.pick("concurrency", document, COUNT, Config.concurrency),
         poll_s=values.pick("poll_s", document, SECONDS, Config.poll_s),
-        webhook=_webhook(document.get("webhook", {}), values),
+        webhook=read_webhook(document.get("webhook", {}), values),
         origins=values.origins,
     )
 
@@ -388,15 +354,6 @@ def _bindings(
             f"{key}.name", f"{given} {error.message}".strip(), hint=error.hint
         ) from None
     return [Binding(target, export_name, model, alias) for target in where]
-
-
-def _webhook(table: Any, values: Values) -> WebhookConfig:
-    values.demand_keys(table, "webhook", _WEBHOOK_KINDS)
-    found = {
-        leaf: values.pick(f"webhook.{leaf}", table, kind, getattr(WebhookConfig, leaf))
-        for leaf, kind in _WEBHOOK_KINDS.items()
-    }
-    return WebhookConfig(**found)
 
 
 def _nearest(name: str, targets: Mapping[str, Any]) -> str:

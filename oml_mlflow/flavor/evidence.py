@@ -11,7 +11,7 @@ from oml_mlflow.errors import SourceError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.package import MODEL_REFERENCES, pair_references
 from oml_mlflow.graph.precision import read_precisions
-from oml_mlflow.graph.runtime import not_run_reason, runtime_versions
+from oml_mlflow.graph.runtime import runtime_versions
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.reference import ReferenceModel, exactness
@@ -70,7 +70,7 @@ def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) 
         for pair in pairs
         if not pair.unknown_operators
     }
-    evidence = Evidence(probes, ours, None, None, not_run_reason(first.unknown_operators))
+    evidence = Evidence(probes, ours, None, None, first.unverifiable)
     model = first.model_references
     if model is None and first.source is None:
         return replace(evidence, not_run=evidence.not_run or "the pair's model is not known")

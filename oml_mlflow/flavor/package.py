@@ -13,9 +13,9 @@ import yaml
 from oml_mlflow._version import __version__
 from oml_mlflow.errors import IncompatiblePackage, PackageError
 from oml_mlflow.files import fingerprint_file
-from oml_mlflow.graph.runtime import Ends, not_run_reason, refuse_external
-from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.pair.embedder import PairEmbedder
+from oml_mlflow.graph.runtime import Ends, refuse_external
+from oml_mlflow.names import SIDES
+from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.parity.probes import Probe, References, read_probes
 
 FLAVOR_NAME = "oml_mlflow"
@@ -30,29 +30,15 @@ MODEL_REFERENCES = "model"
 
 
 @dataclass(frozen=True)
-class PackagedPair:
-    """One profile's pair in a packaged model.
+class PackagedPair(PipelinePair):
+    """One profile's pair in a packaged model; its fingerprints are those of the MLmodel file.
 
     Attributes:
         folder: Root of the package.
-        profile: Name of the profile.
-        paths: ONNX files by side.
-        fingerprints: Their sha256 by side, as the MLmodel file has them.
-        dims: Length of the embeddings.
-        metadata: Template metadata.
-        ends: Names of input and output by side.
-        unknown_operators: Operators that the logging process could not run, by side.
         stored_profiles: Names of all profiles in the package.
     """
 
-    folder: Path
-    profile: str
-    paths: dict[str, Path]
-    fingerprints: dict[str, str]
-    dims: int
-    metadata: dict[str, Any]
-    ends: dict[str, Ends]
-    unknown_operators: dict[str, tuple[str, ...]]
+    folder: Path = Path()
     stored_profiles: tuple[str, ...] = ()
 
     def check_fingerprints(self, known: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -72,15 +58,6 @@ class PackagedPair:
                     hint="log the pair again.",
                 )
             refuse_external(self.paths[side])
-
-    def embedder(self) -> PairEmbedder:
-        """Return the pair ready to run in this process."""
-        return PairEmbedder(self.paths[IMG], self.paths[TXT], self.dims, self.ends)
-
-    @property
-    def unverifiable(self) -> str:
-        """Why the pair has no reference vectors of its own; empty if it has."""
-        return not_run_reason(self.unknown_operators)
 
     def probes(self) -> tuple[Probe, ...]:
         """Return the golden probes stored with the pair."""
@@ -158,7 +135,7 @@ def _packaged(root: Path, section: Mapping[str, Any], profile: str | None) -> Pa
     return PackagedPair(
         folder=root,
         profile=chosen,
-        paths=paths,
+        files={side: (path,) for side, path in paths.items()},
         fingerprints={side: entry[side]["sha256"] for side in SIDES},
         dims=int(section["dims"]),
         metadata=dict(section.get("metadata") or {}),

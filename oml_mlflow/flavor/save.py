@@ -42,7 +42,6 @@ from oml_mlflow.flavor.package import (
     GOLDEN_FOLDER,
     PROFILES_FOLDER,
     SOURCE_FOLDER,
-    PackagedPair,
 )
 from oml_mlflow.graph.profiles import Profile, get_profile
 from oml_mlflow.names import IMG, SIDES, TXT
@@ -363,7 +362,7 @@ def _copy_companions(pair: PipelinePair, root: Path) -> None:
         shutil.copyfile(source, root / SOURCE_FOLDER / source.name)
 
 
-def facts_of(pair: PipelinePair | PackagedPair) -> dict[str, Any]:
+def facts_of(pair: PipelinePair) -> dict[str, Any]:
     """Return the facts of a pair that a logged model has as params."""
     return {
         "oml.model_name": pair.metadata.get("model_name", "unknown"),
@@ -373,7 +372,7 @@ def facts_of(pair: PipelinePair | PackagedPair) -> dict[str, Any]:
     }
 
 
-def identity_tags(pair: PipelinePair | PackagedPair) -> dict[str, str]:
+def identity_tags(pair: PipelinePair) -> dict[str, str]:
     """Return the tags that identify a pair."""
     return {
         "oml.sha256_img": pair.fingerprints[IMG],

@@ -32,7 +32,6 @@ class ScoringEmbedder(Embedder, Protocol):
     @property
     def dims(self) -> int:
         """Length of the embeddings."""
-        ...
 
 
 class PyfuncPair:

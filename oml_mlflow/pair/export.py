@@ -104,8 +104,7 @@ def export_pair(
                 hint="make room, or give another output_dir.",
             ) from error
         pair = PipelinePair(
-            img=aside / pipeline_file(export_name, IMG),
-            txt=aside / pipeline_file(export_name, TXT),
+            files=_files(aside, export_name),
             fingerprints=fingerprints,
             dims=source.dims,
             metadata=metadata,
@@ -119,11 +118,11 @@ def export_pair(
             references, report = _validate(pair, source, on_event)
             pair = replace(pair, model_references=references, loss=report.loss)
         _publish(aside, folder, export_name)
-    return replace(
-        pair,
-        img=folder / pipeline_file(export_name, IMG),
-        txt=folder / pipeline_file(export_name, TXT),
-    )
+    return replace(pair, files=_files(folder, export_name))
+
+
+def _files(folder: Path, export_name: str) -> dict[str, tuple[Path, ...]]:
+    return {side: (folder / pipeline_file(export_name, side),) for side in SIDES}
 
 
 def pair_metadata(source: Source, config: ONNXPipelineConfig) -> dict[str, Any]:

@@ -10,10 +10,8 @@ from typing import Any
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.files import fingerprint_file
-from oml_mlflow.graph.interface import read_interface
 from oml_mlflow.graph.profiles import DEFAULT_PROFILE, PROFILES, Profile
-from oml_mlflow.graph.retarget import retarget_pipeline, shared_metadata
-from oml_mlflow.graph.runtime import Ends
+from oml_mlflow.graph.runtime import Ends, not_run_reason
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.parity.probes import References
@@ -24,9 +22,8 @@ class PipelinePair:
     """An image pipeline and a text pipeline whose vectors share one space.
 
     Attributes:
-        img: File of the image pipeline.
-        txt: File of the text pipeline.
-        fingerprints: sha256 of each file, by side (``img``, ``txt``).
+        files: Files of each pipeline, by side (``img``, ``txt``), the graph first.
+        fingerprints: sha256 of each graph, by side.
         dims: Length of the embeddings.
         metadata: Template metadata: template, model, preparation, limits, metrics.
         profile: Name of its profile.
@@ -41,8 +38,7 @@ class PipelinePair:
             measured (see `oml_mlflow.graph.precision.measure_loss`).
     """
 
-    img: Path
-    txt: Path
+    files: dict[str, tuple[Path, ...]]
     fingerprints: dict[str, str]
     dims: int
     metadata: dict[str, Any]
@@ -77,6 +73,10 @@ class PipelinePair:
                 the files are swapped, one has another input or no embeddings, or their dims
                 differ.
         """
+        # serving, which imports this module too, needs no onnx
+        from oml_mlflow.graph.interface import read_interface
+        from oml_mlflow.graph.retarget import shared_metadata
+
         paths = {IMG: Path(img), TXT: Path(txt)}
         found = {side: read_interface(paths[side], side) for side in SIDES}
         dims = {side: found[side].dims for side in SIDES}
@@ -87,8 +87,7 @@ class PipelinePair:
                 hint="name two files of one export.",
             )
         return cls(
-            img=paths[IMG],
-            txt=paths[TXT],
+            files={side: (path,) for side, path in paths.items()},
             fingerprints={side: fingerprint_file(paths[side]) for side in SIDES},
             dims=dims[IMG],
             metadata=shared_metadata(found[IMG].metadata),
@@ -113,6 +112,9 @@ class PipelinePair:
         Raises:
             GraphError: If the pair was not written by this package.
         """
+        from oml_mlflow.graph.interface import read_interface
+        from oml_mlflow.graph.retarget import retarget_pipeline
+
         out = Path(folder)
         out.mkdir(parents=True, exist_ok=True)
         paths = {side: out / self.path(side).name for side in SIDES}
@@ -126,16 +128,40 @@ class PipelinePair:
         found = {side: read_interface(path, side).unknown_operators for side, path in paths.items()}
         return replace(
             self,
-            img=paths[IMG],
-            txt=paths[TXT],
+            files={side: (path,) for side, path in paths.items()},
             fingerprints=fingerprints,
             profile=profile.name,
             unknown_operators={side: unknown for side, unknown in found.items() if unknown},
         )
 
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The graph of each pipeline, by side."""
+        return {side: files[0] for side, files in self.files.items()}
+
+    @property
+    def img(self) -> Path:
+        """Graph of the image pipeline."""
+        return self.files[IMG][0]
+
+    @property
+    def txt(self) -> Path:
+        """Graph of the text pipeline."""
+        return self.files[TXT][0]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files."""
+        return sum(path.stat().st_size for files in self.files.values() for path in files)
+
+    @property
+    def unverifiable(self) -> str:
+        """Why the pair can't be run here, so that it has no vectors of its own; else empty."""
+        return not_run_reason(self.unknown_operators)
+
     def path(self, side: str) -> Path:
-        """Return the file of one side."""
-        return self.img if side == IMG else self.txt
+        """Return the graph of one side."""
+        return self.files[side][0]
 
     def embedder(self) -> PairEmbedder:
         """Return the pair ready to run in this process."""

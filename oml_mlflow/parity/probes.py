@@ -78,11 +78,9 @@ class Embedder(Protocol):
 
     def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
         """Return ``(n, dims)`` float32."""
-        ...
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return ``(n, dims)`` float32."""
-        ...
 
 
 @cache

@@ -13,7 +13,7 @@ from oml_mlflow.parity.difference import ClassSummary, Difference
 from oml_mlflow.parity.policy import FAILED, MUST, OK, SKIPPED, WARNED
 from oml_mlflow.parity.tables import SYMBOLS, class_table
 
-FORMAT_VERSION = "1.0"
+FORMAT_VERSION = 1
 COLUMNS = ("probe", "category", "max abs", "cosine", "limit", "state")
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from oml_mlflow.errors import ERRORS_BY_CODE, PreflightError
 
 OK, FAILED, SKIPPED, NOT_RUN = "ok", "failed", "skipped", "not run"
-FORMAT_VERSION = "1.0"
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,6 @@ class Preflight:
     def to_json(self) -> dict[str, Any]:
         """Return the report for programs."""
         return {
-            "format_version": FORMAT_VERSION,
             "title": self.title,
             "ok": self.ok,
             "checks": self.to_rows(),

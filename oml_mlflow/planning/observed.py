@@ -33,6 +33,8 @@ class Observed:
         models: Every model of the schema, by name.
         grants: Privileges on models of the name.
         dependants: What depends on the live models.
+        notes: The target's notes about the name, by kind; only a survey reads them. It reads the
+            live entry and the models under the live names only, and no grants or dependants.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Observed:
     models: Mapping[str, LoadedModel]
     grants: tuple[Grant, ...] = ()
     dependants: tuple[Dependant, ...] = ()
+    notes: Mapping[str, Note] = field(default_factory=dict)
 
     @property
     def live(self) -> LedgerEntry | None:
@@ -80,6 +83,20 @@ class Observed:
         """Return whether both live models are there and match the ledger."""
         there = all(name in self.models for name in self.live_names.values())
         return self.live is not None and there and not self.unmanaged()
+
+    def drift(self) -> tuple[str, ...]:
+        """Return each difference from the ledger as a text; none while work is under way."""
+        live = self.live
+        if live is None or self.state.work is not None:
+            return ()
+        found = []
+        unmanaged = {model.name: model for model in self.unmanaged()}
+        for side, name in self.live_names.items():
+            if name not in self.models:
+                found.append(f"{name} was dropped")
+            elif (model := unmanaged.get(name)) is not None:
+                found.append(_altered(model, live.fingerprints.get(side, "")))
+        return tuple(found)
 
     def damaged(self, fingerprints: Collection[str]) -> dict[str, LoadedModel]:
         """Return by fingerprint the models of these bytes whose stored bytes are damaged."""
@@ -145,7 +162,7 @@ def unusable(work: Work, models: Mapping[str, LoadedModel]) -> list[str]:
     ]
 
 
-def healed(observed: Observed) -> Observed:
+def finished(observed: Observed) -> Observed:
     """Return the state after the next run has finished or undone what was begun."""
     state, models = observed.state, dict(observed.models)
     work = state.work
@@ -171,35 +188,6 @@ def healed(observed: Observed) -> Observed:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a survey found under one export name.
-
-    Attributes:
-        observed: Live state, the ledger entry that is live (only that one), and the models under
-            the live names (only those).
-        notes: The target's notes about the name, by kind.
-    """
-
-    observed: Observed
-    notes: Mapping[str, Note] = field(default_factory=dict)
-
-    def drift(self) -> tuple[str, ...]:
-        """Return each difference from the ledger as a text; none while work is under way."""
-        observed = self.observed
-        live = observed.live
-        if live is None or observed.state.work is not None:
-            return ()
-        found = []
-        unmanaged = {model.name: model for model in observed.unmanaged()}
-        for side, name in observed.live_names.items():
-            if name not in observed.models:
-                found.append(f"{name} was dropped")
-            elif (model := unmanaged.get(name)) is not None:
-                found.append(_altered(model, live.fingerprints.get(side, "")))
-        return tuple(found)
-
-
-@dataclass(frozen=True)
 class Survey:
     """What a target holds under all export names.
 
@@ -213,7 +201,7 @@ class Survey:
 
     uri: str
     version: str
-    names: Mapping[str, Held]
+    names: Mapping[str, Observed]
     capabilities: str = ""
     unmanaged: frozenset[str] = frozenset()
 
@@ -245,10 +233,13 @@ def assemble(
     for name in sorted(states.keys() | noted.keys()):
         state, entry = states.get(name, (LiveState(name), None))
         under = [live_name for side in SIDES if (live_name := model_name(name, side)) in loaded]
-        observed = Observed(
-            name, state, (entry,) if entry else (), {key: loaded.pop(key) for key in under}
+        names[name] = Observed(
+            name,
+            state,
+            (entry,) if entry else (),
+            {key: loaded.pop(key) for key in under},
+            notes=noted.get(name, {}),
         )
-        names[name] = Held(observed, noted.get(name, {}))
     return Survey(uri, version, names, capabilities, frozenset(loaded))
 
 

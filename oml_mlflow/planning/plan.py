@@ -22,8 +22,6 @@ from oml_mlflow.planning.records import (
     is_other_registry,
 )
 
-FORMAT_VERSION = "1.0"
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -92,7 +90,6 @@ class Plan:
         """Return it for programs; no secrets."""
         live = self.observed.live
         return {
-            "format_version": FORMAT_VERSION,
             "target": self.target,
             "name": self.observed.name,
             "candidate": self.title,
@@ -146,6 +143,9 @@ def plan_promotion(
     entry = replace(entry, generation=number, action=PROMOTE, restores=number)
     if kept:
         incoming, loads = observed.kept()[kept[-1]], {}
+        old = observed.entry(kept[-1])
+        if old is not None and _is_earlier(old, entry, live):
+            entry = replace(entry, action=ROLLBACK, restores=_root(old))
     else:
         incoming = {
             side: unfinished.get(side) or slot_name(observed.name, side, number) for side in SIDES
@@ -172,13 +172,19 @@ def plan_rollback(observed: Observed, *, to: int | None, keep: int, target: str 
     if foreign := observed.foreign_models():
         refuse_foreign(foreign, adopt=False)
     live, kept = observed.live, observed.kept()
+    shown = ", ".join(f"{g} ({e.origin})" for g in kept if (e := observed.entry(g))) or "none"
+    if to is None and live is not None and live.action == ROLLBACK:
+        raise ApplyError(
+            f"{observed.name} in {target} went back already: generation {live.generation} is "
+            f"{live.restores} ({live.origin}) again. Kept are: {shown}. Nothing was changed.",
+            hint="to go to another one, name it with --to.",
+        )
     if to is None:
         before = _root(live) if live else observed.state.generation + 1
         older = [g for g in kept if _root(observed.entry(g)) < before]
         to = max(older, key=lambda g: _root(observed.entry(g)), default=None)
     chosen = observed.entry(to) if to is not None else None
     if to is None or to not in kept or chosen is None:
-        shown = ", ".join(f"{g} ({e.origin})" for g in kept if (e := observed.entry(g))) or "none"
         wanted = "no older generation" if to is None else f"generation {to}, which"
         raise ApplyError(
             f"{observed.name} can't go back: {wanted} is kept in {target}; kept are: {shown}. "
@@ -210,7 +216,7 @@ def plan_drop(observed: Observed, entry_by: str, *, target: str = "") -> Plan:
     if observed.live is None and not observed.kept():
         raise TargetError(
             f"there is no pair {observed.name} in {target}. Nothing was changed.",
-            hint="run `oml-mlflow status`.",
+            hint="run `oml-mlflow models`.",
         )
     if foreign := observed.foreign_models():
         refuse_foreign(foreign, adopt=False)
@@ -337,6 +343,18 @@ def _is_same(live: LedgerEntry, entry: LedgerEntry) -> bool:
         entry.registered_model,
         entry.version,
         entry.fingerprints,
+    )
+
+
+def _is_earlier(kept: LedgerEntry, entry: LedgerEntry, live: LedgerEntry | None) -> bool:
+    """Return whether an entry goes back: its version was live before a later one that is now."""
+    if live is None or live.registered_model != entry.registered_model:
+        return False
+    numbers = (entry.version, live.version)
+    return (
+        _is_same(kept, entry)
+        and all(map(str.isdigit, numbers))
+        and (int(entry.version) < int(live.version))
     )
 
 

@@ -206,13 +206,13 @@ class Dependant:
     source: str = ""
 
 
-def refuse_unplanned(names: Sequence[str], live_state: Callable[[str], LiveState]) -> None:
+def refuse_unplanned(names: Sequence[str], state: Callable[[str], LiveState]) -> None:
     """Raise TargetError for a live name among those to drop that no journal lists as such."""
     for name in names:
         if _SLOT.search(name) or not name.endswith(("_IMG", "_TXT")):
             continue
         # both endings have the same length
-        work = live_state(name[: -len("_IMG")]).work
+        work = state(name[: -len("_IMG")]).work
         if work is None or name not in work.drops:
             raise TargetError(
                 f"{name} is a live name, and no drop of it was begun. Nothing was dropped.",

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.manifest import check_files
 from oml_mlflow.flavor.package import PackagedPair, read_package
 from oml_mlflow.graph.precision import read_precisions, runtime_limit
-from oml_mlflow.graph.runtime import Ends, runtime_versions
+from oml_mlflow.graph.runtime import runtime_versions
 from oml_mlflow.names import SIDES
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes
@@ -25,6 +24,8 @@ from oml_mlflow.promotion.capabilities import ask, choose_profile, pair_needs
 from oml_mlflow.promotion.target import Session, Target
 from oml_mlflow.registry import UNUSED, ModelVersion, local_files, logged_tags
 
+_UNREGISTERED = ModelVersion("", "", "", (), {})
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -32,46 +33,23 @@ class Candidate:
 
     Attributes:
         title: Its name in errors.
-        paths: ONNX files by side.
-        fingerprints: Their sha256 by side.
-        dims: Length of the embeddings.
-        metadata: Template metadata.
+        pair: The pair.
         probes: Golden probes.
         references: Vectors that the database must give for them; None if no runtime here could
             run the pair or another profile's pair of the same version.
-        ends: Names of input and output by side.
-        unknown_operators: Operators that no runtime here has, by side.
-        profile: Name of the profile that the pair was made for.
-        registered_model: Name in the registry; empty if it was never registered.
-        version: Version in the registry; empty likewise.
-        run_id: MLflow run that logged it, if any.
-        registry: Which registry and model; see `Registered`. Empty if unknown.
+        origin: Its version in the registry; of an empty name if it was never registered.
     """
 
     title: str
-    paths: dict[str, Path]
-    fingerprints: dict[str, str]
-    dims: int
-    metadata: dict[str, Any]
+    pair: PipelinePair
     probes: tuple[Probe, ...]
     references: References | None
-    ends: dict[str, Ends]
-    unknown_operators: dict[str, tuple[str, ...]]
-    profile: str
-    registered_model: str = ""
-    version: str = ""
-    run_id: str = ""
-    registry: str = ""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of both files."""
-        return sum(path.stat().st_size for path in self.paths.values())
+    origin: ModelVersion = _UNREGISTERED
 
     def limits(self) -> dict[str, float]:
         """Return by side how far an element may differ between runtimes of the same file."""
-        precisions = read_precisions(self.metadata)
-        return {side: runtime_limit(precisions[side], self.dims) for side in SIDES}
+        precisions = read_precisions(self.pair.metadata)
+        return {side: runtime_limit(precisions[side], self.pair.dims) for side in SIDES}
 
     def keyed_references(self) -> dict[str, np.ndarray] | None:
         """Return the reference vectors by probe and content."""
@@ -79,61 +57,37 @@ class Candidate:
 
     def to_model(self, side: str, name: str) -> LoadedModel:
         """Return one of its pipelines as a row of a target's catalogue."""
+        pair, origin = self.pair, self.origin
         outside = {
-            "registered_model": self.registered_model,
-            "version": self.version,
-            "run_id": self.run_id,
-            "profile": self.profile,
-            "ends": vars(self.ends[side]),
-            "unknown_operators": list(self.unknown_operators.get(side, ())),
+            "registered_model": origin.name,
+            "version": origin.version,
+            "run_id": origin.run_id,
+            "profile": pair.profile,
+            "ends": vars(pair.ends[side]),
+            "unknown_operators": list(pair.unknown_operators.get(side, ())),
         }
         return LoadedModel(
             name=name,
             side=side,
-            fingerprint=self.fingerprints[side],
-            dims=self.dims,
-            size_bytes=self.paths[side].stat().st_size,
-            metadata={**self.metadata, **outside},
+            fingerprint=pair.fingerprints[side],
+            dims=pair.dims,
+            size_bytes=pair.path(side).stat().st_size,
+            metadata={**pair.metadata, **outside},
             loaded_at=now(),
         )
 
 
 def registered(package: PackagedPair, version: ModelVersion) -> Candidate:
     """Return one profile's pair of a model version."""
-    return Candidate(
-        title=version.uri,
-        paths=package.paths,
-        fingerprints=package.fingerprints,
-        dims=package.dims,
-        metadata=package.metadata,
-        probes=package.probes(),
-        references=_references(package),
-        ends=package.ends,
-        unknown_operators=package.unknown_operators,
-        profile=package.profile,
-        registered_model=version.name,
-        version=version.version,
-        run_id=version.run_id,
-        registry=version.registry,
-    )
+    return Candidate(version.uri, package, package.probes(), _references(package), version)
 
 
 def unregistered(pair: PipelinePair, model_name: str, on_event: Listener = silent) -> Candidate:
     """Return a pair that is in no registry; its vectors in this process are the references."""
     probes = golden_probes()
     vectors = embed_probes(pair.embedder(), probes, on_event, "pair")
-    return Candidate(
-        title=f"the pair of {model_name}",
-        paths={side: pair.path(side) for side in SIDES},
-        fingerprints=pair.fingerprints,
-        dims=pair.dims,
-        metadata=pair.metadata,
-        probes=probes,
-        references=References(vectors, runtime_versions()),
-        ends=pair.ends,
-        unknown_operators=pair.unknown_operators,
-        profile=pair.profile,
-    )
+    references = References(vectors, runtime_versions())
+    return Candidate(f"the pair of {model_name}", pair, probes, references)
 
 
 def _references(package: PackagedPair) -> References | None:

@@ -199,8 +199,8 @@ def _ask(session: Session, capability: Capability, name: str) -> Answer:
         with tempfile.TemporaryDirectory(prefix="oml_mlflow_") as folder:
             path = Path(folder) / "probe.onnx"
             path.write_bytes(probe.data)
-            session.load(model, path)
-        vector = session.embed(name, side, [probe.value])[0]
+            session.models.load(model, path)
+        vector = session.models.embed(name, side, [probe.value])[0]
     except _NO_ANSWER:
         raise
     except TargetError as error:
@@ -208,16 +208,16 @@ def _ask(session: Session, capability: Capability, name: str) -> Answer:
     finally:
         # must not hide the error being raised; the next run drops a leftover
         with contextlib.suppress(TargetError):
-            session.drop([name])
+            session.models.drop([name])
     wrong = probe.judge(vector)
     return Answer(capability, not wrong, wrong)
 
 
 def _drop_leftovers(session: Session) -> None:
-    names = [m.name for m in session.list_models() if _SCRATCH.fullmatch(m.name)]
+    names = [m.name for m in session.models.list() if _SCRATCH.fullmatch(m.name)]
     if names:
         _log.warning("dropping %s, which an earlier run left", ", ".join(names))
-        session.drop(names)
+        session.models.drop(names)
 
 
 def pair_needs(paths: Mapping[str, Path]) -> tuple[Capability, ...]:

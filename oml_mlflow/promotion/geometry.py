@@ -44,7 +44,7 @@ def with_geometry(session: Session, plan: Plan, candidate: Candidate, target: Ta
     if entry is not None and entry.geometry:
         live = LiveVectors(entry.geometry, entry.dims)
     elif entry is not None or plan.adoption is not None:
-        profile = get_profile(candidate.profile)
+        profile = get_profile(candidate.pair.profile)
         sent = [
             probe
             for probe in candidate.probes
@@ -60,10 +60,10 @@ def with_geometry(session: Session, plan: Plan, candidate: Candidate, target: Ta
             key = geometry_id(vectors) if same and vectors is not None else found.id
             known[key] = measured
             live = LiveVectors(key, len(next(iter(measured.values()))))
-    if vectors is None and entry is not None and entry.fingerprints == candidate.fingerprints:
-        geometry = Geometry(entry.geometry, True, candidate.dims, True, entry.dims)
+    if vectors is None and entry is not None and entry.fingerprints == candidate.pair.fingerprints:
+        geometry = Geometry(entry.geometry, True, candidate.pair.dims, True, entry.dims)
     else:
-        geometry = compare_geometry(vectors, candidate.dims, known, live, limits)
+        geometry = compare_geometry(vectors, candidate.pair.dims, known, live, limits)
     adoption = plan.adoption
     if adoption is not None and live is not None:
         adopted = replace(adoption.entry, geometry=live.id, dims=live.dims)
@@ -125,12 +125,12 @@ def keep_vectors(session: Session, plan: Plan, candidate: Candidate) -> None:
     if vectors is None or plan.work is None:
         return
     name = plan.observed.name
-    session.save_geometry(name, pair_id(candidate.fingerprints), vectors)
-    session.save_geometry(name, plan.work.entry.geometry, vectors)
+    session.vectors.save(name, pair_id(candidate.pair.fingerprints), vectors)
+    session.vectors.save(name, plan.work.entry.geometry, vectors)
 
 
 def _known(session: Session, observed: Observed) -> dict[str, dict[str, np.ndarray]]:
-    stored = session.geometries(observed.name)
+    stored = session.vectors.geometries(observed.name)
     return {key: vectors for key, vectors in stored.items() if key.startswith(_GEOMETRY)}
 
 
@@ -144,7 +144,7 @@ def _measure(
         if name not in observed.models:
             continue
         try:
-            vectors[probe.id] = session.embed(name, probe.side, [probe.value])[0]
+            vectors[probe.id] = session.models.embed(name, probe.side, [probe.value])[0]
         except ModelTooSlow:
             break  # the others would take as long
         except TargetError:

@@ -12,7 +12,8 @@ class Options:
     Attributes:
         unverified: Also promote a pair that no runtime here can run, without a comparison.
         adopt: Adopt foreign models under the live names; they are kept, and never dropped.
-        take_over: Names may change hands: to another registered model or registry.
+        take_over: Names may change hands: to another registered model or registry, or from
+            whoever loaded foreign models, which are adopted.
         accept_new_geometry: Also promote a version whose vectors can't be compared with those
             stored from the live one.
         over_pin: Change a pinned name.
@@ -27,6 +28,11 @@ class Options:
     over_pin: bool = False
     retry: bool = False
     heal: bool = False
+
+    @property
+    def adopts(self) -> bool:
+        """Whether foreign models under the live names may be adopted."""
+        return self.adopt or self.take_over
 
 
 DEFAULTS = Options()

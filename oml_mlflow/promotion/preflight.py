@@ -81,10 +81,10 @@ def _check_names(export_name: str) -> Check:
 
 def _check_models(session: Session, export_name: str, adopt: bool) -> Check:
     """Check who made the models that have the live names."""
-    models = {model.name: model for model in session.list_models()}
+    models = {model.name: model for model in session.models.list()}
     names = [model_name(export_name, side) for side in SIDES]
     found = [models[name] for name in names if name in models]
-    ledger = session.ledger(export_name.upper())
+    ledger = session.journal.ledger(export_name.upper())
     is_adopted = bool(ledger) and ledger[-1].action == ADOPT
     foreign = [model for model in found if model.foreign and not is_adopted]
     if foreign and not adopt:
@@ -118,7 +118,7 @@ def _described(model: LoadedModel) -> str:
 
 def _check_journal(session: Session, export_name: str) -> Check:
     """Report what an earlier run left; never fails, since the next run repairs it."""
-    state = session.live_state(export_name.upper())
+    state = session.journal.state(export_name.upper())
     work = state.work
     if state.phase == WHOLE or work is None:
         live = f"generation {state.generation} is live" if state.generation else "nothing is live"
@@ -263,8 +263,8 @@ def examine(
             session,
             target,
             export_name,
-            candidate.paths,
-            get_profile(candidate.profile),
+            candidate.pair.paths,
+            get_profile(candidate.pair.profile),
             adopt=adopt,
         )
         return report, session.capabilities()

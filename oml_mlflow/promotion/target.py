@@ -34,38 +34,19 @@ KEPT_GENERATIONS = 2
 EMBED_TIMEOUT_S = 120.0
 
 
-class Session(Protocol):
-    """A database held open for one promotion or verification.
+class Journal(Protocol):
+    """What was promoted, what is live, and what is under way, by export name.
 
-    Everything that is done under an export name runs through `begin`, perhaps `load` and `embed`,
-    then `swap`, perhaps `drop`, then `end`. Each is safe to repeat: after a crash, the next run
-    reads `live_state` and goes on from there.
+    Everything that is done under an export name runs through `begin`, perhaps `Models.load` and
+    `Models.embed`, then `swap`, perhaps `Models.drop`, then `end`. Each is safe to repeat: after a
+    crash, the next run reads `state` and goes on from there.
     """
 
-    @property
-    def version(self) -> str:
-        """Version of the database, such as ``23.26.1.0.0``."""
-        ...
-
-    def list_models(self) -> list[LoadedModel]:
-        """Return the catalogue: every model of the schema, foreign ones too. Read-only."""
-        ...
+    def state(self, name: str) -> LiveState:
+        """Return what is live under an export name. Read-only."""
 
     def ledger(self, name: str | None = None) -> list[LedgerEntry]:
         """Return promotions, oldest first. Read-only."""
-        ...
-
-    def live_state(self, name: str) -> LiveState:
-        """Return what is live under an export name. Read-only."""
-        ...
-
-    def lock(self, name: str, purpose: str) -> AbstractContextManager[None]:
-        """Keep other promoters away from an export name.
-
-        Raises:
-            TargetLocked: If another one, alive, holds it; says who, since when and what for.
-        """
-        ...
 
     def begin(self, work: Work) -> None:
         """Write work into the journal: phase ``whole`` becomes ``loading``. Commits.
@@ -73,26 +54,6 @@ class Session(Protocol):
         Raises:
             PlanStale: If the live generation is not ``work.before``, or something is under way.
         """
-        ...
-
-    def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-        """Load the bytes of a file under a free name. Writes a model; commits.
-
-        A model with `damage` is there already: its bytes are written again, at once.
-
-        Raises:
-            TargetError: If the bytes are not those of the model's fingerprint, or the database
-                refuses them; then no model of that name is there.
-        """
-        ...
-
-    def embed(self, model: str, side: str, values: Sequence[bytes | str]) -> np.ndarray:
-        """Return ``(n, dims)`` float32, embedded by the database's own SQL. Read-only.
-
-        Raises:
-            ModelTooSlow: If one value takes longer than `EMBED_TIMEOUT_S`.
-        """
-        ...
 
     def swap(self, work: Work) -> None:
         """Give incoming models the live names, and record the promotion. Writes; commits.
@@ -104,71 +65,119 @@ class Session(Protocol):
         Raises:
             PlanStale: If neither ``work.before`` nor ``work.entry.generation`` is live.
         """
-        ...
 
     def end(self, work: Work) -> None:
         """Clear the journal: the phase becomes ``whole``. Commits."""
-        ...
+
+
+class Models(Protocol):
+    """The models of a database."""
+
+    def list(self) -> Sequence[LoadedModel]:
+        """Return the catalogue: every model of the schema, foreign ones too. Read-only."""
+
+    def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
+        """Load the bytes of a file under a free name. Writes a model; commits.
+
+        A model with `damage` is there already: its bytes are written again, at once.
+
+        Raises:
+            TargetError: If the bytes are not those of the model's fingerprint, or the database
+                refuses them; then no model of that name is there.
+        """
 
     def drop(self, names: Sequence[str]) -> None:
         """Drop models by name; missing ones are skipped. Writes; commits."""
-        ...
 
     def grants(self, names: Sequence[str]) -> tuple[Grant, ...]:
         """Return privileges on models that others were given. Read-only."""
-        ...
 
-    def geometries(self, name: str) -> dict[str, dict[str, np.ndarray]]:
-        """Return vectors that stand for each geometry of an export name, by id. Read-only."""
-        ...
+    def embed(self, model: str, side: str, values: Sequence[bytes | str]) -> np.ndarray:
+        """Return ``(n, dims)`` float32, embedded by the database's own SQL. Read-only.
 
-    def save_geometry(self, name: str, geometry: str, vectors: Mapping[str, np.ndarray]) -> None:
-        """Keep the vectors that stand for a geometry, unless there are some. Commits."""
-        ...
+        Raises:
+            ModelTooSlow: If one value takes longer than `EMBED_TIMEOUT_S`.
+        """
 
-    def dependants(self, name: str) -> list[Dependant]:
-        """Return what is known to depend on an export name's live models. Read-only."""
-        ...
-
-    def register_column(self, name: str, column: Dependant) -> None:
-        """Remember that a table's column holds vectors of a live model. Commits."""
-        ...
-
-    def forget_column(self, name: str, column: str) -> bool:
-        """Forget a registered column; return whether there was one. Commits."""
-        ...
-
-    def notes(self, name: str | None = None) -> list[Note]:
-        """Return the notes about an export name, or about all. Read-only."""
-        ...
-
-    def write_note(self, note: Note) -> None:
-        """Write a note about an export name, in place of one of its kind. Commits."""
-        ...
-
-    def forget_note(self, name: str, kind: str) -> bool:
-        """Forget a note about an export name; return whether there was one. Commits."""
-        ...
-
-    def capabilities(self) -> CapabilityTable | None:
-        """Return the answers to capability probes, if they ever ran here. Read-only."""
-        ...
-
-    def save_capabilities(self, table: CapabilityTable) -> None:
-        """Keep the answers to capability probes. Commits."""
-        ...
-
-    def checks(self, size_bytes: int) -> list[Check]:
-        """Return this kind of database's own checks, for so many bytes to load. Read-only."""
-        ...
-
-    def loaded_fingerprint(self, name: str) -> str:
+    def fingerprint(self, name: str) -> str:
         """Return the sha256 of the bytes the database runs for a model, read anew.
 
         Where a database does not give bytes back, the one recorded when they were loaded, once
         the catalogue's size agrees.
         """
-        ...
+
+
+class Notes(Protocol):
+    """What is noted about export names, such as a pin; one note of a kind each."""
+
+    def list(self, name: str | None = None) -> Sequence[Note]:
+        """Return the notes about an export name, or about all. Read-only."""
+
+    def write(self, note: Note) -> None:
+        """Write a note about an export name, in place of one of its kind. Commits."""
+
+    def forget(self, name: str, kind: str) -> bool:
+        """Forget a note about an export name; return whether there was one. Commits."""
+
+
+class Vectors(Protocol):
+    """What is known of vectors: those that stand for a geometry, and those that are stored."""
+
+    def geometries(self, name: str) -> dict[str, dict[str, np.ndarray]]:
+        """Return vectors that stand for each geometry of an export name, by id. Read-only."""
+
+    def save(self, name: str, geometry: str, vectors: Mapping[str, np.ndarray]) -> None:
+        """Keep the vectors that stand for a geometry, unless there are some. Commits."""
+
+    def dependants(self, name: str) -> list[Dependant]:
+        """Return what is known to depend on an export name's live models. Read-only."""
+
+    def register_column(self, name: str, column: Dependant) -> None:
+        """Remember that a table's column holds vectors of a live model. Commits.
+
+        Raises:
+            InvalidName: If a name is not valid.
+            TargetError: If there is no such table or column.
+        """
+
+    def forget_column(self, name: str, column: str) -> bool:
+        """Forget a registered column; return whether there was one. Commits."""
+
+
+class Session(Protocol):
+    """A database held open for one promotion or verification.
+
+    Attributes:
+        journal: What was promoted, is live, and is under way.
+        models: The models.
+        notes: Notes about export names.
+        vectors: Geometries, and what depends on live models.
+    """
+
+    journal: Journal
+    models: Models
+    notes: Notes
+    vectors: Vectors
+
+    @property
+    def version(self) -> str:
+        """Version of the database, such as ``23.26.1.0.0``."""
+
+    def lock(self, name: str, purpose: str) -> AbstractContextManager[None]:
+        """Keep other promoters away from an export name.
+
+        Raises:
+            TargetLocked: If another one, alive, holds it; says who, since when and what for.
+        """
+
+    def capabilities(self) -> CapabilityTable | None:
+        """Return the answers to capability probes, if they ever ran here. Read-only."""
+
+    def save_capabilities(self, table: CapabilityTable) -> None:
+        """Keep the answers to capability probes. Commits."""
+
+    def checks(self, size_bytes: int) -> list[Check]:
+        """Return this kind of database's own checks, for so many bytes to load. Read-only."""
 
 
 class Target(Protocol):
@@ -185,17 +194,14 @@ class Target(Protocol):
     @property
     def uri(self) -> str:
         """Where it is, without secrets."""
-        ...
 
     @property
     def is_probed(self) -> bool:
         """Whether what it can run has to be found out with capability probes."""
-        ...
 
     @property
     def window(self) -> str:
         """What a reader may see while a pair is swapped; shown with a plan."""
-        ...
 
     def script(self, plan: Plan) -> str:
         """Return what a plan would run, as SQL for a DBA.
@@ -203,7 +209,6 @@ class Target(Protocol):
         Raises:
             ConfigError: If the database is not one that a DBA runs SQL in.
         """
-        ...
 
     def session(
         self, purpose: str, *, create: bool = True, missing_ok: bool = False
@@ -217,7 +222,6 @@ class Target(Protocol):
             missing_ok: Without `create`, treat a missing database as an empty one, where one could
                 be made.
         """
-        ...
 
     def survey(self) -> Survey:
         """Return what is held under all export names, with one query. Read-only.
@@ -227,16 +231,12 @@ class Target(Protocol):
         Raises:
             TargetUnreachable, LoginRefused, TargetLocked: See `session`.
         """
-        ...
 
     def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
         """Return the stored profiles that may fit a database version, best first."""
-        ...
 
     def skip_reason(self, probe: Probe, profile: Profile) -> str:
         """Return why a golden probe can't be sent to it, or nothing."""
-        ...
 
     def reembedding(self, dependant: Dependant) -> str:
         """Return the SQL that re-embeds a registered column."""
-        ...

@@ -22,15 +22,14 @@ from oml_mlflow.flavor.manifest import check_manifest
 from oml_mlflow.flavor.package import read_package
 from oml_mlflow.graph.precision import read_precisions
 from oml_mlflow.graph.profiles import Profile, get_profile
-from oml_mlflow.graph.runtime import not_run_reason
 from oml_mlflow.names import SIDES, check_export_name, live_names
 from oml_mlflow.parity.advice import next_steps
 from oml_mlflow.parity.compare import compare
 from oml_mlflow.parity.policy import FAILED, OK
 from oml_mlflow.parity.probes import Probe, by_side, unsafe_reason
 from oml_mlflow.parity.report import ParityReport
-from oml_mlflow.promotion.apply import observe
 from oml_mlflow.promotion.candidate import Candidate, checked_files, registered
+from oml_mlflow.promotion.run import observe
 from oml_mlflow.promotion.target import Session, Target
 from oml_mlflow.registry import MANIFEST_TAG, UNUSED, get_version, local_files, logged_tags
 
@@ -75,7 +74,7 @@ def verify_pair(
         for done, probe in enumerate(sent, 1):
             # one at a time, so that a refused probe costs no other its vector
             try:
-                vectors[probe.id] = session.embed(names[side], side, [probe.value])[0]
+                vectors[probe.id] = session.models.embed(names[side], side, [probe.value])[0]
             except (TargetUnreachable, ModelTooSlow):
                 raise
             except OmlMlflowError as error:
@@ -176,7 +175,7 @@ def trace_bytes(
             sha256 = fingerprint_file(path) if manifest is None else package.fingerprints[side]
             found.append((side, place, sha256))
             place = f"database {target.uri} {names[side]}"
-            found.append((side, place, session.loaded_fingerprint(names[side])))
+            found.append((side, place, session.models.fingerprint(names[side])))
     return [
         Trace(side, place, sha256, sha256 == package.fingerprints[side])
         for side, place, sha256 in sorted(found)
@@ -219,12 +218,12 @@ def verify(
 def refuse_unverifiable(candidate: Candidate, unverified: bool) -> None:
     """Raise ApplyError for a pair without references, unless that is accepted."""
     if candidate.references is None and not unverified:
-        reason = not_run_reason(candidate.unknown_operators)
+        reason = candidate.pair.unverifiable
         raise ApplyError(
             f"{candidate.title} can't be compared with anything: {reason}. Nothing was "
             "loaded; the live pair is as it was.",
             hint="promote it with --unverified (unverified=True) if you trust the files.",
-            details={"unknown_operators": candidate.unknown_operators},
+            details={"unknown_operators": candidate.pair.unknown_operators},
         )
 
 
@@ -238,7 +237,7 @@ def demand_vectors(
 ) -> ParityReport:
     """Return the comparison; raise ParityError if it is not within limits."""
     if candidate.references is None:
-        return ParityReport(f"Not compared: {not_run_reason(candidate.unknown_operators)}")
+        return ParityReport(f"Not compared: {candidate.pair.unverifiable}")
     report = verify_candidate(session, database, candidate, names, on_event)
     demand_parity(report, candidate.title, where)
     return report
@@ -259,7 +258,7 @@ def verify_candidate(
         names,
         candidate.probes,
         candidate.references.vectors,
-        metadata=candidate.metadata,
-        profile=get_profile(candidate.profile),
+        metadata=candidate.pair.metadata,
+        profile=get_profile(candidate.pair.profile),
         on_event=on_event,
     )

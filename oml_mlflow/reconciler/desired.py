@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from oml_mlflow import registry
 from oml_mlflow.config.bindings import TAG, Binding
+from oml_mlflow.errors import OmlMlflowError, OtherRegistry
+from oml_mlflow.planning.observed import Survey
 from oml_mlflow.registry import BIND_TAG, Registered
 
 _TAG_BINDING = re.compile(
@@ -74,3 +76,31 @@ def read_tag(model: str, text: str) -> list[Binding] | None:
         name = (parts["name"] or model).upper()
         found.append(Binding(parts["target"], name, model, parts["alias"], TAG))
     return found
+
+
+def demand_registry(
+    desired: Desired,
+    surveys: Mapping[str, Survey | OmlMlflowError],
+    bindings: Sequence[Binding],
+) -> None:
+    """Raise OtherRegistry if the registry is empty, or not the one that ledgers name."""
+    owned = {}
+    for binding in bindings:
+        survey = surveys[binding.target]
+        held = survey.names.get(binding.name) if isinstance(survey, Survey) else None
+        live = held.live if held else None
+        if live is not None and live.registered_model and live.registry:
+            owned[f"{binding.name} on {binding.target}"] = live.registry.partition(":")[0]
+    if owned and desired.is_empty:
+        raise OtherRegistry(
+            f"the registry holds no model at all, but {', '.join(owned)} came from one. Nothing "
+            "was changed.",
+            hint="check MLFLOW_TRACKING_URI.",
+        )
+    others = [place for place, known in owned.items() if known != desired.registry]
+    if others:
+        raise OtherRegistry(
+            f"this is not the registry that {', '.join(others)} came from. Nothing was changed.",
+            hint="check MLFLOW_TRACKING_URI; if the registry was moved or re-created on purpose, "
+            "run `oml-mlflow apply --take-over`.",
+        )

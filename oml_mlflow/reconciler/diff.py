@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from oml_mlflow.config.bindings import Binding, Refusal
@@ -11,10 +11,12 @@ from oml_mlflow.config.file import HEAL as HEAL_POLICY
 from oml_mlflow.config.file import TargetConfig
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.names import SIDES, model_name
-from oml_mlflow.planning.observed import Held, Survey
+from oml_mlflow.planning.observed import Observed, Survey
 from oml_mlflow.planning.records import (
     FAILURE,
     PIN,
+    PROMOTE,
+    UNVERIFIED,
     VERIFIED,
     WHOLE,
     LedgerEntry,
@@ -30,12 +32,9 @@ from oml_mlflow.reconciler.status import (
     OUT_OF_SYNC,
     PAUSED,
     PINNED,
-    PROMOTE,
     UNBOUND,
     UNREACHABLE,
-    UNVERIFIED,
     Change,
-    FleetPlan,
     Status,
 )
 from oml_mlflow.registry import PAUSE_TAG, Registered
@@ -45,7 +44,50 @@ Proven = Collection[tuple[str, str, str]]
 _TAKE_OVER = "choose another name, or take it over: `oml-mlflow apply --take-over`."
 
 
-def plan_fleet(
+@dataclass(frozen=True)
+class Diff:
+    """The registry against all targets at one time: status of every name, and what is due.
+
+    Attributes:
+        statuses: One for each bound name, each refused binding, each name that is live but not
+            bound, and each target that can't be reached; by target and name.
+        surveys: What each target holds, or why that is unknown.
+        models: Registered models by name; None for one that is not there.
+    """
+
+    statuses: tuple[Status, ...] = ()
+    surveys: Mapping[str, Survey | OmlMlflowError] = field(default_factory=dict)
+    models: Mapping[str, Registered | None] = field(default_factory=dict)
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Changes that are due now."""
+        return tuple(s.change for s in self.statuses if s.change is not None)
+
+    def summary(self) -> str:
+        """Return the last line of a plan."""
+        kinds = [change.kind for change in self.changes]
+        waiting = sum(bool(s.waits_for) for s in self.statuses)
+        later = f" {waiting} more once the targets before have it." if waiting else ""
+        away = sorted({s.target for s in self.statuses if s.is_unreachable})
+        unknown = f" Not known: {', '.join(away)}." if away else ""
+        if not self.changes and not waiting:
+            return f"Nothing to do{' elsewhere' if away else ''}.{unknown}"
+        return (
+            f"Plan: {kinds.count(PROMOTE)} to promote, {kinds.count(HEAL)} to heal, "
+            f"{kinds.count(FINISH)} to finish, 0 to drop.{later}{unknown} Nothing was changed."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs; no secrets."""
+        return {
+            "summary": self.summary(),
+            # the key in all plan files and --json documents so far
+            "standings": [status.to_json() for status in self.statuses],
+        }
+
+
+def compare(
     targets: Mapping[str, TargetConfig],
     surveys: Mapping[str, Survey | OmlMlflowError],
     bindings: Sequence[Binding],
@@ -55,8 +97,8 @@ def plan_fleet(
     *,
     options: Options = DEFAULTS,
     proven: Proven = (),
-) -> FleetPlan:
-    """Return the status of every name, and the changes that are due.
+) -> Diff:
+    """Return how names and targets differ from what is declared.
 
     Args:
         targets: Every configured target.
@@ -74,8 +116,8 @@ def plan_fleet(
         if isinstance(survey, OmlMlflowError):
             statuses.append(_unreachable(binding.target, binding.name, survey, binding))
             continue
-        held = survey.names.get(binding.name)
-        status = _Judge(targets[binding.target], survey, held, policies, options).judge(
+        observed = survey.names.get(binding.name)
+        status = _Judge(targets[binding.target], survey, observed, policies, options).judge(
             binding, models.get(binding.model)
         )
         statuses.append(status)
@@ -88,11 +130,12 @@ def plan_fleet(
             if target not in {s.target for s in statuses}:
                 statuses.append(_unreachable(target, "*", survey))
             continue
-        for name, held in survey.names.items():
-            live = held.observed.live
+        for name, observed in survey.names.items():
+            live = observed.live
             if live is not None and (target, name) not in bound:
-                statuses.append(_free(target, name, held))
-    return FleetPlan(tuple(sorted(statuses, key=lambda s: (s.target, s.name, s.state))))
+                statuses.append(_free(target, name, observed))
+    ordered = sorted(statuses, key=lambda s: (s.target, s.name, s.state))
+    return Diff(tuple(ordered), surveys, models)
 
 
 @dataclass(frozen=True)
@@ -101,12 +144,12 @@ class _Judge:
 
     target: TargetConfig
     survey: Survey
-    held: Held | None
+    observed: Observed | None
     policies: Mapping[str, str]
     options: Options
 
     def judge(self, binding: Binding, model: Registered | None) -> Status:
-        live = self.held.observed.live if self.held else None
+        live = self.observed.live if self.observed else None
         wanted = model.aliases.get(binding.alias, "") if model else ""
         status = Status(
             binding.target, binding.name, "", "", binding=binding, wanted=wanted, live=live
@@ -127,21 +170,21 @@ class _Judge:
         return self._compared(status, model)
 
     def _compared(self, status: Status, model: Registered) -> Status:
-        held, live, binding = self.held, status.live, status.binding
+        observed, live, binding = self.observed, status.live, status.binding
         assert binding is not None  # noqa: S101 -- judge gives it
         change = Change(
             binding,
             status.wanted,
             model.registry,
-            held.observed.state.generation if held else 0,
+            observed.state.generation if observed else 0,
             live.origin if live else "",
         )
-        if held is not None and held.observed.state.phase != WHOLE:
+        if observed is not None and observed.state.phase != WHOLE:
             text = "an earlier run did not finish; the next one finishes or undoes it"
             change = replace(change, kind=FINISH)
             return self._unless_failed(replace(status, state=OUT_OF_SYNC, text=text, change=change))
-        if held is not None and live is not None and _is_wanted(live, binding, status.wanted):
-            if drift := held.drift():
+        if observed is not None and live is not None and _is_wanted(live, binding, status.wanted):
+            if drift := observed.drift():
                 return self._drifted(replace(status, drift=drift), change)
             if live.verification != VERIFIED:
                 text = f"{live.origin} is live, but could not be compared with anything"
@@ -150,10 +193,10 @@ class _Judge:
         text = f"{live.origin if live else 'nothing'} is live, @{binding.alias} is {status.wanted}"
         names = {model_name(binding.name, side) for side in SIDES}
         unmanaged = sorted(names & self.survey.unmanaged)
-        if live is None and unmanaged and not self.options.take_over:
+        if live is None and unmanaged and not self.options.adopts:
             text = f"{', '.join(unmanaged)}: loaded by others, and not touched"
             return replace(status, state=DEGRADED, text=text, hint=_TAKE_OVER, is_error=True)
-        change = replace(change, adopt=self.options.take_over)
+        change = replace(change, adopt=self.options.adopts)
         return self._unless_failed(replace(status, state=OUT_OF_SYNC, text=text, change=change))
 
     def _drifted(self, status: Status, change: Change) -> Status:
@@ -195,14 +238,14 @@ class _Judge:
         return None
 
     def _note(self, kind: str) -> Note | None:
-        return self.held.notes.get(kind) if self.held else None
+        return self.observed.notes.get(kind) if self.observed else None
 
 
 def tried(change: Change, policies: Mapping[str, str], survey: Survey) -> dict[str, str]:
     """Return what a failure depends on; a change is tried again once any of it differs."""
     held = survey.names.get(change.binding.name)
     # once what was left is undone, the same change is a promotion
-    is_undone = change.kind == FINISH and held and held.observed.state.phase == WHOLE
+    is_undone = change.kind == FINISH and held and held.state.phase == WHOLE
     return {
         "model": change.binding.model,
         "version": change.version,
@@ -273,7 +316,7 @@ def _unreachable(
 
 def _refused(refusal: Refusal, survey: Survey | OmlMlflowError | None) -> Status:
     binding = refusal.binding
-    held = survey.names.get(binding.name) if isinstance(survey, Survey) else None
+    observed = survey.names.get(binding.name) if isinstance(survey, Survey) else None
     return Status(
         binding.target,
         binding.name,
@@ -281,14 +324,16 @@ def _refused(refusal: Refusal, survey: Survey | OmlMlflowError | None) -> Status
         f"the binding to {binding.model}@{binding.alias} does not count: {refusal.reason}",
         refusal.hint,
         binding,
-        live=held.observed.live if held else None,
+        live=observed.live if observed else None,
         is_error=True,
     )
 
 
-def _free(target: str, name: str, held: Held) -> Status:
-    live, pin = held.observed.live, held.notes.get(PIN)
-    status = Status(target, name, UNBOUND, "no binding; it stays", live=live, drift=held.drift())
+def _free(target: str, name: str, observed: Observed) -> Status:
+    live, pin = observed.live, observed.notes.get(PIN)
+    status = Status(
+        target, name, UNBOUND, "no binding; it stays", live=live, drift=observed.drift()
+    )
     if pin is not None:
         return replace(status, state=PINNED, text=_pinned(pin), hint=_unpin(status))
     return status

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TypeVar
 
 from oml_mlflow.config.bindings import DEPLOYMENT, Binding, Refusal, settle
@@ -18,28 +18,31 @@ from oml_mlflow.errors import (
     ConfigError,
     OmlMlflowError,
     OtherOwner,
-    OtherRegistry,
     Pinned,
+    PlanStale,
     RegistryError,
     TargetError,
+    TargetLocked,
 )
 from oml_mlflow.events import Listener, silent
+from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.observed import Survey
-from oml_mlflow.planning.records import BINDING, FAILURE, VERIFIED, Note, this_process
-from oml_mlflow.promotion.apply import Promotion
+from oml_mlflow.planning.records import BINDING, FAILURE, VERIFIED, WHOLE, Note, this_process
 from oml_mlflow.promotion.candidate import checked_files
 from oml_mlflow.promotion.hooks import Hooks, load_hooks
 from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.promotion.promote import promote_files
+from oml_mlflow.promotion.run import Promotion
 from oml_mlflow.promotion.target import Target
-from oml_mlflow.reconciler.desired import Desired, read_desired
-from oml_mlflow.reconciler.diff import Proven, plan_fleet, tried
-from oml_mlflow.reconciler.status import UNBOUND, Change, FleetPlan, Status
-from oml_mlflow.registry import ModelVersion, Registered, get_version
+from oml_mlflow.reconciler.desired import Desired, demand_registry, read_desired
+from oml_mlflow.reconciler.diff import Diff, Proven, compare, tried
+from oml_mlflow.reconciler.status import UNBOUND, Change, Status
+from oml_mlflow.registry import ModelVersion, get_version
 from oml_mlflow.targets import open_target
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_LOOKS_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,21 +60,6 @@ class Outcome:
     promotion: Promotion | None = None
     error: OmlMlflowError | None = None
     elapsed_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class View:
-    """The registry and all targets at one time.
-
-    Attributes:
-        plan: Status of every name, and the changes that are due.
-        surveys: What each target holds, or why that is unknown.
-        models: Registered models by name; None for one that is not there.
-    """
-
-    plan: FleetPlan
-    surveys: Mapping[str, Survey | OmlMlflowError] = field(default_factory=dict)
-    models: Mapping[str, Registered | None] = field(default_factory=dict)
 
 
 class Fleet:
@@ -96,8 +84,8 @@ class Fleet:
         chosen = self.config.targets[name]
         return open_target(chosen.uri, timeout_s=chosen.timeout_s)
 
-    def survey(self) -> dict[str, Survey | OmlMlflowError]:
-        """Return what every target holds, or why that is unknown. Read-only; one query each."""
+    def survey(self, targets: Collection[str] | None = None) -> dict[str, Survey | OmlMlflowError]:
+        """Return what targets hold, all by default, or why not. Read-only; one query each."""
 
         def look(name: str) -> Survey | OmlMlflowError:
             try:
@@ -112,7 +100,7 @@ class Fleet:
                     hint="see the log, and `oml-mlflow history --target` of it.",
                 )
 
-        names = list(self.config.targets)
+        names = [name for name in self.config.targets if targets is None or name in targets]
         return dict(zip(names, self._at_once(look, names), strict=True))
 
     def look(
@@ -121,7 +109,7 @@ class Fleet:
         models: Collection[str] | None = None,
         targets: Collection[str] | None = None,
         options: Options = DEFAULTS,
-    ) -> View:
+    ) -> Diff:
         """Return the status of every name, and the changes that are due. Read-only.
 
         Args:
@@ -133,9 +121,9 @@ class Fleet:
             RegistryUnreachable: If the registry does not answer, or with an error.
             OtherRegistry: If it is empty, or not the one that the ledgers name.
         """
-        surveys = self.survey()
+        surveys = self.survey(self._asked(targets))
         given = [*self.config.bindings, *_deployed(surveys)]
-        with_tags = any(target.allow_tag_bindings for target in self.config.targets.values())
+        with_tags = any(self.config.targets[name].allow_tag_bindings for name in surveys)
         wanted = {b.model for b in given if models is None or b.model in models}
         desired = read_desired(wanted, with_tags=with_tags)
         bindings, refusals = settle(
@@ -143,33 +131,55 @@ class Fleet:
             {name: target.accept for name, target in self.config.targets.items()},
             [name for name, t in self.config.targets.items() if t.allow_tag_bindings],
         )
+        bindings = tuple(b for b in bindings if b.target in surveys)
         if models is not None:
             bindings = tuple(b for b in bindings if b.model in models)
             refusals = tuple(r for r in refusals if r.binding.model in models)
         if not options.take_over:
-            _demand_registry(desired, surveys, bindings)
-        plan = self._plan(surveys, bindings, refusals, desired, options)
-        # all targets are planned first: one may wait for another that was not asked for
+            demand_registry(desired, surveys, bindings)
+        found = self._compared(surveys, bindings, refusals, desired, options)
+        # a target may wait for another that was not asked for
         chosen = tuple(
             status
-            for status in (*plan.statuses, *_unread(desired, models))
+            for status in (*found.statuses, *_unread(desired, models))
             if (targets is None or status.target in targets)
             and (models is None or status.binding is not None or status.target == "")
         )
-        return View(FleetPlan(chosen), surveys, desired.models)
+        return replace(found, statuses=chosen)
 
-    def _plan(
+    def _asked(self, targets: Collection[str] | None) -> set[str] | None:
+        """Return these targets and all that they wait for, so that no other holds them up."""
+        if targets is None:
+            return None
+        found, due = set(), list(targets)
+        while due:
+            found.add(name := due.pop())
+            due += [before for before in self.config.targets[name].after if before not in found]
+        return found
+
+    def binding(self, target: str, name: str, survey: Survey | OmlMlflowError) -> Binding | None:
+        """Return the binding of an export name that counts; see `Chosen.binding`."""
+        chosen = self.config.targets[target]
+        given = [*self.config.bindings, *_deployed({target: survey})]
+        if chosen.allow_tag_bindings:
+            given += read_desired((), with_tags=True).bindings
+        own = [binding for binding in given if binding.target == target]
+        tags = [target] if chosen.allow_tag_bindings else []
+        counted, _ = settle(own, {target: chosen.accept}, tags)
+        return next((b for b in counted if b.name == name.upper()), None)
+
+    def _compared(
         self,
         surveys: Mapping[str, Survey | OmlMlflowError],
         bindings: Sequence[Binding],
         refusals: Sequence[Refusal],
         desired: Desired,
         options: Options,
-    ) -> FleetPlan:
+    ) -> Diff:
         policies = {name: self.open(name).policy.digest for name in self.config.targets}
 
-        def plan(proven: Proven) -> FleetPlan:
-            return plan_fleet(
+        def diff(proven: Proven) -> Diff:
+            return compare(
                 self.config.targets,
                 surveys,
                 bindings,
@@ -181,18 +191,18 @@ class Fleet:
             )
 
         # ledgers are only read where a target waits for another
-        found = plan(())
+        found = diff(())
         proven = self._proven(found, bindings)
-        return plan(proven) if proven else found
+        return diff(proven) if proven else found
 
-    def _proven(self, plan: FleetPlan, bindings: Sequence[Binding]) -> Proven:
+    def _proven(self, diff: Diff, bindings: Sequence[Binding]) -> Proven:
         """Return what earlier targets that follow another alias had live and verified once.
 
         A target that follows the same alias must have the version now; one with its own alias may
         have moved on since.
         """
         proven = set()
-        for status in plan.statuses:
+        for status in diff.statuses:
             binding = status.binding
             for before in status.waits_for if binding else ():
                 assert binding is not None  # noqa: S101 -- only bound names wait
@@ -209,7 +219,7 @@ class Fleet:
     def _had(self, target: str, name: str, model: str, version: str) -> bool:
         try:
             with self.open(target).session("history", create=False, missing_ok=True) as session:
-                ledger = session.ledger(name)
+                ledger = session.journal.ledger(name)
         except OmlMlflowError:
             return False
         return any(
@@ -287,7 +297,8 @@ class Fleet:
                 on_event=self._on_event,
             )
         except OmlMlflowError as error:
-            failure = error
+            promotion = self._done_by_others(change, error)
+            failure = None if promotion else error
         except Exception as error:  # one target's failure must not stop the others
             _log.exception("%s failed", change)
             failure = ApplyError(
@@ -297,6 +308,27 @@ class Fleet:
             )
         self._remember(change, failure)
         return Outcome(change, promotion, failure, monotonic() - begun)
+
+    def _done_by_others(self, change: Change, error: OmlMlflowError) -> Promotion | None:
+        """Return what another process makes live, if it is the version that is wanted.
+
+        Whoever is at work on the name is waited for, as long as its target is.
+        """
+        if not isinstance(error, PlanStale | TargetLocked):
+            return None
+        target, wanted = change.binding.target, (change.binding.model, change.version, VERIFIED)
+        deadline = monotonic() + self.config.targets[target].timeout_s
+        while True:
+            try:
+                found = self.open(target).survey().names.get(change.binding.name)
+            except TargetError:
+                return None
+            live = found.live if found and found.state.phase == WHOLE else None
+            if live and (live.registered_model, live.version, live.verification) == wanted:
+                return Promotion(live, ParityReport("Made live meanwhile by another process"))
+            if (isinstance(error, PlanStale) and live) or monotonic() > deadline:
+                return None
+            sleep(_LOOKS_EVERY_S)
 
     def _remember(self, change: Change, failure: OmlMlflowError | None) -> None:
         """Note what failed, so that it is not tried again; forget it once it succeeded."""
@@ -311,7 +343,7 @@ class Fleet:
                 return
             with target.session(f"note on {name}") as session:
                 if failure is None:
-                    session.forget_note(name, FAILURE)
+                    session.notes.forget(name, FAILURE)
                     return
                 policies = {change.binding.target: target.policy.digest}
                 content = {
@@ -321,7 +353,7 @@ class Fleet:
                     "hint": failure.hint,
                 }
                 note = Note(name, FAILURE, content, written_by=this_process())
-                session.write_note(note)
+                session.notes.write(note)
         except TargetError as error:
             _log.warning("%s: the result could not be noted: %s", change, error)
 
@@ -357,34 +389,6 @@ def _unread(desired: Desired, models: Collection[str] | None) -> list[Status]:
         for model, text in desired.unread.items()
         if models is None or model in models
     ]
-
-
-def _demand_registry(
-    desired: Desired,
-    surveys: Mapping[str, Survey | OmlMlflowError],
-    bindings: Sequence[Binding],
-) -> None:
-    """Raise OtherRegistry if the registry is empty, or not the one that ledgers name."""
-    owned = {}
-    for binding in bindings:
-        survey = surveys[binding.target]
-        held = survey.names.get(binding.name) if isinstance(survey, Survey) else None
-        live = held.observed.live if held else None
-        if live is not None and live.registered_model and live.registry:
-            owned[f"{binding.name} on {binding.target}"] = live.registry.partition(":")[0]
-    if owned and desired.is_empty:
-        raise OtherRegistry(
-            f"the registry holds no model at all, but {', '.join(owned)} came from one. Nothing "
-            "was changed.",
-            hint="check MLFLOW_TRACKING_URI.",
-        )
-    others = [place for place, known in owned.items() if known != desired.registry]
-    if others:
-        raise OtherRegistry(
-            f"this is not the registry that {', '.join(others)} came from. Nothing was changed.",
-            hint="check MLFLOW_TRACKING_URI; if the registry was moved or re-created on purpose, "
-            "run `oml-mlflow apply --take-over`.",
-        )
 
 
 def _is_about_it(failure: OmlMlflowError) -> bool:

@@ -10,17 +10,19 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from oml_mlflow.config.file import Config
-from oml_mlflow.errors import OmlMlflowError
+from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.promotion.hooks import Hooks
 from oml_mlflow.promotion.options import DEFAULTS, Options
-from oml_mlflow.reconciler.fleet import Fleet, Outcome, View
-from oml_mlflow.reconciler.show import show_back
+from oml_mlflow.reconciler.diff import Diff
+from oml_mlflow.reconciler.fleet import Fleet, Outcome
+from oml_mlflow.reconciler.publish import publish_outcomes
 from oml_mlflow.reconciler.status import Status
 
 MAX_BACKOFF_S = 600.0
 # onnxruntime_extensions imports all of transformers if that is installed
 _SLOW_IMPORTS = ("duckdb", "oracledb", "onnxruntime_extensions", "onnx", "matplotlib.figure")
+_NOTHING = Diff()
 _log = logging.getLogger(__name__)
 
 
@@ -29,19 +31,32 @@ class Pass:
     """Result of one pass.
 
     Attributes:
-        statuses: Status of every name afterwards.
+        diff: What is left to do afterwards.
         outcomes: Results of the changes.
         warnings: What could not be written to the registry.
     """
 
-    statuses: tuple[Status, ...] = ()
+    diff: Diff = _NOTHING
     outcomes: tuple[Outcome, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def statuses(self) -> tuple[Status, ...]:
+        """Status of every name afterwards."""
+        return self.diff.statuses
 
     @property
     def ok(self) -> bool:
         """Whether nothing failed."""
         return all(outcome.error is None for outcome in self.outcomes)
+
+    @property
+    def to_retry(self) -> str:
+        """Code of an error for which another pass may do better; empty if there is none."""
+        codes = [o.error.code for o in self.outcomes if o.error and o.error.retryable]
+        if any(status.is_unreachable for status in self.statuses):
+            codes.append(TargetUnreachable.code)
+        return next(iter(codes), "")
 
 
 class Reconciler:
@@ -66,7 +81,7 @@ class Reconciler:
         targets: Collection[str] | None = None,
         options: Options = DEFAULTS,
         only: Collection[tuple[str, str, str]] | None = None,
-        view: View | None = None,
+        diff: Diff | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> Pass:
         """Bring bound names in line with their aliases, and write the results to the registry.
@@ -79,7 +94,7 @@ class Reconciler:
             targets: Only these targets; all by default.
             options: See `Options`.
             only: Only these changes: target, name and version.
-            view: Result of `look` with the same arguments, to begin with; what has changed since
+            diff: Result of `look` with the same arguments, to begin with; what has changed since
                 fails with PlanStale.
             on_outcome: Called with the result of each change.
 
@@ -89,7 +104,7 @@ class Reconciler:
         Side effects: Writes models, ledger rows and notes to targets, and tags and descriptions of
             versions to the registry.
         """
-        view = view or self.fleet.look(models=models, targets=targets, options=options)
+        diff = diff or self.fleet.look(models=models, targets=targets, options=options)
         outcomes: list[Outcome] = []
         warnings: list[str] = []
         begun: set[tuple[str, str, str]] = set()
@@ -97,14 +112,14 @@ class Reconciler:
         while True:
             changes = [
                 change
-                for change in view.plan.changes
+                for change in diff.changes
                 # each change once, so that the loop ends
                 if change.key not in begun
                 and (only is None or change.key in only)
                 and (change.binding.model, change.binding.alias) not in failed
             ]
             done = self.fleet.apply(changes, options)
-            warnings += show_back(self.fleet, view, done)
+            warnings += publish_outcomes(self.fleet, diff, done)
             if not done:
                 break
             begun |= {outcome.change.key for outcome in done}
@@ -115,13 +130,13 @@ class Reconciler:
                     on_outcome(outcome)
             outcomes += done
             try:
-                view = self.fleet.look(models=models, targets=targets, options=options)
+                diff = self.fleet.look(models=models, targets=targets, options=options)
             except OmlMlflowError as error:
                 warnings.append(f"the status of all names is unknown now: {error}")
                 break
         for warning in warnings:
             _log.warning("%s", warning)
-        return Pass(view.plan.statuses, tuple(outcomes), tuple(warnings))
+        return Pass(diff, tuple(outcomes), tuple(warnings))
 
     def look(
         self,
@@ -129,7 +144,7 @@ class Reconciler:
         *,
         targets: Collection[str] | None = None,
         options: Options = DEFAULTS,
-    ) -> View:
+    ) -> Diff:
         """Return the status of every name, and what `run` would change. Read-only."""
         return self.fleet.look(models=models, targets=targets, options=options)
 

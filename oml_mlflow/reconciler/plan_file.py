@@ -14,8 +14,10 @@ from oml_mlflow.errors import ConfigError, PlanStale
 from oml_mlflow.files import keep_private
 from oml_mlflow.planning.records import now, this_process
 from oml_mlflow.promotion.options import Options
-from oml_mlflow.reconciler.status import FORMAT_VERSION, Change, FleetPlan
+from oml_mlflow.reconciler.diff import Diff
+from oml_mlflow.reconciler.status import Change
 
+FORMAT_VERSION = 1
 # target, name, version
 Key = tuple[str, str, str]
 
@@ -45,7 +47,7 @@ class SavedPlan:
         """Keys of all changes, those that wait included."""
         return {change.key for change in self.changes} | set(self.waiting)
 
-    def demand_fresh(self, plan: FleetPlan) -> None:
+    def demand_fresh(self, plan: Diff) -> None:
         """Raise PlanStale if a plan made now differs from this one."""
         known, found = set(self.changes), set(plan.changes)
         moved = [f"no longer as planned: {change}" for change in sorted(known - found, key=str)]
@@ -60,13 +62,13 @@ class SavedPlan:
             )
 
 
-def waiting_in(plan: FleetPlan) -> tuple[Key, ...]:
+def waiting_in(plan: Diff) -> tuple[Key, ...]:
     """Return the changes that are due once earlier targets have the version."""
     return tuple((s.target, s.name, s.wanted) for s in plan.statuses if s.waits_for)
 
 
 def write_plan(
-    path: Path, plan: FleetPlan, options: Options, target: str, models: Collection[str]
+    path: Path, plan: Diff, options: Options, target: str, models: Collection[str]
 ) -> None:
     """Write a plan for `read_plan`, readable by its owner only. It holds no secrets.
 
@@ -74,6 +76,7 @@ def write_plan(
         ConfigError: If the file can't be written.
     """
     document = {
+        "format_version": FORMAT_VERSION,
         **plan.to_json(),
         "made": {"by": this_process(), "at": f"{now():%Y-%m-%d %H:%M:%S} UTC"},
         "oml_mlflow": __version__,
@@ -100,7 +103,7 @@ def read_plan(path: Path) -> SavedPlan:
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["format_version"] != FORMAT_VERSION:
+        if stored["format_version"] not in (FORMAT_VERSION, "1.0"):
             raise ValueError
         return SavedPlan(
             changes=tuple(

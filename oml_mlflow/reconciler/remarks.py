@@ -9,8 +9,8 @@ from packaging.version import InvalidVersion, Version
 
 from oml_mlflow.flavor.manifest import UNANCHORED
 from oml_mlflow.planning.records import LedgerEntry, is_other_registry
-from oml_mlflow.reconciler.fleet import View
-from oml_mlflow.reconciler.status import FleetPlan, Status
+from oml_mlflow.reconciler.diff import Diff
+from oml_mlflow.reconciler.status import Status
 from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG, find_version, logged_tags
 
 # Versions carry our code: the release that fixes a fault, and the fault of all earlier ones.
@@ -33,7 +33,7 @@ def known_faults(code: str) -> list[str]:
     return [what for mended_in, what in KNOWN_FAULTS if logged_by < Version(mended_in)]
 
 
-def with_remarks(view: View) -> FleetPlan:
+def with_remarks(diff: Diff) -> Diff:
     """Return the plan, with remarks on each version that is live or wanted. Read-only.
 
     It costs one call for each version, and a second one for those without their own manifest.
@@ -44,14 +44,14 @@ def with_remarks(view: View) -> FleetPlan:
     """
     known: dict[tuple[str, str], tuple[str, ...]] = {}
     statuses = []
-    for status in view.plan.statuses:
+    for status in diff.statuses:
         remarks: tuple[str, ...] = ()
-        for version in _versions(status, view):
+        for version in _versions(status, diff):
             if version not in known:
                 known[version] = tuple(_remarks(*version))
             remarks += known[version]
         statuses.append(replace(status, remarks=remarks))
-    return FleetPlan(tuple(statuses))
+    return replace(diff, statuses=tuple(statuses))
 
 
 def _remarks(model: str, number: str) -> Iterator[str]:
@@ -70,19 +70,19 @@ def _remarks(model: str, number: str) -> Iterator[str]:
         )
 
 
-def _versions(status: Status, view: View) -> list[tuple[str, str]]:
+def _versions(status: Status, diff: Diff) -> list[tuple[str, str]]:
     live, change = status.live, status.change
     found = []
-    if live is not None and live.version and not _is_elsewhere(live, view):
+    if live is not None and live.version and not _is_elsewhere(live, diff):
         found.append((live.registered_model, live.version))
     if change is not None and (wanted := (change.binding.model, change.version)) not in found:
         found.append(wanted)
     return found
 
 
-def _is_elsewhere(live: LedgerEntry, view: View) -> bool:
-    model = view.models.get(live.registered_model)
+def _is_elsewhere(live: LedgerEntry, diff: Diff) -> bool:
+    model = diff.models.get(live.registered_model)
     if model is not None:
         return is_other_registry(live.registry, model.registry)
-    here = next((known.registry for known in view.models.values() if known), "")
+    here = next((known.registry for known in diff.models.values() if known), "")
     return is_other_registry(live.registry.partition(":")[0], here.partition(":")[0])

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from oml_mlflow.config.bindings import Binding
-from oml_mlflow.planning.records import LedgerEntry
-
-FORMAT_VERSION = "1.0"
+from oml_mlflow.planning.records import PROMOTE, LedgerEntry
 
 IN_SYNC, OUT_OF_SYNC, DEGRADED = "in sync", "out of sync", "degraded"
 PAUSED, PINNED, UNBOUND = "paused", "pinned", "unbound"
-UNVERIFIED, UNREACHABLE = "unverified", "unreachable"
+UNREACHABLE = "unreachable"
 
-PROMOTE, HEAL, FINISH = "promote", "heal", "finish"
+HEAL, FINISH = "heal", "finish"
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,11 @@ class Change:
     live: str
     kind: str = PROMOTE
     adopt: bool = False
+
+    @property
+    def heals(self) -> bool:
+        """Whether it repairs drift."""
+        return self.kind == HEAL
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -90,6 +93,16 @@ class Status:
     is_error: bool = False
     remarks: tuple[str, ...] = ()
 
+    @property
+    def is_in_sync(self) -> bool:
+        """Whether it is as its alias says, verified."""
+        return self.state == IN_SYNC
+
+    @property
+    def is_unreachable(self) -> bool:
+        """Whether its target can't be reached."""
+        return self.state == UNREACHABLE
+
     def to_json(self) -> dict[str, Any]:
         """Return it for programs; no secrets."""
         shown = {**vars(self), "binding": vars(self.binding) if self.binding else None}
@@ -98,41 +111,3 @@ class Status:
         if self.change:
             shown["change"] = {**vars(self.change), "binding": vars(self.change.binding)}
         return shown
-
-
-@dataclass(frozen=True)
-class FleetPlan:
-    """Status of every name, and the changes that are due.
-
-    Attributes:
-        statuses: One for each bound name, each refused binding, each name that is live but not
-            bound, and each target that can't be reached; by target and name.
-    """
-
-    statuses: tuple[Status, ...]
-
-    @property
-    def changes(self) -> tuple[Change, ...]:
-        """Changes that are due now."""
-        return tuple(s.change for s in self.statuses if s.change is not None)
-
-    def summary(self) -> str:
-        """Return the last line of a plan."""
-        kinds = [change.kind for change in self.changes]
-        waiting = sum(bool(s.waits_for) for s in self.statuses)
-        later = f" {waiting} more once the targets before have it." if waiting else ""
-        if not self.changes and not waiting:
-            return "Nothing to do."
-        return (
-            f"Plan: {kinds.count(PROMOTE)} to promote, {kinds.count(HEAL)} to heal, "
-            f"{kinds.count(FINISH)} to finish, 0 to drop.{later} Nothing was changed."
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it for programs; no secrets."""
-        return {
-            "format_version": FORMAT_VERSION,
-            "summary": self.summary(),
-            # the key in all plan files and --json documents so far
-            "standings": [status.to_json() for status in self.statuses],
-        }

@@ -25,11 +25,9 @@ class Weights(Protocol):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape."""
-        ...
 
     def load(self, name: str) -> np.ndarray:
         """Return a tensor as float32."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from oml_mlflow.errors import ConfigError
@@ -50,6 +51,19 @@ def address_of(uri: str) -> Path | OracleSettings:
         "that is not a target's URI.",
         hint="use embedded:///folder, or oracle://user@host:1521/service.",
     )
+
+
+def secret_variables(uris: Iterable[str]) -> tuple[str, ...]:
+    """Return the environment variables that may hold secrets of any target, and of these."""
+    from oml_mlflow.targets.oracle.settings import (
+        PASSWORD_ENV,
+        PREFIX,
+        WALLET_PASSWORD_ENV,
+        OracleSettings,
+    )
+
+    own = [OracleSettings.from_uri(uri).password_env for uri in uris if uri.startswith(PREFIX)]
+    return PASSWORD_ENV, WALLET_PASSWORD_ENV, *own
 
 
 def is_same(uri: str, other: str) -> bool:

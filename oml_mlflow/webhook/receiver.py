@@ -25,7 +25,8 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from oml_mlflow.config.file import Config, WebhookConfig
+from oml_mlflow.config.file import Config
+from oml_mlflow.config.webhook import WebhookConfig
 from oml_mlflow.errors import ConfigError, WebhookRejected
 from oml_mlflow.secrets import Secret
 from oml_mlflow.webhook.metrics import Metrics

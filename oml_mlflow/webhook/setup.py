@@ -240,7 +240,7 @@ def _client() -> Any:
         raise RegistryError(
             f"the registry {shown_registry()} is no MLflow server; nothing else has webhooks.",
             hint="set MLFLOW_TRACKING_URI to http(s)://...; without a server: "
-            "oml-mlflow reconcile --watch",
+            "oml-mlflow apply --watch",
         )
     return mlflow.MlflowClient()
 

@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
-from oml_mlflow.reconciler.status import UNREACHABLE
+from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.webhook.metrics import Metrics
 from oml_mlflow.webhook.queue import Job, WebhookQueue
 
@@ -35,7 +34,7 @@ class Worker:
         metrics: Counters.
         poll_s: Seconds between full passes.
         unhealthy_s: Seconds of failures only, or within one pass, after which it is unhealthy.
-        prepare: Called once before anything else, such as `oml_mlflow.reconciler.loop.prepare`.
+        prepare: Called once before anything else, such as slow imports.
 
     Attributes:
         last_pass_at: Time of the last pass, in seconds since 1970; 0 if there was none.
@@ -168,21 +167,12 @@ class Worker:
         if models is None:
             self._metrics.show_states(status.state for status in found.statuses)
         _log.info("looked at %s in %.1f s", what, time.monotonic() - started)
-        return to_retry(found)
+        return found.to_retry
 
     def _stopped(self, code: str) -> str:
         self.last_error, self.last_pass_at = code, time.time()
         self._metrics.count("passes", "failed")
         return code
-
-
-def to_retry(found: Pass) -> str:
-    """Return the code of an error of a pass to retry, or an empty text."""
-    for outcome in found.outcomes:
-        if outcome.error is not None and outcome.error.retryable:
-            return outcome.error.code
-    is_unreachable = any(status.state == UNREACHABLE for status in found.statuses)
-    return TargetUnreachable.code if is_unreachable else ""
 
 
 def to_wait_s(attempts: int) -> float:

@@ -51,7 +51,7 @@ import oracledb
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.planning.records import LoadedModel, now
 from oml_mlflow.targets.oracle.target import OracleTarget
-from oml_mlflow.targets.oracle.load import _CHUNK_BYTES, _send
+from oml_mlflow.targets.oracle.load import _CHUNK_BYTES, send
 uri, path, rounds = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 size, digest = path.stat().st_size, fingerprint_file(path)
 times = {"bare": [], "ours": [], "whole": []}
@@ -70,7 +70,7 @@ with OracleTarget.from_uri(uri).session("benchmark") as session:
         del blob
         seen = []
         begun = time.perf_counter()
-        blob = _send(db, model, path, lambda event: seen.append((time.perf_counter(), event)), "")
+        blob = send(db, model, path, lambda event: seen.append((time.perf_counter(), event)), "")
         whole = time.perf_counter() - begun
         del blob
         # from the first chunk that was through to the last one

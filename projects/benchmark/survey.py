@@ -126,8 +126,8 @@ def write_notes(target: Any, names: int) -> None:
     """Write two notes a name."""
     with target.session("filling") as session:
         for n in range(names):
-            session.write_note(Note(f"N{n}", FAILURE, {"message": "x" * 500}))
-            session.write_note(Note(f"N{n}", PUBLISHED, {"version": "7"}))
+            session.notes.write(Note(f"N{n}", FAILURE, {"message": "x" * 500}))
+            session.notes.write(Note(f"N{n}", PUBLISHED, {"version": "7"}))
 
 
 def timed(target: Any, rounds: int) -> str:
@@ -137,7 +137,7 @@ def timed(target: Any, rounds: int) -> str:
         begun = time.perf_counter()
         found = target.survey()
         times.append((time.perf_counter() - begun) * 1000)
-        assert all(held.observed.is_whole() for held in found.names.values())
+        assert all(held.is_whole() for held in found.names.values())
     return f"median {statistics.median(times):.1f} ms, worst {max(times):.1f} ms"
 
 

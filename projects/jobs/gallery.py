@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oml_mlflow.names import IMG, TXT, model_name
-from oml_mlflow.targets.embedded.connection import Connection
+
+if TYPE_CHECKING:
+    from oml_mlflow.targets.embedded.connection import Connection
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo_model"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from typing import TYPE_CHECKING
 
 import click
 import gallery
@@ -10,14 +11,17 @@ import mlflow
 from export import export_and_log
 from grid import result_grid
 
-from oml_mlflow import promote
+from oml_mlflow import open_target, promote
 from oml_mlflow.answering import answering, started_run
 from oml_mlflow.cli import console
-from oml_mlflow.names import IMG, model_name
-from oml_mlflow.planning.records import Dependant
-from oml_mlflow.promotion.verify import Trace, trace_bytes
-from oml_mlflow.targets.embedded.connection import Connection
-from oml_mlflow.targets.embedded.target import EmbeddedTarget
+from oml_mlflow.commands.data import columns
+from oml_mlflow.commands.operate import verify_bytes
+from oml_mlflow.names import IMG
+
+if TYPE_CHECKING:
+    from oml_mlflow.promotion.verify import Trace
+    from oml_mlflow.targets.embedded.connection import Connection
+    from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 _SHOWN, _COUNT = 4, 5
 
@@ -30,7 +34,7 @@ _SHOWN, _COUNT = 4, 5
 @click.option("--pictures", default="", help="Folder of pictures; held-out drawings by default.")
 def main(model: str, name: str, alias: str, target: str, pictures: str) -> None:
     """Export, log, register, promote, fill a table, search it in SQL, and show the result."""
-    database = EmbeddedTarget.from_uri(target)
+    database = open_target(target)
     entries = gallery.folder_entries(pictures) if pictures else gallery.held_out_entries()
     if not entries:
         raise click.UsageError(f"{pictures} holds no pictures.")
@@ -43,14 +47,12 @@ def main(model: str, name: str, alias: str, target: str, pictures: str) -> None:
                 accept_new_geometry=_is_only_user(database, name),
                 on_event=listener,
             )
-        traces = trace_bytes(version.uri, database, name, [pair.img, pair.txt])
+        traces = verify_bytes(name, database, [pair.img, pair.txt])
         with database.connect("the search") as connection:
             gallery.fill(connection, name, pair.dims, entries)
             results = _search(connection, name, entries)
             recalls = {} if pictures else _recalls(connection, name)
-        with database.session("the search") as session:
-            column = Dependant("column", gallery.COLUMN, model_name(name, IMG), "picture")
-            session.register_column(name, column)
+        columns(name, database, add=gallery.COLUMN, source="picture", side=IMG)
         title = f"Found in SQL by {name} version {version.version}"
         with answering("the results were not logged", state="The pair is live."):
             mlflow.log_metrics({f"recall_at_1/{kind}": value for kind, value in recalls.items()})
@@ -71,8 +73,7 @@ def main(model: str, name: str, alias: str, target: str, pictures: str) -> None:
 
 def _is_only_user(database: EmbeddedTarget, name: str) -> bool:
     """Return whether nothing but this job's own table, filled anew here, holds its vectors."""
-    with database.session("the main job") as session:
-        return all(dependant.name == gallery.COLUMN for dependant in session.dependants(name))
+    return all(dependant.name == gallery.COLUMN for dependant in columns(name, database))
 
 
 def _search(

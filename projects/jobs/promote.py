@@ -6,11 +6,10 @@ import sys
 
 import click
 import mlflow
-from record import configured, reconcile
+from record import configured, recorded_apply
 
 from oml_mlflow.answering import answering, started_run
 from oml_mlflow.cli import console
-from oml_mlflow.promotion.options import DEFAULTS
 from oml_mlflow.registry import get_version, register_alias
 
 
@@ -26,7 +25,7 @@ def main(model_uri: str, alias: str, config: str) -> None:
         register_alias(version, alias)
         with answering("the run was not tagged", state=f"Alias {alias} is {version.uri}."):
             mlflow.set_tags({"oml.version": version.uri, "oml.alias": alias})
-        code = reconcile(found, [version.name], DEFAULTS)
+        code = recorded_apply(found, [version.name])
         if code:
             sys.exit(code)
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 import click
-from record import configured, log_pass, reconcile
+from record import configured, log_pass, recorded_apply
 
 from oml_mlflow.answering import started_run
 from oml_mlflow.cli import console
+from oml_mlflow.commands import operate
+from oml_mlflow.commands.operate import Options
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
-from oml_mlflow.promotion.options import Options
-from oml_mlflow.reconciler.loop import Pass, Reconciler
+
+if TYPE_CHECKING:
+    from oml_mlflow.reconciler.loop import Pass
 
 
 @click.command()
@@ -30,7 +34,7 @@ def main(once: bool, retry: bool, model: str, config: str) -> None:
     with started_run():
         if not once:
             _watch(found, options)
-        elif code := reconcile(found, [model] if model else [], options):
+        elif code := recorded_apply(found, [model] if model else [], options):
             sys.exit(code)
 
 
@@ -49,7 +53,7 @@ def _watch(config: Config, options: Options) -> None:
         except OmlMlflowError as error:
             console.show_error(error)
 
-    Reconciler(config).watch(stop, options=options, on_pass=record)
+    operate.watch(stop, on_pass=record, options=options, config=config)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
 
 from oml_mlflow.answering import answering
 from oml_mlflow.cli import console
 from oml_mlflow.cli.text import exit_code, outcome_line, show_statuses
+from oml_mlflow.commands import operate
+from oml_mlflow.commands.operate import DEFAULTS, Options
 from oml_mlflow.config.file import Config, load_config
-from oml_mlflow.promotion.options import Options
-from oml_mlflow.reconciler.loop import Pass, Reconciler
-from oml_mlflow.reconciler.plan_file import write_plan
-from oml_mlflow.reconciler.status import IN_SYNC
+
+if TYPE_CHECKING:
+    from oml_mlflow.reconciler.loop import Pass
 
 
 def configured(path: str) -> Config:
@@ -26,18 +28,16 @@ def configured(path: str) -> Config:
     return load_config(file)
 
 
-def reconcile(config: Config, models: Sequence[str], options: Options) -> int:
+def recorded_apply(config: Config, models: Sequence[str], options: Options = DEFAULTS) -> int:
     """Log the plan, apply it, log and show how everything stands; return the exit code."""
-    reconciler = Reconciler(config)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "plan.json"
-        write_plan(path, reconciler.look(models or None, options=options).plan, options, "", models)
+        operate.plan(models=models, out=path, options=options, config=config)
         with answering("the plan was not logged", state="No target was changed."):
             mlflow.log_artifact(str(path))
-    found = reconciler.run(models or None, options=options)
+    found = operate.apply(models=models, options=options, config=config)
     for number, outcome in enumerate(found.outcomes, 1):
-        line = outcome_line(number, len(found.outcomes), outcome)
-        console.out.print(line, markup=False)
+        console.say(outcome_line(f"{number} of {len(found.outcomes)}", outcome))
     show_statuses(f"Targets of {config.path}", found.statuses)
     return log_pass(found)
 
@@ -47,7 +47,7 @@ def log_pass(found: Pass, step: int = 0) -> int:
     failed = sum(outcome.error is not None for outcome in found.outcomes)
     counts = {
         "names": len(found.statuses),
-        "in_sync": sum(status.state == IN_SYNC for status in found.statuses),
+        "in_sync": sum(status.is_in_sync for status in found.statuses),
         "changed": len(found.outcomes) - failed,
         "failed": failed,
     }

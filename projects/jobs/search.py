@@ -9,9 +9,9 @@ import gallery
 import mlflow
 from grid import result_grid
 
+from oml_mlflow import open_target
 from oml_mlflow.answering import answering, started_run
 from oml_mlflow.cli import console
-from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 
 @click.command()
@@ -22,7 +22,7 @@ from oml_mlflow.targets.embedded.target import EmbeddedTarget
 def main(query: str, name: str, target: str, count: int) -> None:
     """Search the gallery in SQL."""
     value = Path(query).read_bytes() if Path(query).is_file() else query
-    with EmbeddedTarget.from_uri(target).connect("a search", create=False) as connection:
+    with open_target(target).connect("a search", create=False) as connection:
         if isinstance(value, str):
             hits = gallery.search_text(connection, name, value, count)
         else:

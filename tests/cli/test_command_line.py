@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -27,7 +28,7 @@ def test_from_a_folder_to_a_searchable_model(mlflow_store: Path, tiny_folder: Pa
     assert "verify model references: 24 probes" in done.stderr
     files = ["pairs/clip_img.onnx", "pairs/clip_txt.onnx"]
     done = run("log", *files, "--register", "clip", "--alias", "prod", "--source", tiny_folder)
-    assert "registered models:/clip/1, alias prod" in done.stdout
+    assert "alias prod is models:/clip/1" in done.stdout
 
     target = ("--target", "embedded:///database")
     promoted = json.loads(run("promote", "models:/clip@prod", *target, "--json").stdout)
@@ -36,17 +37,17 @@ def test_from_a_folder_to_a_searchable_model(mlflow_store: Path, tiny_folder: Pa
     again = run("promote", "models:/clip@prod", *target)
     assert "was already clip version 1 (generation 1)" in again.stdout
 
-    traces = json.loads(run("fingerprints", "models:/clip@prod", *files, *target, "--json").stdout)
+    traces = json.loads(run("verify", "clip", *files, "--bytes", *target, "--json").stdout)
     assert traces["equal"]
     assert len(traces["bytes"]) == 6
     assert len({trace["sha256"] for trace in traces["bytes"]}) == 2
 
-    verified = json.loads(run("verify", "models:/clip@prod", *target, "--json").stdout)
+    verified = json.loads(run("verify", "clip", *target, "--json").stdout)
     assert verified["ok"]
     assert len(verified["probes"]) == 24
-    listed = json.loads(run("status", *target, "--json").stdout)
+    listed = json.loads(run("models", *target, "--json").stdout)
     assert [model["name"] for model in listed["models"]] == ["CLIP_IMG", "CLIP_TXT"]
-    assert "generation" in run("status", *target).stdout
+    assert "generation" in run("models", *target).stdout
     found = json.loads(run("sql", "SELECT len(clip_txt('a cat')) AS n", *target, "--json").stdout)
     assert found["rows"] == [[16]]
 
@@ -57,11 +58,11 @@ def test_differing_bytes_exit_3(mlflow_store: Path, tiny_folder: Path) -> None:
     run("promote", "models:/clip/1")
     with Path("clip_img.onnx").open("ab") as file:
         file.write(b"\0")
-    done = run("fingerprints", "models:/clip/1", "clip_img.onnx", code=3)
+    done = run("verify", "clip", "clip_img.onnx", "--bytes", code=3)
     assert "DIFFERS" in done.stdout
     stored = max(Path("database/models").glob("*.onnx"), key=lambda p: p.stat().st_size)
     stored.write_bytes(stored.read_bytes()[:-1])
-    assert "was altered: its file" in run("verify", "models:/clip/1", code=3).stderr
+    assert "was altered: its file" in run("verify", "clip", code=3).stderr
 
 
 @pytest.mark.parametrize(
@@ -71,8 +72,9 @@ def test_differing_bytes_exit_3(mlflow_store: Path, tiny_folder: Path) -> None:
         (("no-such-verb",), 64, "No such command"),
         (("log", "a.onnx", "b.onnx"), 64, "does not exist"),
         (("promote", "clip"), 1, "error[registry-lookup-failed]"),
-        (("status", "--target", "mysql://scott:tiger@db"), 1, "error[config-invalid]"),
-        (("status", "--target", "embedded:///none"), 1, "error[target-failed]"),
+        (("models", "--target", "mysql://scott:tiger@db"), 1, "error[config-invalid]"),
+        (("models", "--target", "embedded:///none"), 1, "error[target-failed]"),
+        (("history", "nobody", "--target", "embedded:///none"), 1, "error[target-failed]"),
         (("export", "no-such-folder", "clip"), 1, "error[source-unavailable]"),
         (("export", ".", "1clip"), 1, "error[name-invalid]"),
     ],
@@ -93,6 +95,13 @@ def test_wrong_sql_is_an_error_not_a_traceback(mlflow_store: Path) -> None:
     assert "no_such_function" in done.stderr
 
 
+def commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{before}{name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name} ")
+
+
 def test_help_is_light_and_complete() -> None:
     script = (
         "import sys\n"
@@ -104,7 +113,15 @@ def test_help_is_light_and_complete() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    for name, command in cli.commands.items():
-        assert name in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert [f"{title}:" in done.stdout for title in ("Build", "Promote", "Data", "Look", "Serve")]
+    for name, command in commands(cli):
+        assert name.split()[0] in done.stdout
         assert command.help
+        # the first line is what `--help` lists: whole
+        assert command.help.splitlines()[0].endswith(".")
+        assert "..." not in command.get_short_help_str(limit=62)
+        assert (command.epilog or "").startswith("Example: oml-mlflow ") != hasattr(
+            command, "commands"
+        )
         assert all(option.help for option in command.params if isinstance(option, click.Option))

@@ -80,7 +80,7 @@ def test_two_targets_follow_an_alias(two: Path, run: Run) -> None:
     assert "waits until dev has it, verified" in shown
     assert "Plan: 1 to promote, 0 to heal, 0 to finish, 0 to drop. 1 more once" in shown
     assert live(run) == {"dev": "", "prod": ""}
-    assert json.loads(Path("plan.json").read_text())["format_version"] == "1.0"
+    assert json.loads(Path("plan.json").read_text())["format_version"] == 1
     assert "Give --yes" in run("apply", code=64)
     assert "give no other options" in run("apply", "plan.json", "--retry", code=64)
 
@@ -92,20 +92,25 @@ def test_two_targets_follow_an_alias(two: Path, run: Run) -> None:
     assert "Nothing to do." in run("plan", "--detailed-exitcode")
     assert "2 of 2 in sync." in run("status")
     assert "Nothing to do." in run("apply")
-    assert "Live in embedded:///" in run("status", "--target", "dev")
+    assert "Live in embedded:///" in run("models", "--target", "dev")
     assert "clip 1" in run("history", "--target", "prod")
     shown = run("verify")
-    assert "1 of 2  OK    CLIP on dev: clip 1 (generation 1), 24 ok" in shown
+    assert "1  OK    CLIP on dev: clip 1 (generation 1), 24 ok" in shown
     assert "CLIP on prod" in shown
     assert json.loads(run("verify", "--target", "prod", "--json"))["ok"]
 
     point("2")
     one = json.loads(run("plan", "--json", "--target", "prod"))
     assert {s["target"] for s in one["standings"]} == {"prod"}
-    document = json.loads(run("reconcile", "--once", "--json"))
+    document = json.loads(run("apply", "--yes", "--json"))
     assert [o["live"]["version"] for o in document["outcomes"]] == ["2", "2"]
     shown = run("rollback", "CLIP", "--target", "prod")
-    assert "clip@prod points to version 1 again." in shown
+    told = "clip@prod goes from 2 to 1; with it go CLIP on dev, CLIP on prod."
+    assert shown.startswith(told)
+    assert "2 changed, 0 failed; 2 of 2 in sync." in shown
+    ledger = json.loads(run("history", "clip", "--target", "prod", "--json"))["ledger"]
+    assert [(e["action"], e["restores"]) for e in ledger][-1] == ("rollback", 1)
+    assert "went back already" in run("rollback", "CLIP", "--target", "prod", code=1)
     assert live(run) == {"dev": "1", "prod": "1"}
     assert mlflow.MlflowClient().get_model_version_by_alias("clip", "prod").version == 1
 
@@ -122,7 +127,7 @@ def test_what_is_pinned_stays(two: Path, run: Run) -> None:
     assert live(run) == {"dev": "1", "prod": "1"}
     assert "follows its alias again" in run("unpin", "CLIP")
     assert "was not pinned" in run("unpin", "CLIP")
-    run("reconcile", "--once")
+    run("apply", "--yes")
     assert live(run) == {"dev": "2", "prod": "2"}
     shown = run("rollback", "CLIP", "--pin", "--reason", "colours")
     assert "CLIP on dev is pinned." in shown
@@ -136,27 +141,31 @@ def test_what_is_pinned_stays(two: Path, run: Run) -> None:
 def test_what_was_changed_behind_our_back_is_named(two: Path, run: Run) -> None:
     point("1")
     run("apply", "--yes")
-    assert "0 changes outside this package in 2 of 2 targets." in run("drift")
+    assert "0 changes outside this package in 2 of 2 targets." in run("status", "--drift")
     database = EmbeddedTarget("database")
     database.sql("DELETE FROM oml.models WHERE name = 'CLIP_TXT'")
-    shown = run("drift", code=3)
+    shown = run("status", "--drift", code=3)
     assert "CLIP_TXT was dropped" in shown
     assert "oml-mlflow apply --heal" in shown
-    drifted = json.loads(run("drift", "--json", code=3).partition("\n}\n")[0] + "\n}\n")["drift"]
+    drifted = json.loads(
+        run("status", "--drift", "--json", code=3).partition("\n}\n")[0] + "\n}\n"
+    )["drift"]
     assert [(d["target"], d["name"]) for d in drifted] == [("dev", "CLIP")]
     assert "CLIP degraded: CLIP_TXT was dropped" in run("apply", code=1)
     assert "OK" in run("apply", "--heal", "--yes")
-    assert "0 changes" in run("drift")
+    assert "0 changes" in run("status", "--drift")
 
 
 def test_a_target_that_is_down_is_said(two: Path, run: Run) -> None:
     two.write_text(FILE.format(uri="oracle://vec@127.0.0.1:9/none?connect_timeout=1"))
     point("1")
-    assert "unreachable" in run("plan", "--detailed-exitcode", code=1)
-    shown = run("reconcile", "--once", code=75)
+    for verb in (("plan",), ("plan", "--detailed-exitcode"), ("status",)):
+        assert "0 of 2 in sync, 1 out of sync, 1 unreachable." in run(*verb, code=75)
+    assert "Not known: prod." in run("plan", code=75)
+    shown = run("apply", "--yes", code=75)
     assert "CLIP on dev: clip 1 live" in shown
     assert "CLIP on prod unreachable" in shown
-    assert "prod was not checked" in run("drift", code=75)
+    assert "prod was not checked" in run("status", "--drift", code=75)
     assert "FAIL" in run("verify", code=75)
 
 
@@ -169,10 +178,9 @@ def test_a_failed_combination_is_tried_again_only_on_request(two: Path, run: Run
     shown = run("apply", "--yes", code=1)
     assert "FAIL  CLIP on dev: [package-corrupt]" in shown
     assert "Next: " in shown
-    shown = run("reconcile", "--once", code=1)
-    assert "0 changed, 0 failed" in shown
+    shown = run("apply", "--yes", code=1)
     assert "--retry" in shown
-    assert "FAIL" in run("reconcile", "--once", "--retry", code=1)
+    assert "FAIL" in run("apply", "--yes", "--retry", code=1)
 
 
 @pytest.mark.parametrize(
@@ -180,13 +188,10 @@ def test_a_failed_combination_is_tried_again_only_on_request(two: Path, run: Run
     [
         (("plan",), 1, "there are no targets in oml_mlflow.toml"),
         (("apply", "--yes"), 1, "there are no targets"),
-        (("reconcile",), 64, "--once or --watch"),
-        (("reconcile", "--watch", "--json"), 64, "writes lines"),
-        (("plan", "--sql"), 64, "one MODEL_URI"),
-        (("plan", "models:/clip/1", "--out", "x"), 64, "leave out MODEL_URI"),
-        (("verify", "--html", "x"), 64, "one MODEL_URI"),
-        (("promote", "models:/clip/1", "--pin"), 64, "configured target"),
-        (("rollback", "clip", "--pin"), 64, "configured target"),
+        (("apply", "--watch", "--json"), 64, "writes lines"),
+        (("promote", "models:/clip/1", "--sql", "--pin"), 64, "--dry-run and --sql take only"),
+        (("verify", "--html", "x"), 64, "one NAME"),
+        (("verify", "--bytes"), 64, "one NAME"),
         (("apply", "broken.json"), 1, "is no plan"),
         (("status", "--config", "none.toml"), 1, "none.toml can't be read"),
     ],
@@ -202,7 +207,7 @@ def test_watching_ends_after_the_pass_that_is_under_way(two: Path) -> None:
     point("1")
     program = "from oml_mlflow.cli.main import main; main()"
     with subprocess.Popen(
-        [sys.executable, "-c", program, "reconcile", "--watch"],
+        [sys.executable, "-c", program, "apply", "--watch"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -14,10 +14,9 @@ from fleets import changed, live_versions, move, reconcile, states, two_targets,
 from oracle_fixtures import Oracle
 
 import oml_mlflow
-from oml_mlflow import PipelinePair, promote
+from oml_mlflow import PipelinePair, dry_run, promote
 from oml_mlflow.errors import PackageError
 from oml_mlflow.flavor.save import SIGNATURE
-from oml_mlflow.promotion.promote import plan
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.promotion.verify import trace_bytes, verify
 from oml_mlflow.registry import MANIFEST_TAG
@@ -51,7 +50,7 @@ def exchange(version: int, by: int) -> None:
 
 def live(target: Target) -> list[tuple[str, str]]:
     with target.session("look", create=False) as session:
-        return sorted((model.name, model.fingerprint) for model in session.list_models())
+        return sorted((model.name, model.fingerprint) for model in session.models.list())
 
 
 def test_exchanged_files_are_refused_everywhere_and_named(versions: Pairs, target: Target) -> None:
@@ -60,7 +59,7 @@ def test_exchanged_files_are_refused_everywhere_and_named(versions: Pairs, targe
     exchange(2, by=3)
     ways: list[Callable[[], Any]] = [
         lambda: promote("models:/clip/2", target, accept_new_geometry=True),
-        lambda: plan("models:/clip/2", target),
+        lambda: dry_run("models:/clip/2", target),
         lambda: verify("models:/clip/2", target),
         lambda: trace_bytes("models:/clip/2", target),
         lambda: oml_mlflow.load_model("models:/clip/2"),
@@ -160,10 +159,10 @@ def test_the_tag_is_as_sha256sum_writes_it(versions: Pairs) -> None:
 
 def test_unanchored_is_said_and_not_refused(versions: Pairs, target: Target) -> None:
     unanchor(1)
-    planned = plan("models:/clip/1", target)
+    planned = dry_run("models:/clip/1", target)
     assert not planned.anchored
     assert planned.to_json()["anchored"] is False
-    assert plan("models:/clip/2", target).anchored
+    assert dry_run("models:/clip/2", target).anchored
     assert promote("models:/clip/1", target).report.ok
     exchanged = artifacts(1) / "profiles" / "oracle-23.7" / "tiny_img.onnx"
     exchanged.write_bytes(exchanged.read_bytes() + b"\0")

@@ -19,11 +19,10 @@ from registry_copies import copy_store, using
 from test_anchored import artifacts, live, target  # noqa: F401 -- a fixture
 
 import oml_mlflow
-from oml_mlflow import PipelinePair
+from oml_mlflow import PipelinePair, promote
 from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import PackageError
 from oml_mlflow.flavor.package import read_package
-from oml_mlflow.promotion.promote import promote
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.targets import open_target
 
@@ -141,7 +140,7 @@ def test_it_is_promoted_without_embedding_anything_again(
     first = promote("models:/clip/1", target)
     before = {name: sha for name, sha in live(target) if name in ("CLIP_IMG", "CLIP_TXT")}
     with target.session("embed", create=False) as session:
-        vector = session.embed("CLIP_TXT", "txt", ["a cat"])
+        vector = session.models.embed("CLIP_TXT", "txt", ["a cat"])
     oml_mlflow.relog("models:/clip/1")
     second = promote("models:/clip/2", target)
     assert second.changed
@@ -150,7 +149,7 @@ def test_it_is_promoted_without_embedding_anything_again(
     assert second.entry.fingerprints == first.entry.fingerprints
     assert {name: sha for name, sha in live(target) if name in before} == before
     with target.session("embed", create=False) as session:
-        assert np.array_equal(session.embed("CLIP_TXT", "txt", ["a cat"]), vector)
+        assert np.array_equal(session.models.embed("CLIP_TXT", "txt", ["a cat"]), vector)
 
 
 def test_stored_vectors_stay(old_version: Path, tmp_path: Path) -> None:

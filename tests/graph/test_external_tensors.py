@@ -24,7 +24,7 @@ from old_runtimes import _install
 from oracle_fixtures import Oracle
 
 import oml_mlflow
-from oml_mlflow import PipelinePair, promote
+from oml_mlflow import PipelinePair, dry_run, promote
 from oml_mlflow.errors import PackageError
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph import runtime
@@ -32,7 +32,6 @@ from oml_mlflow.graph.external import external_tensors
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.graph.runtime import open_session
 from oml_mlflow.graph.wire import read_model
-from oml_mlflow.promotion.promote import plan
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 FLAG = DATA_LOCATION << 3 | VARINT
@@ -227,7 +226,7 @@ def test_no_way_in_takes_a_graph_that_names_another_file(
         "load_model": lambda: oml_mlflow.load_model(str(folder)),
         "load_model, registered": lambda: oml_mlflow.load_model("models:/clip/1"),
         "pyfunc": lambda: mlflow.pyfunc.load_model(str(folder)),
-        "plan": lambda: plan("models:/clip/1", target),
+        "plan": lambda: dry_run("models:/clip/1", target),
         "embedded": lambda: promote("models:/clip/1", target),
         "embedded, unverified": lambda: promote("models:/clip/1", target, unverified=True),
         "oracle": lambda: promote("models:/clip/1", oracle.uri),

@@ -31,7 +31,7 @@ def load(schema: Schema, candidate: Candidate, side: str, suffix: str) -> Loaded
     model = candidate.to_model(side, f"{schema.name}_{suffix}")
     model = replace(model, metadata={**model.metadata, "run_id": suffix})
     with schema.target().session("live suite") as session:
-        session.load(model, candidate.paths[side])
+        session.models.load(model, candidate.pair.paths[side])
     return model
 
 
@@ -48,18 +48,18 @@ def rename(connection: oracledb.Connection, old: str, new: str, kept: str = "") 
 def test_preflight(schema: Schema, candidates: tuple[Candidate, ...], say: Say) -> None:
     target = schema.target()
     with target.session("live suite", create=False) as session:
-        profile = get_profile(candidates[0].profile)
-        report = preflight(session, target, schema.name, candidates[0].paths, profile)
+        profile = get_profile(candidates[0].pair.profile)
+        report = preflight(session, target, schema.name, candidates[0].pair.paths, profile)
     lines = [f"{check.state:8} {check.name}: {check.message}" for check in report.rows]
     say("preflight", "\n".join(["", *lines]))
     assert not [c for c in report.rows if c.state == FAILED and c.name != "capabilities"]
 
 
 def test_capability_probes(schema: Schema, candidates: tuple[Candidate, ...], say: Say) -> None:
-    wanted = pair_needs(candidates[0].paths)
+    wanted = pair_needs(candidates[0].pair.paths)
     with schema.target().session("live suite") as session:
         table = ask(session, [wanted], again=True)
-        left = [m.name for m in session.list_models() if m.name.startswith("OML_MLFLOW_PROBE_")]
+        left = [m.name for m in session.models.list() if m.name.startswith("OML_MLFLOW_PROBE_")]
     shown = {True: "takes", False: "REFUSES", None: "no answer"}
     lines = [f"{shown[row.taken]:10} {row.capability}  {row.message}" for row in table.rows]
     say(f"what version {table.database_version} takes", "\n".join(["", *lines]))

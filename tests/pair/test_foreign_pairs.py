@@ -175,9 +175,9 @@ def test_promoted_unverified_says_so_everywhere(
     assert (again.changed, again.entry.verification) == (False, "unverified")
 
     with target.session("a test") as session:
-        models = {m.name: m for m in session.list_models()}
-        assert [e.verification for e in session.ledger()] == ["unverified"]
-        assert session.loaded_fingerprint("CLIP_IMG") == oracle_pair.fingerprints["img"]
+        models = {m.name: m for m in session.models.list()}
+        assert [e.verification for e in session.journal.ledger()] == ["unverified"]
+        assert session.models.fingerprint("CLIP_IMG") == oracle_pair.fingerprints["img"]
     assert set(models) == {"CLIP_IMG", "CLIP_TXT"}
     assert models["CLIP_IMG"].metadata["unknown_operators"] == ["oracle.invented:DecodeJpeg"]
     assert target.sql("SELECT len(CLIP_TXT('a cat'))") == [(foreign.DIMS,)]
@@ -204,6 +204,17 @@ def test_the_model_s_own_vectors_are_kept_for_a_database_that_can_run_it(
     assert not (folder / "golden" / "pair-oracle-23.7.npz").exists()
 
 
+FOLLOWED = """\
+[targets.small]
+uri = "embedded:///followed"
+accept = [{ model = "clip" }]
+[[bindings]]
+model = "clip"
+alias = "prod"
+target = "small"
+"""
+
+
 def test_the_command_line(oracle_pair: PipelinePair, mlflow_store: Path) -> None:
     def run(*arguments: str | Path) -> Result:
         return CliRunner().invoke(cli, [str(argument) for argument in arguments])
@@ -213,10 +224,16 @@ def test_the_command_line(oracle_pair: PipelinePair, mlflow_store: Path) -> None
     assert done.exit_code == 0
     assert isinstance(run("promote", "models:/clip/1").exception, ApplyError)
     assert "unverified. Not compared" in run("promote", "models:/clip/1", "--unverified").stdout
-    assert "unverified" in run("status").stdout
-    ledger = json.loads(run("status", "--json").stdout)["ledger"]
+    assert "unverified" in run("models").stdout
+    ledger = json.loads(run("history", "--json").stdout)["ledger"]
     assert [entry["verification"] for entry in ledger] == ["unverified"]
-    assert isinstance(run("verify", "models:/clip/1").exception, PackageError)
+    assert isinstance(run("verify", "clip").exception, PackageError)
+
+    Path("oml_mlflow.toml").write_text(FOLLOWED)
+    mlflow.MlflowClient().set_registered_model_alias("clip", "prod", "1")
+    assert "can't be compared with anything" in run("apply", "--yes").stdout
+    assert run("plan", "--retry", "--unverified", "--out", "plan.json").exit_code == 0
+    assert "clip 1 live (generation 1), unverified" in run("apply", "plan.json").stdout
 
 
 def test_a_ledger_of_an_older_release_is_read_as_verified(
@@ -227,7 +244,7 @@ def test_a_ledger_of_an_older_release_is_read_as_verified(
     with duckdb.connect(str(target.folder / "catalog.duckdb")) as connection:
         connection.execute("ALTER TABLE oml.ledger DROP COLUMN verification")
     with target.session("a test") as session:
-        assert [entry.verification for entry in session.ledger()] == ["verified"]
+        assert [entry.verification for entry in session.journal.ledger()] == ["verified"]
     assert not promote("models:/clip/1", target).changed
 
 

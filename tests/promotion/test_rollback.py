@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from oml_mlflow import PipelinePair, promote
+from oml_mlflow import PipelinePair, drop, dry_run, promote, rollback
 from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import ApplyError, ForeignModel, GeometryChanged, ParityError, TargetError
 from oml_mlflow.planning.geometry import pair_id
 from oml_mlflow.planning.records import SWAPPING, WHOLE, Dependant
-from oml_mlflow.promotion.promote import plan
-from oml_mlflow.promotion.rollback import drop_pair, rollback
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 TEXT = "a photo of a cat"
@@ -30,7 +28,7 @@ def target(tmp_path: Path) -> EmbeddedTarget:
 
 def live(target: EmbeddedTarget) -> dict[str, str]:
     with target.session("a test", create=False) as session:
-        return {model.name: model.fingerprint for model in session.list_models()}
+        return {model.name: model.fingerprint for model in session.models.list()}
 
 
 def vector(target: EmbeddedTarget) -> np.ndarray:
@@ -43,7 +41,7 @@ def test_other_bytes_with_the_same_vectors_have_the_same_geometry(
 ) -> None:
     first = promote("models:/clip/1", target)
     assert versions[0].fingerprints != versions[1].fingerprints
-    planned = plan("models:/clip/2", target)
+    planned = dry_run("models:/clip/2", target)
     assert str(planned.geometry) == "same"
     second = promote("models:/clip/2", target)
     assert second.entry.geometry == first.entry.geometry != ""
@@ -58,9 +56,11 @@ def test_a_new_geometry_is_refused_with_its_dependants_and_what_to_run(
         "('a cat', NULL), ('a dog', NULL); UPDATE notes SET embedding = CLIP_TXT(body); "
     )
     with target.session("a test") as session:
-        session.register_column("clip", Dependant("column", "notes.embedding", "CLIP_TXT", "body"))
+        session.vectors.register_column(
+            "clip", Dependant("column", "notes.embedding", "CLIP_TXT", "body")
+        )
     before = live(target)
-    planned = plan("models:/clip/3", target)
+    planned = dry_run("models:/clip/3", target)
     assert re.match(r"CHANGED \(dims 16→16, mean cosine -?0\.", str(planned.geometry))
     with pytest.raises(GeometryChanged, match=r"column notes\.embedding \(by CLIP_TXT\)") as err:
         promote("models:/clip/3", target)
@@ -74,8 +74,8 @@ def test_a_new_geometry_is_refused_with_its_dependants_and_what_to_run(
     assert new == now
     assert new != old
     with pytest.raises(GeometryChanged, match="the live pair is as it was"):
-        rollback(target, "clip")
-    assert rollback(target, "clip", accept_new_geometry=True).entry.version == "1"
+        rollback("clip", target)
+    assert rollback("clip", target, accept_new_geometry=True).entry.version == "1"
 
 
 def test_rollback_loads_nothing_and_verifies_again(
@@ -84,7 +84,7 @@ def test_rollback_loads_nothing_and_verifies_again(
     promote("models:/clip/1", target)
     promote("models:/clip/2", target)
     events = []
-    done = rollback(target, "clip", on_event=events.append)
+    done = rollback("clip", target, on_event=events.append)
     assert not [event for event in events if event.stage == "upload"]
     assert (done.entry.action, done.entry.generation, done.entry.restores) == ("rollback", 3, 1)
     assert done.report.ok
@@ -106,12 +106,12 @@ def test_rollback_undoes_the_last_promotion_not_the_last_rollback(
 ) -> None:
     for version in (1, 2, 3):
         promote(f"models:/clip/{version}", target, accept_new_geometry=True)
-    assert rollback(target, "clip", accept_new_geometry=True).entry.version == "2"
-    assert rollback(target, "clip").entry.version == "1"
-    with pytest.raises(ApplyError, match=r"no older generation is kept .*kept are: .*clip 3"):
-        rollback(target, "clip")
+    assert rollback("clip", target, accept_new_geometry=True).entry.version == "2"
+    with pytest.raises(ApplyError, match=r"went back already: generation 4 is 2 .*Kept are: 1"):
+        rollback("clip", target)
+    assert rollback("clip", target, to=1).entry.version == "1"
     with pytest.raises(ApplyError, match="generation 99, which is kept"):
-        rollback(target, "clip", to=99)
+        rollback("clip", target, to=99)
 
 
 def test_generations_beyond_keep_are_dropped(
@@ -136,20 +136,21 @@ def test_a_rollback_whose_vectors_are_wrong_leaves_the_live_pair(
     before = live(target)
     key = pair_id(versions[0].fingerprints)
     with target.session("a test") as session:
-        vectors = session.geometries("clip")[key]
+        vectors = session.vectors.geometries("clip")[key]
     name = next(name for name in vectors if ".ascii-cat." in name)
     vectors[name] = -vectors[name]
     with target.connect() as connection:
         connection.execute("DELETE FROM oml.geometry WHERE id = ?", [key])
     with target.session("a test") as session:
-        session.save_geometry("clip", key, vectors)
+        session.vectors.save("clip", key, vectors)
     with pytest.raises(ParityError, match="worst ascii-cat"):
-        rollback(target, "clip")
+        rollback("clip", target)
     assert live(target) == before
 
 
+@pytest.mark.parametrize("allowed", ["adopt", "take_over"])
 def test_models_of_others_are_touched_only_when_adopted_and_never_dropped(
-    versions: tuple[PipelinePair, ...], target: EmbeddedTarget
+    versions: tuple[PipelinePair, ...], target: EmbeddedTarget, allowed: str
 ) -> None:
     promote("models:/clip/1", target, "other")
     with target.connect() as connection:  # somebody else's pair of that name
@@ -161,21 +162,21 @@ def test_models_of_others_are_touched_only_when_adopted_and_never_dropped(
     with pytest.raises(ForeignModel, match=r"CLIP_IMG .*CLIP_TXT .*Nothing was changed"):
         promote("models:/clip/2", target)
     assert live(target) == before
-    done = promote("models:/clip/2", target, adopt=True)
+    done = promote("models:/clip/2", target, **{allowed: True})
     assert done.entry.generation == 2
     with target.session("a test") as session:
-        assert [entry.action for entry in session.ledger("clip")] == ["adopt", "promote"]
+        assert [entry.action for entry in session.journal.ledger("clip")] == ["adopt", "promote"]
     target.keep = 0
     promote("models:/clip/1", target)
     promote("models:/clip/3", target, accept_new_geometry=True)
     assert {"CLIP_IMG_S1", "CLIP_TXT_S1"} <= set(live(target))
     assert "CLIP_IMG_S2" not in live(target)
-    drop_pair(target, "clip")
+    drop("clip", target)
     assert {name for name in live(target) if name.startswith("CLIP")} == {
         "CLIP_IMG_S1",
         "CLIP_TXT_S1",
     }
-    back = rollback(target, "clip", to=1, unverified=True)
+    back = rollback("clip", target, to=1, unverified=True)
     assert (back.entry.action, back.entry.verification) == ("rollback", "unverified")
 
 
@@ -183,13 +184,13 @@ def test_drop_keeps_the_ledger_and_numbers_go_on(
     versions: tuple[PipelinePair, ...], target: EmbeddedTarget
 ) -> None:
     promote("models:/clip/1", target)
-    drop_pair(target, "clip")
+    drop("clip", target)
     assert live(target) == {}
     with pytest.raises(TargetError, match="no pair CLIP"):
-        drop_pair(target, "clip")
+        drop("clip", target)
     assert promote("models:/clip/1", target).entry.generation == 3
     with target.session("a test") as session:
-        assert [e.action for e in session.ledger()] == ["promote", "drop", "promote"]
+        assert [e.action for e in session.journal.ledger()] == ["promote", "drop", "promote"]
 
 
 def test_drift_behind_our_back_is_named(
@@ -198,7 +199,7 @@ def test_drift_behind_our_back_is_named(
     promote("models:/clip/1", target)
     with target.connect() as connection:
         connection.execute("DELETE FROM oml.models WHERE name = 'CLIP_TXT'")
-    done = CliRunner().invoke(cli, ["status", "--target", target.uri])
+    done = CliRunner().invoke(cli, ["models", "--target", target.uri])
     assert "NOT what the ledger says" in done.output
     assert promote("models:/clip/1", target).changed
     assert set(live(target)) >= {"CLIP_IMG", "CLIP_TXT"}
@@ -209,15 +210,15 @@ def test_the_command_line_plans_goes_back_and_drops(
 ) -> None:
     run = CliRunner().invoke
     where = ["--target", target.uri]
-    first = run(cli, ["plan", "models:/clip/1", *where])
+    first = run(cli, ["promote", "models:/clip/1", "--dry-run", *where])
     assert "error" not in first.output
     assert "Plan: 2 to load, 1 to swap, 0 to drop. Nothing was changed." in first.output
     assert not target.folder.exists()
     run(cli, ["promote", "models:/clip/1", *where], catch_exceptions=False)
     run(cli, ["promote", "models:/clip/2", *where], catch_exceptions=False)
-    again = run(cli, ["plan", "models:/clip/2", *where])
+    again = run(cli, ["promote", "models:/clip/2", "--dry-run", *where])
     assert "live already. Nothing to do." in again.output
-    back = json.loads(run(cli, ["plan", "models:/clip/1", *where, "--json"]).output)
+    back = json.loads(run(cli, ["promote", "models:/clip/1", "--dry-run", *where, "--json"]).output)
     assert back["geometry"] == "same"
     assert [step["sign"] for step in back["steps"]] == ["?", "-/+", "-/+"]
     assert "clip version 1" in run(cli, ["rollback", "clip", *where]).output
@@ -256,22 +257,23 @@ def test_what_an_earlier_run_left_is_shown_and_mended(
     versions: tuple[PipelinePair, ...], target: EmbeddedTarget, phase: str
 ) -> None:
     promote("models:/clip/1", target)
-    planned = plan("models:/clip/2", target)
+    planned = dry_run("models:/clip/2", target)
     assert planned.work is not None
     work = replace(planned.work, holder="somebody else")
     with target.session("a test") as session:
-        session.begin(work)
+        session.journal.begin(work)
         for model in planned.uploads:
-            session.load(model, planned.paths[model.side])
+            session.models.load(model, planned.paths[model.side])
         if phase == "cleaning":
-            session.swap(work)
+            session.journal.swap(work)
     if phase == SWAPPING:
         target.sql("UPDATE oml.live SET phase = 'swapping'")
-    shown = CliRunner().invoke(cli, ["plan", "models:/clip/3", "--target", target.uri]).output
+    arguments = ["promote", "models:/clip/3", "--dry-run", "--target", target.uri]
+    shown = CliRunner().invoke(cli, arguments).output
     assert "begun by somebody else" in shown
     done = promote("models:/clip/2", target)
-    assert "begun by somebody else" in done.healed
+    assert "begun by somebody else" in done.finished
     assert done.changed == (phase == "loading")
     with target.session("a test") as session:
-        assert session.live_state("clip").phase == WHOLE
+        assert session.journal.state("clip").phase == WHOLE
     assert live(target)["CLIP_IMG"] == versions[1].fingerprints["img"]

@@ -23,7 +23,7 @@ from oml_mlflow.publish.description import FAILED, LIVE, SUPERSEDED, Row, parse
 from oml_mlflow.publish.publication import Publication, tag_key
 from oml_mlflow.publish.version import publish
 from oml_mlflow.reconciler.fleet import Outcome
-from oml_mlflow.reconciler.show import to_publication
+from oml_mlflow.reconciler.publish import to_publication
 from oml_mlflow.reconciler.status import Change
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oml_mlflow.config.bindings import FILE, TAG, Acceptance, Binding, settle
 from oml_mlflow.config.file import TargetConfig
 from oml_mlflow.errors import OmlMlflowError, TargetUnreachable
-from oml_mlflow.planning.observed import Held, Observed, Survey
+from oml_mlflow.planning.observed import Observed, Survey
 from oml_mlflow.planning.records import (
     FAILURE,
     PIN,
@@ -26,7 +26,7 @@ from oml_mlflow.planning.records import (
 )
 from oml_mlflow.promotion.options import Options
 from oml_mlflow.reconciler.desired import read_tag
-from oml_mlflow.reconciler.diff import plan_fleet, tried
+from oml_mlflow.reconciler.diff import Diff, compare, tried
 from oml_mlflow.reconciler.status import (
     DEGRADED,
     HEAL,
@@ -37,7 +37,6 @@ from oml_mlflow.reconciler.status import (
     UNBOUND,
     UNREACHABLE,
     Change,
-    FleetPlan,
 )
 from oml_mlflow.registry import BIND_TAG, Registered
 
@@ -52,11 +51,11 @@ class World:
     bindings: tuple[Binding, ...]
     models: Mapping[str, Registered | None]
 
-    def plan(self, options: Options = Options()) -> FleetPlan:  # noqa: B008 -- frozen
+    def plan(self, options: Options = Options()) -> Diff:  # noqa: B008 -- frozen
         accepted = {name: (Acceptance(),) for name in self.targets}
         kept, refused = settle(self.bindings, accepted, self.targets)
         policies = dict.fromkeys(self.targets, "p")
-        return plan_fleet(
+        return compare(
             self.targets, self.surveys, kept, refused, self.models, policies, options=options
         )
 
@@ -71,11 +70,8 @@ class World:
             one = held(name, change.binding.model, change.version, change.registry, notes)
             one = replace(
                 one,
-                observed=replace(
-                    one.observed,
-                    state=LiveState(name, change.before + 1),
-                    ledger=(replace(one.observed.ledger[0], generation=change.before + 1),),
-                ),
+                state=LiveState(name, change.before + 1),
+                ledger=(replace(one.ledger[0], generation=change.before + 1),),
             )
             surveys[change.binding.target] = replace(survey, names={**survey.names, name: one})
         return replace(self, surveys=surveys)
@@ -89,7 +85,7 @@ def held(
     notes: Mapping[str, Note] | None = None,
     missing: bool = False,
     verification: str = VERIFIED,
-) -> Held:
+) -> Observed:
     prints = {side: f"{model}{version}{side}" for side in ("img", "txt")}
     entry = LedgerEntry(
         name, 1, model, version, "", prints, 4, registry=registry, verification=verification
@@ -101,7 +97,7 @@ def held(
         for side, print_ in prints.items()
         if not (missing and side == "img")
     }
-    return Held(Observed(name, LiveState(name, 1), (entry,), models), dict(notes or {}))
+    return Observed(name, LiveState(name, 1), (entry,), models, notes=dict(notes or {}))
 
 
 @st.composite
@@ -222,7 +218,7 @@ def test_what_failed_is_not_tried_again(world: World) -> None:
         assert isinstance(survey, Survey)
         name = change.binding.name
         content = {"tried": tried(change, {change.binding.target: "p"}, survey), "code": "c"}
-        one = survey.names.get(name) or Held(Observed(name, LiveState(name), (), {}))
+        one = survey.names.get(name) or Observed(name, LiveState(name), (), {})
         noted = replace(one, notes={**one.notes, FAILURE: Note(name, FAILURE, content)})
         surveys = {
             **world.surveys,

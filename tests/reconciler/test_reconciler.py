@@ -21,17 +21,14 @@ from fleets import (
 from oracle_fixtures import Oracle
 from oracle_server.statement import ConnectionDropped
 
-from oml_mlflow import PipelinePair
-from oml_mlflow.commands.promote import promote_configured
-from oml_mlflow.commands.rollback import rollback_configured
+from oml_mlflow import PipelinePair, pin, promote, rollback, unpin
 from oml_mlflow.config.bindings import Binding
 from oml_mlflow.config.file import Config, TargetConfig
 from oml_mlflow.errors import NotAccepted, OmlMlflowError, OtherRegistry, RegistryUnreachable
-from oml_mlflow.promotion.apply import observe
 from oml_mlflow.promotion.hooks import HookContext, Hooks
 from oml_mlflow.promotion.options import Options
+from oml_mlflow.promotion.run import observe
 from oml_mlflow.reconciler.loop import Reconciler
-from oml_mlflow.reconciler.pins import pin, unpin
 from oml_mlflow.registry import registry_id
 
 
@@ -53,7 +50,7 @@ def test_an_alias_moved_and_moved_back(config: Config, oracle: Oracle) -> None:
     assert live_versions(config) == {"small": "1", "big": "1"}
     again = reconcile(config)
     assert again.outcomes == ()
-    assert Reconciler(config, hooks=NO_HOOKS).look().plan.summary() == "Nothing to do."
+    assert Reconciler(config, hooks=NO_HOOKS).look().summary() == "Nothing to do."
 
     move(2)
     assert reconcile(config).ok
@@ -96,10 +93,34 @@ def test_a_failed_version_is_not_tried_again(config: Config, oracle: Oracle) -> 
     assert live_versions(config) == {"small": "1", "big": "1"}
 
 
+def test_one_target_is_not_held_up_by_another_that_is_away(config: Config) -> None:
+    move(1)
+    away = changed(config, "big", uri="oracle://vec@127.0.0.1:9/none?connect_timeout=1")
+    found = Reconciler(away, hooks=NO_HOOKS).look(targets=["small"])
+    assert list(found.surveys) == ["small"]
+    assert [(s.target, s.state) for s in found.statuses] == [("small", "out of sync")]
+    # what it waits for is asked, though nothing is said of it
+    waiting = changed(away, "small", after=("big",))
+    found = Reconciler(waiting, hooks=NO_HOOKS).look(targets=["small"])
+    assert sorted(found.surveys) == ["big", "small"]
+    assert [(s.target, s.waits_for) for s in found.statuses] == [("small", ("big",))]
+
+
+def test_a_version_that_somebody_else_made_live_meanwhile_is_no_failure(config: Config) -> None:
+    move(1)
+    reconciler = Reconciler(config, hooks=NO_HOOKS)
+    diff = reconciler.look()
+    assert reconcile(config).ok  # as a receiver would
+    found = reconciler.run(diff=diff)
+    assert [outcome.error for outcome in found.outcomes] == [None, None]
+    assert {o.promotion.changed for o in found.outcomes if o.promotion} == {False}
+    assert states(found) == {"small": "in sync", "big": "in sync"}
+
+
 def test_pin_and_unpin(config: Config) -> None:
     move(1)
     reconcile(config)
-    pin(config, "big", "clip", "audit")
+    pin("clip", "big", "audit", config=config)
     move(2)
     found = reconcile(config)
     assert states(found) == {"small": "in sync", "big": "pinned"}
@@ -107,8 +128,8 @@ def test_pin_and_unpin(config: Config) -> None:
     assert big.text.startswith("pinned by ")
     assert "audit" in big.text
     assert live_versions(config) == {"small": "2", "big": "1"}
-    assert unpin(config, "big", "clip")
-    assert not unpin(config, "big", "clip")
+    assert unpin("clip", "big", config=config)
+    assert not unpin("clip", "big", config=config)
     assert states(reconcile(config)) == {"small": "in sync", "big": "in sync"}
 
 
@@ -116,8 +137,10 @@ def test_a_rollback_moves_the_alias(config: Config) -> None:
     for version in (1, 2):
         move(version)
         reconcile(config)
-    back = rollback_configured(config, "big", "clip")
-    assert (back.alias, back.version, back.pinned) == ("clip@prod", "1", False)
+    told: list[str] = []
+    back = rollback("clip", "big", config=config, tell=told.append)
+    assert back.entry.version == "1"
+    assert told == ["clip@prod goes from 2 to 1; with it go CLIP on big, CLIP on small."]
     assert live_versions(config) == {"small": "1", "big": "1"}
     assert reconcile(config).outcomes == ()
     assert str(mlflow.MlflowClient().get_model_version_by_alias("clip", "prod").version) == "1"
@@ -127,8 +150,10 @@ def test_a_pinned_rollback_leaves_the_alias(config: Config) -> None:
     for version in (1, 2):
         move(version)
         reconcile(config)
-    back = rollback_configured(config, "big", "clip", pinned=True, reason="bad results")
-    assert (back.alias, back.version, back.pinned) == ("", "1", True)
+    told: list[str] = []
+    back = rollback("clip", "big", pin=True, reason="bad results", config=config, tell=told.append)
+    assert back.entry.version == "1"
+    assert told == ["CLIP on big is pinned."]
     found = reconcile(config)
     assert states(found) == {"small": "in sync", "big": "pinned"}
     assert live_versions(config) == {"small": "2", "big": "1"}
@@ -144,9 +169,9 @@ def test_a_rollback_without_a_registry_pins(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow.set_tracking_uri(gone)
     mlflow.set_registry_uri(gone)
-    back = rollback_configured(config, "big", "clip")
-    assert back.pinned
-    assert "could not be asked" in back.reason
+    told: list[str] = []
+    rollback("clip", "big", config=config, tell=told.append)
+    assert "CLIP on big is pinned, since the registry could not be asked" in told[0]
     assert live_versions(config)["big"] == "1"
 
 
@@ -154,8 +179,8 @@ def test_a_fixed_version_is_pinned(config: Config) -> None:
     move(1)
     reconcile(config)
     with pytest.raises(NotAccepted, match="follows clip@prod, which is version 1"):
-        promote_configured(config, "models:/clip/2", "big", "clip")
-    promote_configured(config, "models:/clip/2", "big", "clip", pinned=True)
+        promote("models:/clip/2", "big", "clip", config=config)
+    promote("models:/clip/2", "big", "clip", pin=True, config=config)
     found = reconcile(config)
     assert states(found) == {"small": "in sync", "big": "pinned"}
     assert live_versions(config) == {"small": "1", "big": "2"}
@@ -336,7 +361,7 @@ def test_an_interrupted_upload_is_continued(config: Config, oracle: Oracle) -> N
     assert live_versions(config) == {"small": "2", "big": "2"}
     [done] = [o.promotion for o in found.outcomes if o.change.binding.target == "big"]
     assert done is not None
-    assert "is undone" in done.healed
+    assert "is undone" in done.finished
     assert uploads(oracle) == loaded + 1
 
 
@@ -378,7 +403,7 @@ def test_what_a_killed_run_loaded_is_not_kept_for_ever(config: Config, oracle: O
     with oracle.target().session("look", create=False) as session:
         observed = observe(session, NAME)
         assert (observed.unfinished(), sorted(observed.kept())) == ({}, [1])
-        assert len(session.list_models()) == 4
+        assert len(session.models.list()) == 4
 
 
 def crash_in(wanted: str) -> Callable[[int, str, object], None]:

@@ -12,14 +12,11 @@ import pytest
 from fleets import live_versions, move, two_targets
 from oracle_fixtures import Oracle
 
-from oml_mlflow import PipelinePair
-from oml_mlflow.commands.promote import promote_configured
-from oml_mlflow.commands.rollback import rollback_configured
+from oml_mlflow import PipelinePair, promote, rollback, unpin
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.promotion.hooks import HookContext, Hooks
 from oml_mlflow.reconciler.loop import Pass, Reconciler
-from oml_mlflow.reconciler.pins import unpin
 
 INTERVAL_S, LIMIT_S = 0.05, 60
 
@@ -91,22 +88,21 @@ def test_what_is_done_by_hand_stays(config: Config, oracle: Oracle) -> None:
             move(version)
             watched.wait(both(f"in sync {version}"))
 
-        back = rollback_configured(config, "big", "clip")
-        assert back.alias == "clip@prod"
+        assert rollback("clip", "big", config=config).entry.version == "1"
         watched.wait(both("in sync 1"))
         move(2)
         watched.wait(both("in sync 2"))
 
-        rollback_configured(config, "big", "clip", pinned=True, reason="odd results")
+        rollback("clip", "big", pin=True, reason="odd results", config=config)
         states = watched.wait(lambda states: states["big"] == "pinned 1")
         assert states["small"] == "in sync 2"
-        assert unpin(config, "big", "clip")
+        assert unpin("clip", "big", config=config)
         watched.wait(both("in sync 2"))
 
-        promote_configured(config, "models:/clip/1", "small", "clip", pinned=True)
+        promote("models:/clip/1", "small", "clip", pin=True, config=config)
         states = watched.wait(lambda states: states["small"] == "pinned 1")
         assert states["big"] == "in sync 2"
-        unpin(config, "small", "clip")
+        unpin("clip", "small", config=config)
         watched.wait(both("in sync 2"))
         assert str(mlflow.MlflowClient().get_model_version_by_alias("clip", "prod").version) == "2"
 
@@ -122,9 +118,7 @@ def test_what_failed_is_tried_once(config: Config, oracle: Oracle) -> None:
         oracle.database.faults.wrong_vectors = None
         watched.wait(lambda states: states["big"] == "degraded 1")
         assert watched.begun.count(("big", "2")) == 1
-        [big] = [
-            status for status in Reconciler(config).look().plan.statuses if status.target == "big"
-        ]
+        [big] = [status for status in Reconciler(config).look().statuses if status.target == "big"]
         assert "parity-failed" in big.text
         assert states["big"] == "degraded 1"
         move(1)

@@ -140,14 +140,14 @@ class Loads(logging.Handler):
         self.lines.append(record.getMessage())
 
     def __enter__(self) -> Loads:
-        logger = logging.getLogger("oml_mlflow.promotion.apply")
+        logger = logging.getLogger("oml_mlflow.promotion.run")
         self._level = logger.level
         logger.setLevel(logging.INFO)
         logger.addHandler(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        logger = logging.getLogger("oml_mlflow.promotion.apply")
+        logger = logging.getLogger("oml_mlflow.promotion.run")
         logger.removeHandler(self)
         logger.setLevel(self._level)
 

@@ -128,7 +128,7 @@ class OracleHand:
 
     def alter(self, model: str) -> None:
         with self.target.session("a hand", create=False) as session:
-            [found] = [one for one in session.list_models() if one.name == model]
+            [found] = [one for one in session.models.list() if one.name == model]
         identity = {**json.loads(comment_text(found)), "sha256": "0" * 64}
         with self.cursor() as cursor:
             cursor.execute(sql.comment(model, json.dumps(identity)))
@@ -188,7 +188,7 @@ def load(session: Session, pair: PipelinePair, work: Work) -> None:
         path = pair.path(side)
         origin = {"registered_model": "clip", "version": work.entry.version}
         size = path.stat().st_size
-        session.load(
+        session.models.load(
             LoadedModel(slot, side, pair.fingerprints[side], pair.dims, size, origin, now()), path
         )
 
@@ -197,10 +197,10 @@ def promote(target: Target, pair: PipelinePair, generation: int = 1, name: str =
     """Make a pair the next generation of a name, without a registry; nothing is compared."""
     work = work_to(pair, generation, name)
     with target.session("a test") as session, session.lock(name, "a test"):
-        session.begin(work)
+        session.journal.begin(work)
         load(session, pair, work)
-        session.swap(work)
-        session.end(work)
+        session.journal.swap(work)
+        session.journal.end(work)
     return work
 
 

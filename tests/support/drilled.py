@@ -11,11 +11,10 @@ from typing import TypeVar
 
 import killed
 
-from oml_mlflow import promote
+from oml_mlflow import promote, rollback
 from oml_mlflow.planning.observed import Observed
 from oml_mlflow.planning.records import SWAPPING, WHOLE
-from oml_mlflow.promotion.apply import observe
-from oml_mlflow.promotion.rollback import rollback
+from oml_mlflow.promotion.run import observe
 from oml_mlflow.promotion.target import Target
 
 SEED = 20261123
@@ -114,7 +113,7 @@ def heal(job: killed.Job, target: Target, wanted: dict[str, str]) -> bool:
     found = look(target, job.name)
     if found.state.phase == WHOLE and live_pair(found) == wanted:
         return False
-    rollback(target, job.name, accept_new_geometry=True)
+    rollback(job.name, target, accept_new_geometry=True)
     return True
 
 

@@ -56,7 +56,7 @@ def live_versions(config: Config, name: str = NAME) -> dict[str, str]:
     for target, survey in Reconciler(config, hooks=NO_HOOKS).fleet.survey().items():
         assert not isinstance(survey, Exception), survey
         held = survey.names.get(name)
-        live = held.observed.live if held else None
+        live = held.live if held else None
         found[target] = live.version if live else ""
     return found
 

@@ -56,14 +56,13 @@ class Job:
 def run(job: Job, report: Any = None) -> None:
     """Do the job; this is the child."""
     os.environ.update(dict(job.environment))
-    from oml_mlflow import promote
-    from oml_mlflow.promotion.rollback import rollback
+    from oml_mlflow import promote, rollback
     from oml_mlflow.targets import open_target
 
     if job.action == "promote":
         promote(job.model_uri, open_target(job.target), job.name, accept_new_geometry=True)
     else:
-        rollback(open_target(job.target), job.name, accept_new_geometry=True)
+        rollback(job.name, open_target(job.target), accept_new_geometry=True)
 
 
 def run_counting(job: Job, kill_at: int, before: bool, count: Any) -> None:

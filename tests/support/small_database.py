@@ -18,12 +18,14 @@ from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.planning.capabilities import CapabilityTable
 from oml_mlflow.planning.checks import Check
 from oml_mlflow.planning.records import LedgerEntry, LiveState, LoadedModel, now
-from oml_mlflow.promotion.target import Session
+from oml_mlflow.promotion.target import Journal, Models, Session
 
 
 @dataclass
 class SmallDatabase:
     """What `oml_mlflow.promotion.target.Session` asks of a session, as far as checks need it.
+
+    It is its own facets: its journal and its models.
 
     Attributes:
         version: Version of the database.
@@ -36,9 +38,9 @@ class SmallDatabase:
     refused: frozenset[str] = frozenset()
     errors: dict[int, TargetError] = field(default_factory=dict)
     damage: float = 0.0
-    models: dict[str, LoadedModel] = field(default_factory=dict)
+    loaded: dict[str, LoadedModel] = field(default_factory=dict)
     entries: list[LedgerEntry] = field(default_factory=list)
-    state: LiveState | None = None
+    live: LiveState | None = None
     own_checks: list[Check] = field(default_factory=list)
     table: CapabilityTable | None = None
     tried: int = 0
@@ -52,20 +54,26 @@ class SmallDatabase:
     def _path(self, name: str) -> Path:
         return Path(self._folder.name) / f"{name}.onnx"
 
-    def list_models(self) -> list[LoadedModel]:
-        return list(self.models.values())
+    @property
+    def journal(self) -> SmallDatabase:
+        return self
 
-    def ledger(self, name: str | None = None) -> list[LedgerEntry]:
+    models = journal
+
+    def list(self) -> Sequence[LoadedModel]:
+        return [*self.loaded.values()]
+
+    def ledger(self, name: str | None = None) -> Sequence[LedgerEntry]:
         return [entry for entry in self.entries if name in (None, entry.name)]
 
-    def live_state(self, name: str) -> LiveState:
-        return self.state or LiveState(name)
+    def state(self, name: str) -> LiveState:
+        return self.live or LiveState(name)
 
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
         self.tried += 1
         if self.tried - 1 in self.errors:
             raise self.errors[self.tried - 1]
-        assert model.name not in self.models
+        assert model.name not in self.loaded
         assert fingerprint_file(path) == model.fingerprint
         assert path.stat().st_size == model.size_bytes
         for node in onnx.load(path).graph.node:
@@ -75,7 +83,7 @@ class SmallDatabase:
                     "Nothing was changed."
                 )
         self._path(model.name).write_bytes(path.read_bytes())
-        self.models[model.name] = replace(model, loaded_at=now())
+        self.loaded[model.name] = replace(model, loaded_at=now())
 
     def embed(self, model: str, side: str, values: Sequence[bytes | str]) -> np.ndarray:
         session, rows = open_session(self._path(model)), []
@@ -90,7 +98,7 @@ class SmallDatabase:
     def drop(self, names: Sequence[str]) -> None:
         for name in names:
             self.dropped.append(name)
-            self.models.pop(name, None)
+            self.loaded.pop(name, None)
 
     def capabilities(self) -> CapabilityTable | None:
         return self.table and CapabilityTable.from_json(self.table.to_json())
@@ -98,13 +106,18 @@ class SmallDatabase:
     def save_capabilities(self, table: CapabilityTable) -> None:
         self.table = table
 
-    def checks(self, size_bytes: int) -> list[Check]:
+    def checks(self, size_bytes: int) -> Sequence[Check]:
         assert size_bytes > 0
         return self.own_checks
 
 
 def as_session(database: SmallDatabase) -> Any:
     """Return it as a session and as a target, of which only what is here is used."""
-    for name in ("list_models", "live_state", "load", "embed", "drop", "capabilities", "checks"):
-        assert hasattr(Session, name)
+    asked = {
+        Journal: ("ledger", "state"),
+        Models: ("list", "load", "embed", "drop"),
+        Session: ("capabilities", "checks"),
+    }
+    for facet, names in asked.items():
+        assert all(hasattr(facet, name) for name in names)
     return database

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from oml_mlflow.config.file import Config, WebhookConfig
+from oml_mlflow.config.file import Config
+from oml_mlflow.config.webhook import WebhookConfig
 from oml_mlflow.errors import ERRORS_BY_CODE
 from oml_mlflow.webhook.receiver import serve
 
@@ -30,7 +31,7 @@ def main(folder: Path, settings: dict[str, float], poll_s: float) -> None:
             code = (folder / "error").read_text()
             raise ERRORS_BY_CODE[code]("as told") if code in ERRORS_BY_CODE else OSError(code)
         # a pass without anything; the real class imports MLflow, which takes seconds
-        return SimpleNamespace(statuses=(), outcomes=(), warnings=(), ok=True)
+        return SimpleNamespace(statuses=(), outcomes=(), warnings=(), ok=True, to_retry="")
 
     ours = replace(WebhookConfig(port=0, database=folder / "queue.db"), **settings)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")

@@ -31,7 +31,7 @@ from oml_mlflow.errors import ModelTooSlow, TargetUnreachable
 from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.targets.embedded import folder as embedded_folder
-from oml_mlflow.targets.oracle import session as oracle_session
+from oml_mlflow.targets.oracle import models as oracle_models
 from oml_mlflow.targets.oracle.target import OracleTarget
 
 LIMIT_S, EMBED_S = 0.5, 3.0
@@ -195,7 +195,7 @@ def test_a_connection_of_others_that_is_lost_is_an_error(oracle: Oracle) -> None
         def lose() -> None:
             with target.session("a test", create=False) as session:
                 oracle.server.drop_connections()
-                session.list_models()
+                session.models.list()
 
         with pytest.raises(TargetUnreachable, match=r"DPY-|reset|pipe"):
             lose()
@@ -226,7 +226,7 @@ def test_an_endless_graph_is_a_failure_that_is_noted(
     move(1)
     assert reconcile(config).ok
     # now, with all imports done
-    for module in (embedded_folder, oracle_session):
+    for module in (embedded_folder, oracle_models):
         monkeypatch.setattr(module, "EMBED_TIMEOUT_S", EMBED_S)
 
     config, faults = replace(config, bindings=(*config.bindings, second)), oracle.database.faults

@@ -68,5 +68,5 @@ def test_drift_is_found_and_healed(
         assert reconcile(healing).outcomes == ()
     kept = open_target(config.targets[target].uri)
     with kept.session("look", create=False) as session:
-        sizes = {model.size_bytes for model in session.list_models()}
+        sizes = {model.size_bytes for model in session.models.list()}
     assert second_pair.txt.stat().st_size in sizes

@@ -31,11 +31,11 @@ def load_pair(target: EmbeddedTarget, pair: PipelinePair, generation: int = 1) -
                 {"note": "ü", "registered_model": "clip", "version": "1"},
                 datetime.now(timezone.utc),
             )
-            session.load(model, pair.path(side))
+            session.models.load(model, pair.path(side))
         work = work_to(generation, pair)
-        session.begin(work)
-        session.swap(work)
-        session.end(work)
+        session.journal.begin(work)
+        session.journal.swap(work)
+        session.journal.end(work)
 
 
 def work_to(generation: int, pair: PipelinePair) -> Work:
@@ -89,7 +89,7 @@ def test_opening_the_folder_again_finds_models_and_tables(
     assert again.sql("SELECT note FROM notes") == [("kept",)]
     assert again.sql("SELECT len(CLIP_TXT('a cat'))") == [(tiny_pair.dims,)]
     with again.session("a test") as session:
-        models = {model.name: model for model in session.list_models()}
+        models = {model.name: model for model in session.models.list()}
     assert set(models) == {"CLIP_IMG", "CLIP_TXT"}
     assert models["CLIP_IMG"].metadata["note"] == "ü"
     assert models["CLIP_IMG"].size_bytes == tiny_pair.img.stat().st_size
@@ -109,9 +109,9 @@ def test_wrong_bytes_are_not_loaded(target: EmbeddedTarget, tiny_pair: PipelineP
         target.session("a test") as session,
         pytest.raises(TargetError, match=r"wanted 000000000000…\. Nothing was loaded"),
     ):
-        session.load(model, tiny_pair.img)
+        session.models.load(model, tiny_pair.img)
     with target.session("a test") as session:
-        assert {m.name for m in session.list_models()} == {"CLIP_IMG", "CLIP_TXT"}
+        assert {m.name for m in session.models.list()} == {"CLIP_IMG", "CLIP_TXT"}
     assert len(list((target.folder / "models").iterdir())) == 2
 
 
@@ -157,7 +157,7 @@ def test_a_live_model_is_never_dropped(target: EmbeddedTarget) -> None:
         target.session("a test") as session,
         pytest.raises(TargetError, match="no drop of it was begun"),
     ):
-        session.drop(["CLIP_IMG"])
+        session.models.drop(["CLIP_IMG"])
 
 
 def test_swap_without_slots_leaves_the_live_pair(
@@ -165,9 +165,9 @@ def test_swap_without_slots_leaves_the_live_pair(
 ) -> None:
     work = work_to(2, tiny_pair)
     with target.session("a test") as session:
-        session.begin(work)
+        session.journal.begin(work)
         with pytest.raises(TargetError, match="CLIP_IMG_S2 is not loaded"):
-            session.swap(work)
+            session.journal.swap(work)
 
 
 def test_only_one_who_knows_what_is_live_may_begin(
@@ -175,20 +175,20 @@ def test_only_one_who_knows_what_is_live_may_begin(
 ) -> None:
     with target.session("a test") as session:
         with pytest.raises(PlanStale, match="generation 4 was to be followed, but 1 is live"):
-            session.begin(work_to(5, tiny_pair))
-        session.begin(work_to(2, tiny_pair))
+            session.journal.begin(work_to(5, tiny_pair))
+        session.journal.begin(work_to(2, tiny_pair))
         with pytest.raises(PlanStale, match="phase loading"):
-            session.begin(work_to(2, tiny_pair))
+            session.journal.begin(work_to(2, tiny_pair))
 
 
 def test_a_swap_that_stopped_leaves_the_live_pair(
     target: EmbeddedTarget, tiny_pair: PipelinePair
 ) -> None:
     with target.session("a test") as session:
-        session.begin(work_to(2, tiny_pair))
+        session.journal.begin(work_to(2, tiny_pair))
     assert target.sql("SELECT len(CLIP_IMG(?))", [PICTURES[0]]) == [(16,)]
     with target.session("a test") as session:
-        assert [e.generation for e in session.ledger()] == [1]
+        assert [e.generation for e in session.journal.ledger()] == [1]
 
 
 def test_a_reader_makes_no_database(tmp_path: Path) -> None:

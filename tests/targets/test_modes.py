@@ -20,8 +20,8 @@ from oml_mlflow.cli.main import main
 from oml_mlflow.config.file import Config, load_config
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.promotion.options import Options
+from oml_mlflow.reconciler.diff import Diff
 from oml_mlflow.reconciler.plan_file import write_plan
-from oml_mlflow.reconciler.status import FleetPlan
 from oml_mlflow.targets.embedded.database import make_file
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 from oml_mlflow.webhook.queue import Delivery, WebhookQueue
@@ -68,7 +68,7 @@ def test_an_embedded_database_is_its_owners(tmp_path: Path, tiny_pair: PipelineP
 @pytest.mark.usefixtures("_umask")
 def test_the_queue_and_a_plan_are_their_owners(tmp_path: Path) -> None:
     queue = write_queue(tmp_path / "queue.db")
-    write_plan(tmp_path / "plan", FleetPlan(()), Options(), "", ())
+    write_plan(tmp_path / "plan", Diff(()), Options(), "", ())
     found = modes(tmp_path)
     queue.close()
     assert found.keys() >= {"queue.db", "queue.db-wal", "plan"}
@@ -84,13 +84,13 @@ def test_others_are_shut_out_of_what_an_old_release_made(
     target = EmbeddedTarget(tmp_path / "database")
     load_pair(target, tiny_pair)
     write_queue(tmp_path / "queue.db").close()
-    write_plan(tmp_path / "plan", FleetPlan(()), Options(), "", ())
+    write_plan(tmp_path / "plan", Diff(()), Options(), "", ())
     paths = [target.folder / "catalog.duckdb", tmp_path / "queue.db", tmp_path / "plan"]
     for path in paths:
         path.chmod(before)
     target.sql("SELECT 1")
     write_queue(tmp_path / "queue.db").close()
-    write_plan(tmp_path / "plan", FleetPlan(()), Options(), "", ())
+    write_plan(tmp_path / "plan", Diff(()), Options(), "", ())
     assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [after] * 3
 
 
@@ -107,7 +107,7 @@ def test_shutting_others_out_keeps_the_locks(tmp_path: Path, tiny_pair: Pipeline
 
 def test_a_plan_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't be written"):
-        write_plan(tmp_path / "none" / "plan", FleetPlan(()), Options(), "", ())
+        write_plan(tmp_path / "none" / "plan", Diff(()), Options(), "", ())
 
 
 def test_an_unusable_queue_is_told(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_target_that_may_hold_a_password_is_not_repeated(
         assert SECRET not in told(err.value)
 
 
-@pytest.mark.parametrize("verb", ["status", "drift", "promote", "sql", "pin", "rollback"])
+@pytest.mark.parametrize("verb", ["status", "models", "promote", "sql", "pin", "rollback"])
 @pytest.mark.parametrize("given", [GIVEN[0], GIVEN[2], GIVEN[11]])
 def test_the_command_line_repeats_none(
     verb: str,

@@ -86,11 +86,11 @@ def test_refuses_the_decode_operator(
         assert f"(generation 1, profile {OWN_PROFILE}); 19 ok, 2 warned" in done.output
         assert oracle.fingerprints() == {"BOTH_IMG": own["img"], "BOTH_TXT": own["txt"]}
         assert own["img"] != logged.fingerprints["img"]
-        assert run("verify", "models:/both/1", "--target", oracle.uri).exit_code == 0
+        assert run("verify", "both", "--target", oracle.uri).exit_code == 0
         again = run("promote", "models:/both/1", "--target", oracle.uri)
         assert "was already both version 1" in again.output
         with oracle.target().session("a test", create=False) as session:
-            assert session.ledger("BOTH")[-1].profile == OWN_PROFILE
+            assert session.journal.ledger("BOTH")[-1].profile == OWN_PROFILE
         vector = embedded(oracle, "BOTH_IMG", JPEG)
         wanted = logged.embedder().embed_image([JPEG])[0]
         np.testing.assert_allclose(vector, wanted, atol=1e-4)
@@ -140,7 +140,7 @@ def test_an_old_tokenizer_is_refused_or_promoted_with_a_warning(
         assert done.exit_code == 0
         for name, count in {"accents": "2 of 3", "cjk": "2 of 2", "emoji": "1 of 1"}.items():
             assert f"; {name} {count} refused (only warns)" in done.output
-        told = run("verify", "models:/plain/1", "--target", ascii_only, "--html", str(warned))
+        told = run("verify", "plain", "--target", ascii_only, "--html", str(warned))
         assert told.exit_code == 0
         assert "Passed, with warnings" in warned.read_text("utf-8")
-        assert run("verify", "models:/plain/1", "--target", oracle.uri).exit_code == 3
+        assert run("verify", "plain", "--target", oracle.uri).exit_code == 3

@@ -15,7 +15,7 @@ from oracle_server.statement import ConnectionDropped, OraError
 from oracle_server.wallet import write_alias, write_wallet
 
 import oml_mlflow
-from oml_mlflow import ONNXPipeline, PipelinePair, promote
+from oml_mlflow import ONNXPipeline, PipelinePair, drop, dry_run, promote, rollback
 from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import (
     CapabilityMissing,
@@ -27,8 +27,6 @@ from oml_mlflow.errors import (
 )
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.planning.records import WHOLE, Dependant
-from oml_mlflow.promotion.promote import plan
-from oml_mlflow.promotion.rollback import drop_pair, rollback
 from oml_mlflow.promotion.verify import verify
 
 JPEG = next(p.value for p in golden_probes() if p.category == "jpeg-444")
@@ -71,7 +69,7 @@ def test_promote_and_back_loads_each_pair_once(
         np.testing.assert_allclose(embedded_by(oracle, model, value), wanted, atol=1e-4)
     promote("models:/clip/2", target)
     sent = oracle.server.received_lob_bytes
-    back = rollback(target, "clip")
+    back = rollback("clip", target)
     assert (back.entry.version, back.entry.action, back.report.ok) == ("1", "rollback", True)
     assert oracle.fingerprints()["CLIP_IMG"] == versions[0].fingerprints["img"]
     again = promote("models:/clip/2", target)
@@ -131,7 +129,7 @@ def test_grants_are_the_same_before_and_after(
         )
         with connect(oracle) as connection:
             connection.cursor().execute("REVOKE SELECT ON MINING MODEL CLIP_TXT FROM APP")
-        rollback(target, "clip")
+        rollback("clip", target)
         assert grants(oracle) == [row for row in before if row[1] != "APP"]
 
 
@@ -169,7 +167,7 @@ def test_a_foreign_model_is_untouched_without_adopt(
     target.keep = 0
     promote("models:/clip/2", target)
     assert {"CLIP_IMG_S1", "CLIP_TXT_S1"} <= set(oracle.fingerprints())
-    drop_pair(target, "clip")
+    drop("clip", target)
     assert set(oracle.fingerprints()) == {"CLIP_IMG_S1", "CLIP_TXT_S1"}
 
 
@@ -224,7 +222,7 @@ def test_a_new_geometry_names_columns_views_and_indexes(
         cursor.execute("INSERT INTO NOTES (ID, BODY) VALUES (1, 'a cat')")
         connection.commit()
     with target.session("a test") as session:
-        session.register_column("CLIP", Dependant("column", "NOTES.V", "CLIP_TXT", "BODY"))
+        session.vectors.register_column("CLIP", Dependant("column", "NOTES.V", "CLIP_TXT", "BODY"))
     before = oracle.fingerprints()
     with pytest.raises(GeometryChanged, match=r"column NOTES\.V .*view ASKED") as err:
         promote("models:/clip/3", target)
@@ -254,7 +252,7 @@ def test_a_short_fine_tuning_is_another_geometry_and_a_new_file_is_not(
     promote("models:/clip/1", target)
     with pytest.raises(GeometryChanged, match=r"dims 16→16, mean cosine 0\.9\d"):
         promote("models:/clip/2", target)
-    assert str(plan("models:/clip/3", target).geometry) == "same"
+    assert str(dry_run("models:/clip/3", target).geometry) == "same"
     assert promote("models:/clip/3", target).changed
 
 
@@ -319,9 +317,9 @@ def test_reading_verbs_write_nothing(versions: tuple[PipelinePair, ...], oracle:
     where = ["--target", oracle.uri]
     run = CliRunner().invoke
     for arguments in (
-        ["plan", "models:/clip/1", *where],
-        ["plan", "models:/clip/1", *where, "--sql"],
-        ["status", *where],
+        ["promote", "models:/clip/1", "--dry-run", *where],
+        ["promote", "models:/clip/1", *where, "--sql"],
+        ["models", *where],
         ["history", *where],
         ["preflight", "models:/clip/1", *where],
     ):
@@ -335,14 +333,14 @@ def test_the_script_of_a_plan_loads_only_what_is_not_kept(
     versions: tuple[PipelinePair, ...], oracle: Oracle
 ) -> None:
     target = oracle.target()
-    script = target.script(plan("models:/clip/1", target))
+    script = target.script(dry_run("models:/clip/1", target))
     assert script.count("LOAD_ONNX_MODEL(") == 2
     assert "unverified" in script
     assert PASSWORD not in script
     promote("models:/clip/1", target)
-    assert "Nothing to do" in target.script(plan("models:/clip/1", target))
+    assert "Nothing to do" in target.script(dry_run("models:/clip/1", target))
     promote("models:/clip/2", target)
-    script = target.script(plan("models:/clip/1", target))
+    script = target.script(dry_run("models:/clip/1", target))
     assert script.count("LOAD_ONNX_MODEL(") == 0
     assert script.count("RENAME_MODEL(") == 2
 
@@ -366,10 +364,10 @@ def test_an_instance_that_crashes_is_mended_by_the_next_run(
         promote("models:/clip/2", target)
     assert err.value.exit_code == 75
     done = promote("models:/clip/2", target)
-    assert done.healed
+    assert done.finished
     assert oracle.fingerprints()["CLIP_IMG"] == versions[1].fingerprints["img"]
     with target.session("a test") as session:
-        assert session.live_state("CLIP").phase == WHOLE
+        assert session.journal.state("CLIP").phase == WHOLE
 
 
 def test_a_client_killed_behind_the_load_leaves_a_model_that_is_known(
@@ -387,10 +385,10 @@ def test_a_client_killed_behind_the_load_leaves_a_model_that_is_known(
     with pytest.raises(OmlMlflowError, match="next run"):
         promote("models:/clip/2", target)
     with target.session("a test", create=False) as session:
-        [found] = [model for model in session.list_models() if "_S" in model.name]
+        [found] = [model for model in session.models.list() if "_S" in model.name]
     assert (found.name, found.foreign) == ("CLIP_IMG_S2", False)
     assert found.fingerprint == versions[1].fingerprints["img"]
-    assert promote("models:/clip/2", target).healed
+    assert promote("models:/clip/2", target).finished
 
 
 def test_an_error_in_the_swap_is_told_and_finished_later(
@@ -411,5 +409,5 @@ def test_an_error_in_the_swap_is_told_and_finished_later(
         promote("models:/clip/2", target)
     oracle.database.faults.fail_statement = None
     done = promote("models:/clip/2", target)
-    assert done.healed
+    assert done.finished
     assert oracle.fingerprints()["CLIP_TXT"] == versions[1].fingerprints["txt"]

@@ -23,11 +23,11 @@ from oracle_server.wire.binds import placeholders
 from oracle_server.wire.lobs import FetchedLob
 from test_oracle_wire import PASSWORD, TEXT, TinyDatabase, TinySession, bound, select
 
+from oml_mlflow import drop, rollback
 from oml_mlflow.errors import GeometryChanged
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.promotion.candidate import unregistered
-from oml_mlflow.promotion.promote import make_live
-from oml_mlflow.promotion.rollback import drop_pair, rollback
+from oml_mlflow.promotion.promote import promote_candidate
 from oml_mlflow.targets.oracle.target import OracleTarget
 
 seerdb_server = pytest.importorskip("seerdb.server")
@@ -209,9 +209,9 @@ def test_promote_and_back(
     first, second = (unregistered(pair, "a test") for pair in (tiny_pair, resaved_pair))
     with Database(users={"VEC": PASSWORD}) as database, served(database) as dsn:
         target = OracleTarget.from_uri(f"oracle://vec@{dsn}")
-        assert make_live(first, target, "clip").report.ok
-        assert make_live(second, target, "clip").entry.generation == 2
-        back = rollback(target, "clip")
+        assert promote_candidate(first, target, "clip").report.ok
+        assert promote_candidate(second, target, "clip").entry.generation == 2
+        back = rollback("clip", target)
         assert (back.entry.fingerprints, back.report.ok) == (tiny_pair.fingerprints, True)
         loaded = {name: sha for name, (sha, *_) in database.models("VEC").items()}
         assert loaded["CLIP_IMG"] == tiny_pair.fingerprints["img"]
@@ -225,8 +225,8 @@ def test_another_geometry_is_refused(
     first, other = (unregistered(pair, "a test") for pair in (tiny_pair, second_pair))
     with Database(users={"VEC": PASSWORD}) as database, served(database) as dsn:
         target = OracleTarget.from_uri(f"oracle://vec@{dsn}")
-        make_live(first, target, "clip")
+        promote_candidate(first, target, "clip")
         with pytest.raises(GeometryChanged):
-            make_live(other, target, "clip")
-        drop_pair(target, "clip")
+            promote_candidate(other, target, "clip")
+        drop("clip", target)
         assert database.models("VEC") == {}

@@ -15,10 +15,9 @@ from oracle_fixtures import PASSWORD, running
 from oracle_server.statement import OraError
 
 import oml_mlflow
-from oml_mlflow import PipelinePair, promote
+from oml_mlflow import PipelinePair, dry_run, promote
 from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import OmlMlflowError
-from oml_mlflow.promotion.promote import plan
 
 MARKS = (PASSWORD.encode(), PASSWORD[::-1].encode(), PASSWORD.encode("utf-16-le"))
 
@@ -86,25 +85,25 @@ def test_the_password_is_nowhere_after_a_full_run(
         for pair in (tiny_pair, resaved_pair):
             oml_mlflow.log_model(pair, name="clip", registered_model_name="clip")
         run("preflight", "models:/clip/1", "--probe")
-        for form in ([], ["--json"], ["--sql"]):
-            run("plan", "models:/clip/1", *form)
+        for form in (["--dry-run"], ["--dry-run", "--json"], ["--sql"]):
+            run("promote", "models:/clip/1", *form)
         run("promote", "models:/clip/1")
         target = oracle.target()
-        planned = plan("models:/clip/2", target)
+        planned = dry_run("models:/clip/2", target)
         shown.append(f"{planned!r} {planned.to_json()} {target.script(planned)}".encode())
         done = promote("models:/clip/2", target)
         shown.append(f"{done!r} {target!r} {vars(target)}".encode() + pickle.dumps(done))
         run("rollback", "CLIP", "--json")
-        run("verify", "models:/clip/1", "--json", "--html", str(tmp_path / "report.html"))
-        for verb in ("status", "history"):
+        run("verify", "clip", "--json", "--html", str(tmp_path / "report.html"))
+        for verb in ("models", "history"):
             run(verb)
             run(verb, "--json")
         oracle.database.faults.refuse_login = OraError(1017, f"refused {PASSWORD}")
-        run("status", exit_code=1)
+        run("models", exit_code=1)
         shown.append(failed(lambda: promote("models:/clip/2", oracle.target())))
         oracle.database.faults.refuse_login = None
         monkeypatch.setenv("OML_MLFLOW_PASSWORD", PASSWORD[::-1])
-        run("status", exit_code=1)
+        run("models", exit_code=1)
         monkeypatch.setenv("OML_MLFLOW_PASSWORD", PASSWORD)
         shown.append(failed(lambda: oml_mlflow.open_target(f"oracle://vec:{PASSWORD}@h/s")))
         oracle.database.faults.fail_statement = lambda index, text: (

@@ -136,21 +136,21 @@ def work_of(
 
 def load_pair(session: OracleSession, pair: PipelinePair, work: Work) -> None:
     for side, model in models_of(pair, work.entry.generation).items():
-        session.load(model, pair.path(side))
+        session.models.load(model, pair.path(side))
 
 
 def promote(session: OracleSession, pair: PipelinePair, generation: int, before: int) -> None:
     work = work_of(pair, generation, before)
-    session.begin(work)
+    session.journal.begin(work)
     load_pair(session, pair, work)
-    session.swap(work)
-    session.end(work)
+    session.journal.swap(work)
+    session.journal.end(work)
 
 
 def live_versions(session: OracleSession) -> dict[str, str]:
     return {
         model.name: model.metadata["version"]
-        for model in session.list_models()
+        for model in session.models.list()
         if model.name in LIVE.values()
     }
 
@@ -258,7 +258,7 @@ def test_session_is_seen_and_closed(database: Database, target: OracleTarget) ->
         (session.module, session.action, session.client_info)
     )
     with target.session("the promotion of models:/clip/3", create=False) as session:
-        session.list_models()
+        session.models.list()
     assert seen[-1][:2] == ("oml_mlflow", "the promotion of models:/clip/3")
     assert "pid" in seen[-1][2]
 
@@ -322,7 +322,7 @@ def test_pool_gets_its_connection_back(server: OracleServer) -> None:
     target = OracleTarget(pool=pool)
     with target.session("reading", create=False) as session:
         assert pool.busy == 1
-        session.list_models()
+        session.models.list()
     assert pool.busy == 0
     with pytest.raises(OmlMlflowError, match="stop"), target.session("x"):
         raise OmlMlflowError("stop")
@@ -342,15 +342,20 @@ def test_missing_tables_read_as_empty_and_reading_writes_nothing(
     database: Database, target: OracleTarget
 ) -> None:
     with target.session("reading", create=False) as session:
-        assert session.list_models() == session.ledger() == session.dependants("clip") == []
-        assert session.live_state("clip").phase == WHOLE
-        assert session.geometries("clip") == {}
+        assert (
+            session.models.list()
+            == session.journal.ledger()
+            == session.vectors.dependants("clip")
+            == []
+        )
+        assert session.journal.state("clip").phase == WHOLE
+        assert session.vectors.geometries("clip") == {}
         assert session.capabilities() is None
-        assert session.grants(["CLIP_IMG"]) == ()
-        assert not session.forget_column("clip", "DOCS.EMBEDDING")
+        assert session.models.grants(["CLIP_IMG"]) == ()
+        assert not session.vectors.forget_column("clip", "DOCS.EMBEDDING")
         assert {check.state for check in session.checks(1000)} == {"ok"}
         with pytest.raises(TargetError, match="for reading only"):
-            session.begin(Work(LedgerEntry("CLIP", 1, "", "", "", {}, 16), 0))
+            session.journal.begin(Work(LedgerEntry("CLIP", 1, "", "", "", {}, 16), 0))
     texts = [text.split()[0].upper() for _session, text in database.statements]
     assert set(texts) <= {"SELECT", "ROLLBACK"}
     with target.session("doing nothing"):
@@ -368,11 +373,11 @@ def test_load_sends_the_very_bytes(
     models = models_of(tiny_pair, 1)
     with target.session("loading") as session:
         for side, model in models.items():
-            session.load(model, tiny_pair.path(side), events.append)
-        found = {model.name: model for model in session.list_models()}
+            session.models.load(model, tiny_pair.path(side), events.append)
+        found = {model.name: model for model in session.models.list()}
         assert found["CLIP_IMG_S1"].metadata == models[IMG].metadata
         assert not found["CLIP_IMG_S1"].foreign
-        assert session.loaded_fingerprint("clip_txt_s1") == tiny_pair.fingerprints[TXT]
+        assert session.models.fingerprint("clip_txt_s1") == tiny_pair.fingerprints[TXT]
     sizes = {side: tiny_pair.path(side).stat().st_size for side in SIDES}
     stored = database.models("VEC")
     for side in SIDES:
@@ -402,8 +407,8 @@ def test_vectors_are_those_of_the_pair(target: OracleTarget, tiny_pair: Pipeline
     assert isinstance(picture.value, bytes)
     with target.session("embedding") as session:
         promote(session, tiny_pair, 1, 0)
-        found = session.embed("CLIP_TXT", TXT, texts)
-        picture_vectors = session.embed("CLIP_IMG", IMG, [picture.value])
+        found = session.models.embed("CLIP_TXT", TXT, texts)
+        picture_vectors = session.models.embed("CLIP_IMG", IMG, [picture.value])
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, tiny_pair.embedder().embed_text(texts), atol=1e-5)
     assert picture_vectors.shape == (1, tiny_pair.dims)
@@ -414,7 +419,7 @@ def test_wrong_fingerprint_loads_nothing(
 ) -> None:
     model = replace(models_of(tiny_pair, 1)[IMG], fingerprint="0" * 64)
     with target.session("loading") as session, pytest.raises(TargetError, match="has sha256"):
-        session.load(model, tiny_pair.path(IMG))
+        session.models.load(model, tiny_pair.path(IMG))
     assert database.models("VEC") == {}
     assert not [t for _s, t in database.statements if "LOAD_ONNX" in t]
 
@@ -425,8 +430,8 @@ def test_taken_name_is_left_alone(
     database.load_foreign_model("VEC", "CLIP_IMG_S1", tiny_pair.path(IMG))
     with target.session("loading") as session:
         with pytest.raises(ForeignModel, match="CLIP_IMG_S1 is taken"):
-            session.load(models_of(tiny_pair, 1)[IMG], tiny_pair.path(IMG))
-        [found] = session.list_models()
+            session.models.load(models_of(tiny_pair, 1)[IMG], tiny_pair.path(IMG))
+        [found] = session.models.list()
     assert found.foreign
     assert server.received_lob_bytes == 0
 
@@ -445,21 +450,21 @@ def test_promotions_are_recorded_and_kept(target: OracleTarget, tiny_pair: Pipel
         promote(session, tiny_pair, 1, 0)
         promote(session, tiny_pair, 2, 1)
         assert live_versions(session) == dict.fromkeys(LIVE.values(), "2")
-        names = [model.name for model in session.list_models()]
+        names = [model.name for model in session.models.list()]
         assert names == ["CLIP_IMG", "CLIP_IMG_S1", "CLIP_TXT", "CLIP_TXT_S1"]
-        entries = session.ledger("clip")
+        entries = session.journal.ledger("clip")
         assert [entry.generation for entry in entries] == [1, 2]
         assert entries[1].run_id == "run'1"
         assert entries[1].fingerprints == tiny_pair.fingerprints
         assert entries[1].parity == {"max_abs": 1e-5}
-        assert (session.live_state("CLIP").generation, session.live_state("CLIP").phase) == (
+        assert (session.journal.state("CLIP").generation, session.journal.state("CLIP").phase) == (
             2,
             WHOLE,
         )
         with pytest.raises(PlanStale, match="generation 2 of CLIP is live"):
-            session.begin(work_of(tiny_pair, 2, 1))
-        session.drop(["CLIP_IMG_S1", "CLIP_TXT_S1", "CLIP_TXT_S9"])
-        assert len(session.list_models()) == 2
+            session.journal.begin(work_of(tiny_pair, 2, 1))
+        session.models.drop(["CLIP_IMG_S1", "CLIP_TXT_S1", "CLIP_TXT_S9"])
+        assert len(session.models.list()) == 2
 
 
 def test_stale_swap_changes_nothing(target: OracleTarget, tiny_pair: PipelinePair) -> None:
@@ -467,13 +472,13 @@ def test_stale_swap_changes_nothing(target: OracleTarget, tiny_pair: PipelinePai
         promote(session, tiny_pair, 1, 0)
         work = work_of(tiny_pair, 2, 1)
         with pytest.raises(PlanStale):
-            session.swap(work)
-        session.begin(work)
+            session.journal.swap(work)
+        session.journal.begin(work)
         with pytest.raises(PlanStale):
-            session.begin(work)
+            session.journal.begin(work)
         with pytest.raises(TargetError, match="CLIP_IMG_S2 is not loaded"):
-            session.swap(work)
-        assert session.live_state("CLIP").phase == LOADING
+            session.journal.swap(work)
+        assert session.journal.state("CLIP").phase == LOADING
         assert live_versions(session) == dict.fromkeys(LIVE.values(), "1")
 
 
@@ -513,18 +518,18 @@ def test_each_crash_inside_a_swap_is_healed(
         generation = number + 2
         work = work_of(tiny_pair, generation, generation - 1, grants)
         with target.session("promoting") as session:
-            session.begin(work)
+            session.journal.begin(work)
             load_pair(session, tiny_pair, work)
         happened = drop_at(database, number, after=after)
         try:
             with target.session("promoting") as session:
-                session.swap(work)
+                session.journal.swap(work)
         except TargetUnreachable:
             crashes += 1
         database.faults.before_statement = database.faults.after_statement = None
         with target.session("healing") as session:
-            state = session.live_state("CLIP")
-            fingerprints = {m.name: m.metadata.get("version") for m in session.list_models()}
+            state = session.journal.state("CLIP")
+            fingerprints = {m.name: m.metadata.get("version") for m in session.models.list()}
             live = {fingerprints.get(name) for name in LIVE.values()}
             if state.phase in (LOADING, WHOLE):
                 assert live == {str(generation - 1)}
@@ -532,13 +537,13 @@ def test_each_crash_inside_a_swap_is_healed(
                 assert live == {str(generation)}
             else:
                 assert (state.phase, state.work) == (SWAPPING, work)
-            session.swap(work)
-            assert set(session.grants(list(LIVE.values()))) == set(grants)
+            session.journal.swap(work)
+            assert set(session.models.grants(list(LIVE.values()))) == set(grants)
             assert live_versions(session) == dict.fromkeys(LIVE.values(), str(generation))
-            session.end(work)
-            session.drop(list(work.outgoing.values()))
-            assert session.ledger("CLIP")[-1].generation == generation
-            assert session.live_state("CLIP").phase == WHOLE
+            session.journal.end(work)
+            session.models.drop(list(work.outgoing.values()))
+            assert session.journal.ledger("CLIP")[-1].generation == generation
+            assert session.journal.state("CLIP").phase == WHOLE
         if not happened():
             break
         number += 1
@@ -552,17 +557,17 @@ def test_crash_between_the_halves_of_a_rename(
     work = work_of(tiny_pair, 2, 1)
     with target.session("promoting") as session:
         promote(session, tiny_pair, 1, 0)
-        session.begin(work)
+        session.journal.begin(work)
         load_pair(session, tiny_pair, work)
     database.faults.crash_in_rename = True
     with pytest.raises(TargetUnreachable), target.session("promoting") as session:
-        session.swap(work)
+        session.journal.swap(work)
     database.faults.crash_in_rename = False
     with target.session("healing") as session:
-        assert session.live_state("CLIP").phase == SWAPPING
-        assert "CLIP_IMG" not in {model.name for model in session.list_models()}
-        session.swap(work)
-        session.end(work)
+        assert session.journal.state("CLIP").phase == SWAPPING
+        assert "CLIP_IMG" not in {model.name for model in session.models.list()}
+        session.journal.swap(work)
+        session.journal.end(work)
         assert live_versions(session) == dict.fromkeys(LIVE.values(), "2")
 
 
@@ -572,19 +577,19 @@ def test_refused_swap_is_taken_back(
     with target.session("promoting") as session:
         promote(session, tiny_pair, 1, 0)
         work = work_of(tiny_pair, 2, 1)
-        session.begin(work)
+        session.journal.begin(work)
         load_pair(session, tiny_pair, work)
         full = OraError(1536, "space quota exceeded for tablespace 'USERS'")
         database.faults.fail_statement = lambda _index, text: (
             full if text.lstrip().startswith("INSERT INTO OML_MLFLOW_LEDGER") else None
         )
         with pytest.raises(QuotaExceeded, match="The live pair is as it was"):
-            session.swap(work)
+            session.journal.swap(work)
         database.faults.fail_statement = None
-        assert session.live_state("CLIP").phase == LOADING
+        assert session.journal.state("CLIP").phase == LOADING
         assert live_versions(session) == dict.fromkeys(LIVE.values(), "1")
-        session.swap(work)
-        session.end(work)
+        session.journal.swap(work)
+        session.journal.end(work)
         assert live_versions(session) == dict.fromkeys(LIVE.values(), "2")
 
 
@@ -597,13 +602,13 @@ def test_grants_are_exactly_those_of_the_work(
     with target.session("promoting") as session, connect_as_owner(target) as owner:
         promote(session, tiny_pair, 1, 0)
         work = work_of(tiny_pair, 2, 1, wanted)
-        session.begin(work)
+        session.journal.begin(work)
         load_pair(session, tiny_pair, work)
         owner.cursor().execute("GRANT SELECT ON MINING MODEL CLIP_IMG TO APP")
         owner.cursor().execute("GRANT SELECT ON MINING MODEL CLIP_IMG_S2 TO RO")
-        session.swap(replace(work, revokes=(Grant("CLIP_IMG_S2", "RO", "SELECT"),)))
-        session.end(work)
-        assert set(session.grants(["CLIP_IMG", "CLIP_TXT"])) == set(wanted)
+        session.journal.swap(replace(work, revokes=(Grant("CLIP_IMG_S2", "RO", "SELECT"),)))
+        session.journal.end(work)
+        assert set(session.models.grants(["CLIP_IMG", "CLIP_TXT"])) == set(wanted)
 
 
 def connect_as_owner(target: OracleTarget) -> oracledb.Connection:
@@ -616,11 +621,11 @@ def test_model_without_its_comment_is_recognised_by_the_ledger(
     with target.session("promoting") as session, connect_as_owner(target) as owner:
         promote(session, tiny_pair, 1, 0)
         owner.cursor().execute("COMMENT ON MINING MODEL CLIP_IMG IS ''")
-        found = {model.name: model for model in session.list_models()}
+        found = {model.name: model for model in session.models.list()}
         assert not found["CLIP_IMG"].foreign
         assert found["CLIP_IMG"].fingerprint == tiny_pair.fingerprints[IMG]
         database.load_foreign_model("VEC", "OTHER_IMG", tiny_pair.path(IMG))
-        assert [m.name for m in session.list_models() if m.foreign] == ["OTHER_IMG"]
+        assert [m.name for m in session.models.list() if m.foreign] == ["OTHER_IMG"]
 
 
 # the lock
@@ -659,7 +664,7 @@ def test_lock_of_a_dead_session_is_taken_over(
 def work_without_connection(server: OracleServer, session: OracleSession) -> None:
     with session.lock("clip", "x"):
         server.drop_connections()
-        session.list_models()
+        session.models.list()
 
 
 # what else is kept
@@ -674,19 +679,19 @@ def test_geometries_columns_and_capabilities(target: OracleTarget) -> None:
         owner.cursor().execute(f"CREATE TABLE DOCS ({columns})")
     with target.session("keeping") as session:
         with pytest.raises(InvalidName, match="names no column"):
-            session.register_column("clip", replace(column, source="BODY) --"))
+            session.vectors.register_column("clip", replace(column, source="BODY) --"))
         with pytest.raises(TargetError, match="ORA-00904"):
-            session.register_column("clip", replace(column, source="MISSING"))
-        session.save_geometry("clip", "g1", vectors)
-        session.save_geometry("clip", "g1", {})
-        found = session.geometries("CLIP")["g1"]
+            session.vectors.register_column("clip", replace(column, source="MISSING"))
+        session.vectors.save("clip", "g1", vectors)
+        session.vectors.save("clip", "g1", {})
+        found = session.vectors.geometries("CLIP")["g1"]
         assert found.keys() == vectors.keys()
         np.testing.assert_array_equal(found["a"], vectors["a"])
-        session.register_column("clip", column)
-        session.register_column("clip", replace(column, source="TITLE"))
-        assert session.dependants("CLIP") == [replace(column, source="TITLE")]
-        assert session.forget_column("CLIP", "DOCS.EMBEDDING")
-        assert not session.forget_column("CLIP", "DOCS.EMBEDDING")
+        session.vectors.register_column("clip", column)
+        session.vectors.register_column("clip", replace(column, source="TITLE"))
+        assert session.vectors.dependants("CLIP") == [replace(column, source="TITLE")]
+        assert session.vectors.forget_column("CLIP", "DOCS.EMBEDDING")
+        assert not session.vectors.forget_column("CLIP", "DOCS.EMBEDDING")
         session.save_capabilities(table)
         session.save_capabilities(table)
         assert session.capabilities() == table
@@ -703,7 +708,7 @@ def test_views_that_name_a_model_depend_on_it(
         cursor.execute(f"CREATE VIEW BY_TEXT AS {call.format('clip_txt')}")
         promote(session, tiny_pair, 2, 1)
         cursor.execute(f"CREATE VIEW BY_KEPT AS {call.format('CLIP_TXT_S1')}")
-        assert session.dependants("clip") == [Dependant("view", "BY_TEXT", "CLIP_TXT")]
+        assert session.vectors.dependants("clip") == [Dependant("view", "BY_TEXT", "CLIP_TXT")]
 
 
 def test_reembedding_is_an_update(target: OracleTarget) -> None:
@@ -738,7 +743,7 @@ def test_checks_name_the_grant(
         target.session("loading") as session,
         pytest.raises(PrivilegeError, match="ORA-01031") as no,
     ):
-        session.load(models_of(tiny_pair, 1)[IMG], tiny_pair.path(IMG))
+        session.models.load(models_of(tiny_pair, 1)[IMG], tiny_pair.path(IMG))
     assert "GRANT CREATE MINING MODEL, CREATE TABLE TO VEC;" in no.value.hint
 
 
@@ -805,7 +810,7 @@ def test_faults_have_their_errors(
         before = getattr(database.faults, fault)
         setattr(database.faults, fault, value)
         with pytest.raises(error, match=match) as found, target.session("loading") as session:
-            session.load(model, path)
+            session.models.load(model, path)
         setattr(database.faults, fault, before)
         assert "No model CLIP_IMG_S1 was loaded" in str(found.value)
         assert "CLIP_IMG_S1" not in database.models("VEC")
@@ -830,9 +835,9 @@ def test_stall_ends_with_the_call_timeout(
             30.0 if "USER_MINING_MODELS" in text else None
         )
         with pytest.raises(TargetUnreachable, match="DPY-4024") as late:
-            session.list_models()
+            session.models.list()
         database.faults.stall_statement = None
-        assert session.list_models() == []
+        assert session.models.list() == []
     assert "call_timeout=" in late.value.hint
 
 
@@ -896,9 +901,9 @@ def test_script_runs(
             connection.cursor().execute(statement)
     with target.session("reading", create=False) as session:
         assert live_versions(session) == dict.fromkeys(LIVE.values(), "1")
-        assert session.live_state("CLIP").phase == WHOLE
-        assert session.ledger()[0].promoted_at is not None
-        assert {m.foreign for m in session.list_models()} == {False}
+        assert session.journal.state("CLIP").phase == WHOLE
+        assert session.journal.ledger()[0].promoted_at is not None
+        assert {m.foreign for m in session.models.list()} == {False}
 
 
 def test_script_runs_on_a_ledger_of_an_earlier_release(
@@ -914,7 +919,7 @@ def test_script_runs_on_a_ledger_of_an_earlier_release(
         for statement in statements_of(script):
             connection.cursor().execute(statement)
     with target.session("reading", create=False) as session:
-        assert session.ledger()[0].registry == "sqlite:17"
+        assert session.journal.ledger()[0].registry == "sqlite:17"
 
 
 def statements_of(script: str) -> list[str]:

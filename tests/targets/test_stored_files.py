@@ -14,12 +14,10 @@ from drifted import OracleHand
 from fleets import changed, live_versions, move, reconcile, two_targets
 from oracle_fixtures import Oracle
 
-from oml_mlflow import PipelinePair
+from oml_mlflow import PipelinePair, dry_run, promote, rollback
 from oml_mlflow.errors import TargetError
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.pair.embedder import PairEmbedder
-from oml_mlflow.promotion.promote import plan, promote
-from oml_mlflow.promotion.rollback import rollback
 from oml_mlflow.promotion.verify import trace_bytes, verify
 from oml_mlflow.targets.embedded import files
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
@@ -105,12 +103,12 @@ def test_a_damaged_file_is_refused_named_and_repaired(
             assert user.sql("SELECT len(CLIP_IMG(NULL))") == [(None,)]
             [found] = drift(user)
             assert found.startswith(f"CLIP_TXT was {text.partition(':')[0]}")
-        planned = plan("models:/clip/1", target)
+        planned = dry_run("models:/clip/1", target)
         assert planned.work is None
         assert planned.pending.endswith("written again")
         done = promote("models:/clip/1", target)
         assert not done.changed
-        assert done.healed.startswith("CLIP_TXT was")
+        assert done.finished.startswith("CLIP_TXT was")
         assert drift(target) == drift(again(target)) == ()
         assert not path.is_symlink()
         assert fingerprint_file(path) == versions[0].fingerprints["txt"]
@@ -152,7 +150,7 @@ def test_drift_is_healed_in_place(
     assert found.ok
     assert {s.state for s in found.statuses} == {"in sync"}
     with target.session("look", create=False) as session:
-        assert [entry.generation for entry in session.ledger()] == [1]
+        assert [entry.generation for entry in session.journal.ledger()] == [1]
     assert text_vector(target).shape == (16,)
 
 
@@ -163,15 +161,15 @@ def test_a_kept_generation_with_other_bytes_stays_away(
     promote("models:/clip/2", target)
     exchange(stored(target, versions[0]))
     with pytest.raises(TargetError, match=r"CLIP can't go back to generation 1 \(clip 1\): ") as e:
-        rollback(target, "clip")
+        rollback("clip", target)
     assert "CLIP_TXT_S1 was altered" in e.value.message
     assert "The live pair is as it was." in e.value.message
     with target.session("look") as session:
-        assert session.live_state("CLIP").generation == 2
+        assert session.journal.state("CLIP").generation == 2
     assert drift(target) == ()
     # repaired, and live again without being loaded anew
     assert promote("models:/clip/1", target).changed
-    assert rollback(target, "clip").entry.version == "2"
+    assert rollback("clip", target, to=2).entry.version == "2"
 
 
 def test_another_version_replaces_a_damaged_one(
@@ -181,7 +179,7 @@ def test_another_version_replaces_a_damaged_one(
     exchange(stored(target, versions[0]))
     assert promote("models:/clip/2", target).entry.generation == 2
     with pytest.raises(TargetError, match="can't go back"):
-        rollback(target, "clip")
+        rollback("clip", target)
 
 
 def test_a_file_is_hashed_once(

@@ -63,15 +63,15 @@ def test_a_survey_is_what_a_session_reads(hand: Hand, tiny_pair: PipelinePair) -
     assert (found.uri, found.unmanaged, found.capabilities) == (hand.target.uri, frozenset(), "")
     with hand.target.session("a test", create=False) as session:
         assert found.version == session.version
-        models = {model.name: model for model in session.list_models()}
+        models = {model.name: model for model in session.models.list()}
         for name, held in found.names.items():
-            observed = held.observed
-            assert observed.state == session.live_state(name)
-            assert observed.ledger == (session.ledger(name)[-1],)
+            observed = held
+            assert observed.state == session.journal.state(name)
+            assert observed.ledger == (session.journal.ledger(name)[-1],)
             assert observed.models == {key: models[key] for key in live_names(name)}
             assert observed.is_whole()
             assert held.drift() == ()
-    live = found.names["CLIP"].observed.live
+    live = found.names["CLIP"].live
     assert live is not None
     assert replace(live, promoted_at=None) == replace(work.entry, promoted_at=None)
     assert live.registry == "sqlite:1700000000000"
@@ -82,7 +82,7 @@ def test_a_survey_is_one_query(oracle: Oracle, tiny_pair: PipelinePair) -> None:
     promote(target, tiny_pair)
     with target.session("a test") as session:
         for number in range(5):
-            session.write_note(Note(f"N{number}", FAILURE, {"text": "ü" * 5000}))
+            session.notes.write(Note(f"N{number}", FAILURE, {"text": "ü" * 5000}))
     before = len(oracle.statements())
     found = target.survey()
     assert len(oracle.statements()) == before + 1
@@ -95,18 +95,18 @@ def test_drift_is_told(hand: Hand, tiny_pair: PipelinePair, second_pair: Pipelin
     hand.alter(IMG)
     held = hand.target.survey().names["CLIP"]
     assert [text.partition(":")[0] for text in held.drift()] == [f"{IMG} was altered"]
-    assert not held.observed.is_whole()
+    assert not held.is_whole()
 
     hand.replace(TXT, second_pair.txt)
     held = hand.target.survey().names["CLIP"]
     size = second_pair.txt.stat().st_size
     assert held.drift()[1] == f"{TXT} was replaced by a foreign model ({size:,} bytes)"
-    assert [model.name for model in held.observed.unmanaged()] == [IMG, TXT]
+    assert [model.name for model in held.unmanaged()] == [IMG, TXT]
 
     hand.drop(IMG)
     held = hand.target.survey().names["CLIP"]
     assert held.drift()[0] == f"{IMG} was dropped"
-    assert list(held.observed.models) == [TXT]
+    assert list(held.models) == [TXT]
     assert hand.target.survey().unmanaged == frozenset()
 
 
@@ -116,7 +116,7 @@ def test_a_lost_comment_is_no_drift(oracle: Oracle, tiny_pair: PipelinePair) -> 
     with OracleHand(oracle, target).cursor() as cursor:
         cursor.execute(f"COMMENT ON MINING MODEL {IMG} IS ''")
     held = target.survey().names["CLIP"]
-    assert held.observed.models[IMG].fingerprint == tiny_pair.fingerprints["img"]
+    assert held.models[IMG].fingerprint == tiny_pair.fingerprints["img"]
     assert held.drift() == ()
 
 
@@ -124,38 +124,38 @@ def test_what_is_under_way_is_no_drift(hand: Hand, tiny_pair: PipelinePair) -> N
     promote(hand.target, tiny_pair)
     work = work_to(tiny_pair, 2)
     with hand.target.session("a test") as session:
-        session.begin(work)
+        session.journal.begin(work)
         load(session, tiny_pair, work)
     hand.drop(TXT)
     held = hand.target.survey().names["CLIP"]
-    assert held.observed.state == LiveState("CLIP", 1, LOADING, work)
-    assert set(held.observed.models) <= {IMG, TXT}
+    assert held.state == LiveState("CLIP", 1, LOADING, work)
+    assert set(held.models) <= {IMG, TXT}
     assert held.drift() == ()
 
 
 def test_notes_are_kept_by_name_and_kind(hand: Hand) -> None:
     with hand.target.session("a test") as session:
-        assert session.notes() == []
-        session.write_note(Note("clip", PIN, {"reason": "freeze ü"}))
-        session.write_note(Note("CLIP", FAILURE, {"n": 1}))
-        session.write_note(Note("OTHER", BINDING, {"alias": "prod"}, written_by="somebody"))
-        session.write_note(Note("CLIP", PIN, {"reason": "x" * 20_000}))
-        notes = session.notes("clip")
+        assert session.notes.list() == []
+        session.notes.write(Note("clip", PIN, {"reason": "freeze ü"}))
+        session.notes.write(Note("CLIP", FAILURE, {"n": 1}))
+        session.notes.write(Note("OTHER", BINDING, {"alias": "prod"}, written_by="somebody"))
+        session.notes.write(Note("CLIP", PIN, {"reason": "x" * 20_000}))
+        notes = session.notes.list("clip")
         assert [(note.name, note.kind) for note in notes] == [("CLIP", FAILURE), ("CLIP", PIN)]
         assert notes[1].content == {"reason": "x" * 20_000}
         assert notes[1].written_by == this_process()
         assert notes[1].written_at is not None
-        assert [note.name for note in session.notes()] == ["CLIP", "CLIP", "OTHER"]
+        assert [note.name for note in session.notes.list()] == ["CLIP", "CLIP", "OTHER"]
         with pytest.raises(InvalidName):
-            session.write_note(Note("a-b", PIN))
+            session.notes.write(Note("a-b", PIN))
     found = hand.target.survey()
     assert found.names["CLIP"].notes == {note.kind: note for note in notes}
     assert found.names["OTHER"].notes[BINDING].written_by == "somebody"
-    assert found.names["OTHER"].observed.live is None
+    assert found.names["OTHER"].live is None
     with hand.target.session("a test") as session:
-        assert session.forget_note("other", BINDING)
-        assert not session.forget_note("other", BINDING)
-        assert [note.name for note in session.notes()] == ["CLIP", "CLIP"]
+        assert session.notes.forget("other", BINDING)
+        assert not session.notes.forget("other", BINDING)
+        assert [note.name for note in session.notes.list()] == ["CLIP", "CLIP"]
     assert list(hand.target.survey().names) == ["CLIP"]
 
 
@@ -167,11 +167,11 @@ def test_a_reader_sees_the_old_note_or_the_new_one(hand: Hand, tiny_pair: Pipeli
     def write() -> None:
         with hand.target.session("a test") as session:
             for number in range(1, 60):
-                session.write_note(Note("CLIP", PIN, {"number": number}))
+                session.notes.write(Note("CLIP", PIN, {"number": number}))
         done.set()
 
     with hand.target.session("a test") as session:
-        session.write_note(Note("CLIP", PIN, {"number": 0}))
+        session.notes.write(Note("CLIP", PIN, {"number": 0}))
     writer = threading.Thread(target=write)
     writer.start()
     while not done.is_set() and writer.is_alive():
@@ -184,25 +184,25 @@ def test_a_reader_sees_the_old_note_or_the_new_one(hand: Hand, tiny_pair: Pipeli
 def test_two_writers_of_one_note_are_no_error(oracle: Oracle) -> None:
     target = oracle.target()
     with target.session("a test") as first, target.session("a test") as second:
-        first.write_note(Note("CLIP", PIN, {"by": 1}))
-        first.forget_note("CLIP", PIN)
+        first.notes.write(Note("CLIP", PIN, {"by": 1}))
+        first.notes.forget("CLIP", PIN)
 
         # an UPDATE of no row locks nothing in Oracle, but all in the stand-in
         def interfere(_index: int, text: str, session: Any) -> None:
             if text == sql.INSERT_NOTE:
                 oracle.database.faults.before_statement = None
                 session.undo_transaction()
-                first.write_note(Note("CLIP", PIN, {"by": 1}))
+                first.notes.write(Note("CLIP", PIN, {"by": 1}))
 
         oracle.database.faults.before_statement = interfere
-        second.write_note(Note("CLIP", PIN, {"by": 2}))
-        assert [note.content for note in first.notes()] == [{"by": 2}]
+        second.notes.write(Note("CLIP", PIN, {"by": 2}))
+        assert [note.content for note in first.notes.list()] == [{"by": 2}]
 
 
 def test_a_database_of_an_earlier_release(hand: Hand, tiny_pair: PipelinePair) -> None:
     promote(hand.target, tiny_pair)
     with hand.target.session("a test") as session:
-        session.write_note(Note("CLIP", PIN))
+        session.notes.write(Note("CLIP", PIN))
     wanted = hand.target.survey()
     hand.age()
     before = columns(hand)
@@ -213,18 +213,22 @@ def test_a_database_of_an_earlier_release(hand: Hand, tiny_pair: PipelinePair) -
     held = found.names["CLIP"]
     assert held.notes == {}
     assert held.drift() == ()
-    known = wanted.names["CLIP"].observed
-    assert held.observed == replace(known, ledger=(replace(known.ledger[0], registry=""),))
+    known = wanted.names["CLIP"]
+    older = replace(known.ledger[0], registry="")
+    assert held == replace(known, ledger=(older,), notes={})
     if isinstance(hand, OracleHand):
         with hand.target.session("a test", create=False) as session:
-            assert session.notes() == []
-            assert session.ledger()[0].registry == ""
+            assert session.notes.list() == []
+            assert session.journal.ledger()[0].registry == ""
         assert columns(hand) == before
 
     promote(hand.target, tiny_pair, 2)
     with hand.target.session("a test") as session:
-        session.write_note(Note("CLIP", PIN))
-        assert [entry.registry for entry in session.ledger()] == ["", "sqlite:1700000000000"]
+        session.notes.write(Note("CLIP", PIN))
+        assert [entry.registry for entry in session.journal.ledger()] == [
+            "",
+            "sqlite:1700000000000",
+        ]
     assert list(hand.target.survey().names["CLIP"].notes) == [PIN]
     assert versions(hand) == [1]
 
@@ -252,7 +256,7 @@ def test_tables_of_a_newer_release_are_refused(hand: Hand, tiny_pair: PipelinePa
 def test_a_newer_survey_that_can_be_read_is_refused_too(oracle: Oracle) -> None:
     hand = OracleHand(oracle, oracle.target())
     with hand.target.session("a test") as session:
-        session.write_note(Note("CLIP", PIN))
+        session.notes.write(Note("CLIP", PIN))
     with hand.cursor() as cursor:
         cursor.execute(f"INSERT INTO {sql.SCHEMA} VALUES (2)")  # noqa: S608
     before = len(oracle.statements())
@@ -264,11 +268,11 @@ def test_a_newer_survey_that_can_be_read_is_refused_too(oracle: Oracle) -> None:
 def test_a_session_asks_for_tables_and_version_at_once(oracle: Oracle) -> None:
     target = oracle.target()
     with target.session("a test") as session:
-        session.write_note(Note("CLIP", PIN))
+        session.notes.write(Note("CLIP", PIN))
     before = len(oracle.statements())
     with target.session("a test", create=False) as session:
         assert len(oracle.statements()) == before + 1
-        session.live_state("CLIP")
+        session.journal.state("CLIP")
         assert len(oracle.statements()) == before + 2
 
 
@@ -303,10 +307,10 @@ def test_two_sessions_may_add_the_same_column(oracle: Oracle, tiny_pair: Pipelin
     with hand.target.session("a test") as first, hand.target.session("a test") as second:
         slow: Database = first._db  # type: ignore[attr-defined]
         assert not slow.has_registry
-        second.write_note(Note("CLIP", PIN))
+        second.notes.write(Note("CLIP", PIN))
         slow.ensure_tables()
         assert slow.has_registry
-        assert [note.kind for note in first.notes()] == [PIN]
+        assert [note.kind for note in first.notes.list()] == [PIN]
 
 
 def test_an_empty_schema_holds_nothing(oracle: Oracle, tiny_pair: PipelinePair) -> None:
@@ -334,7 +338,7 @@ def test_models_that_nothing_knows_are_unmanaged(
     hand.replace("PLAIN", second_pair.txt)
     found = hand.target.survey()
     assert found.unmanaged == {"OTHER_IMG"}
-    assert set(found.names["CLIP"].observed.models) == {IMG, TXT}
+    assert set(found.names["CLIP"].models) == {IMG, TXT}
 
 
 def test_capabilities_have_a_digest(oracle: Oracle) -> None:
@@ -384,9 +388,9 @@ def test_threads_survey_while_one_promotes(
         try:
             while not done.is_set():
                 held = target.survey().names["CLIP"]
-                assert held.observed.is_whole()
+                assert held.is_whole()
                 assert held.drift() == ()
-                seen.append(held.observed.state.generation)
+                seen.append(held.state.generation)
         except BaseException as error:
             errors.append(error)
 
@@ -423,7 +427,7 @@ def test_two_threads_promote_one_after_the_other(tmp_path: Path, tiny_pair: Pipe
         thread.join(DEADLINE_S)
     assert errors == []
     held = EmbeddedTarget(folder).survey().names
-    assert {name: one.observed.state.generation for name, one in held.items()} == dict.fromkeys(
+    assert {name: one.state.generation for name, one in held.items()} == dict.fromkeys(
         ("ONE", "THREE", "TWO"), 3
     )
 
@@ -445,5 +449,5 @@ def test_a_thread_that_holds_the_database_is_waited_for(
         thread = threading.Thread(target=run)
         thread.start()
         thread.join(DEADLINE_S)
-        assert target.survey().names["CLIP"].observed.is_whole()
+        assert target.survey().names["CLIP"].is_whole()
     assert "another thread of this process" in str(found[0])

@@ -22,7 +22,8 @@ from receiving import (
 )
 
 from oml_mlflow.config.bindings import Binding
-from oml_mlflow.config.file import Config, WebhookConfig
+from oml_mlflow.config.file import Config
+from oml_mlflow.config.webhook import WebhookConfig
 from oml_mlflow.errors import (
     ConfigError,
     ModelRefused,
@@ -30,6 +31,7 @@ from oml_mlflow.errors import (
     TargetLocked,
     WebhookRejected,
 )
+from oml_mlflow.reconciler.diff import Diff
 from oml_mlflow.reconciler.fleet import Outcome
 from oml_mlflow.reconciler.loop import Pass
 from oml_mlflow.reconciler.status import IN_SYNC, UNREACHABLE, Change, Status
@@ -44,7 +46,7 @@ from oml_mlflow.webhook.signature import (
     find_secrets,
     sign,
 )
-from oml_mlflow.webhook.worker import Worker, to_retry, to_wait_s
+from oml_mlflow.webhook.worker import Worker, to_wait_s
 
 
 def deliver(running: Running, body: bytes) -> tuple[int, bytes]:
@@ -261,12 +263,12 @@ def test_what_is_worth_trying_again() -> None:
     binding = Binding(model="clip", alias="prod", target="db", name="CLIP")
     change = Change(binding, "1", "r:1", 0, "")
     fine = Status("db", "CLIP", IN_SYNC, "")
-    assert to_retry(Pass((fine,), (Outcome(change),))) == ""
-    assert to_retry(Pass((fine,), (Outcome(change, None, ModelRefused("no")),))) == ""
+    assert Pass(Diff((fine,)), (Outcome(change),)).to_retry == ""
+    assert Pass(Diff((fine,)), (Outcome(change, None, ModelRefused("no")),)).to_retry == ""
     failed = Outcome(change, None, TargetLocked("held"))
-    assert to_retry(Pass((fine,), (Outcome(change), failed))) == "target-locked"
+    assert Pass(Diff((fine,)), (Outcome(change), failed)).to_retry == "target-locked"
     away = Status("db", "*", UNREACHABLE, "")
-    assert to_retry(Pass((fine, away), ())) == "target-unreachable"
+    assert Pass(Diff((fine, away)), ()).to_retry == "target-unreachable"
     assert [1 <= to_wait_s(0) <= 2, 150 <= to_wait_s(10) <= 300, to_wait_s(10**6) <= 300]
 
 
@@ -277,7 +279,7 @@ def test_health_says_when_nothing_gets_done(tmp_path: Path) -> None:
     def reconcile(models: object) -> Pass:
         if raised:
             raise raised[0]
-        return Pass((Status("db", "CLIP", IN_SYNC, ""),))
+        return Pass(Diff((Status("db", "CLIP", IN_SYNC, ""),)))
 
     metrics, queue = Metrics(), WebhookQueue(tmp_path / "queue.db")
     worker = Worker(queue, reconcile, metrics, poll_s=0.02, unhealthy_s=0.2)

@@ -20,7 +20,7 @@ class Connection:
     """An open connection in which every loaded model is a SQL function."""
 
     def __init__(self, raw: duckdb.DuckDBPyConnection, target: EmbeddedFolder) -> None:
-        self._raw, self._target = raw, target
+        self._raw, self.target = raw, target
         self._functions: list[str] = []
         self.offer_functions()
 
@@ -47,12 +47,12 @@ class Connection:
     @contextlib.contextmanager
     def _own_refusals(self) -> Iterator[None]:
         """Raise the error of a model's function itself instead of DuckDB's."""
-        self._target.refusal = None
+        self.target.refusal = None
         try:
             yield
         except duckdb.Error:
-            if self._target.refusal is not None:
-                raise self._target.refusal from None
+            if self.target.refusal is not None:
+                raise self.target.refusal from None
             raise
 
     @property
@@ -76,7 +76,7 @@ class Connection:
                 continue
             self._raw.create_function(
                 model.name,
-                _as_function(self._target, model),
+                _as_function(self.target, model),
                 ["BLOB" if model.side == IMG else "VARCHAR"],
                 f"FLOAT[{model.dims}]",
                 type="arrow",

@@ -121,7 +121,7 @@ def open_file(
     except duckdb.Error as error:
         raise TargetError(
             f"the database refused: {_first_lines(error)}",
-            hint="correct the statement; `oml-mlflow status` lists the loaded models.",
+            hint="correct the statement; `oml-mlflow models` lists the loaded models.",
         ) from error
     finally:
         connection.close()

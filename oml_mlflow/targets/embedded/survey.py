@@ -23,7 +23,7 @@ from oml_mlflow.targets.embedded.schema import (
 from oml_mlflow.targets.embedded.settings import CATALOG
 
 _ENTRY = ", ".join(f"e.{column}" for column in LEDGER_COLUMNS)
-# a name of an early release has a ledger only: its last generation is live, as in `live_state`
+# a name of an early release has a ledger only: its last generation is live, as in the journal
 _STATEMENT = f"""
 WITH live AS (
     SELECT name, generation, phase, work FROM oml.live

@@ -26,6 +26,7 @@ from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.targets.embedded.connection import Connection
 from oml_mlflow.targets.embedded.database import make_file, private_log
 from oml_mlflow.targets.embedded.folder import MODELS_FOLDER, EmbeddedFolder
+from oml_mlflow.targets.embedded.models import EmbeddedModels
 from oml_mlflow.targets.embedded.schema import SCHEMA
 from oml_mlflow.targets.embedded.session import EmbeddedSession
 from oml_mlflow.targets.embedded.settings import CATALOG, folder_of
@@ -123,13 +124,12 @@ class EmbeddedTarget(EmbeddedFolder):
         if missing_ok and not create and not (self.folder / CATALOG).is_file():
             with contextlib.closing(duckdb.connect(":memory:")) as raw:
                 raw.execute(SCHEMA)
-                yield EmbeddedSession(self, Connection(raw, self))
+                yield EmbeddedSession(Connection(raw, self))
             return
         with self.connect(purpose, create=create) as connection:
-            session = EmbeddedSession(self, connection)
-            yield session
+            yield EmbeddedSession(connection)
             if create:
-                session.note_identities()
+                EmbeddedModels(connection).note_identities()
 
     def survey(self) -> Survey:
         """Return what is held under all export names, with one query; see `Target.survey`.

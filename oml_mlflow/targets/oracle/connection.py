@@ -16,11 +16,14 @@ import oracledb
 
 from oml_mlflow.deadline import within
 from oml_mlflow.errors import ModelTooSlow, TargetError, TargetUnreachable
+from oml_mlflow.planning.records import refuse_newer
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.errors import translated
 
 NOTHING = "Nothing was changed."
 _MANY_ROWS = 1000
+# ORA-00942: no such table or view; ORA-00904: no such column
+_MISSING = {"ORA-00942", "ORA-00904"}
 # so that a host that is away leaves time for the next one of a description
 _HOSTS_TRIED = 3
 
@@ -152,6 +155,7 @@ class Database:
         step: str,
         binds: Mapping[str, Any] | None = None,
         *,
+        of: str = "",
         inline: bool = False,
     ) -> list[tuple[Any, ...]]:
         """Return all rows of a query, LOBs read. Read-only.
@@ -160,8 +164,11 @@ class Database:
             statement: The query.
             step: What it is for, as errors show it.
             binds: Values by name.
+            of: Table of ours that it reads: none of its rows if it is missing.
             inline: Fetch LOBs with their rows instead of by a call each, for many small ones.
         """
+        if of and of not in self.tables:
+            return []
         with self._step(step, NOTHING) as c:
             if inline:
                 c.arraysize = c.prefetchrows = _MANY_ROWS
@@ -192,6 +199,14 @@ class Database:
                 return False
             raise
         return True
+
+    def forget(self, table: str, statement: str, step: str, binds: Mapping[str, Any]) -> bool:
+        """Delete from a table of ours, if it is there; return whether a row was. Commits."""
+        if table not in self.tables:
+            return False
+        gone = self.write(statement, step, binds)
+        self.commit()
+        return gone > 0
 
     def ask(self, statement: str, step: str, binds: Mapping[str, Any], out: str) -> int:
         """Run a block that writes nothing; return the number in an output bind."""

@@ -1,22 +1,19 @@
-"""Load a model into Oracle: from a BLOB, with its identity in a comment."""
+"""What is sent to load a model into Oracle: a BLOB, metadata, its identity in a comment."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import oracledb
 
-from oml_mlflow.errors import ForeignModel, OmlMlflowError, TargetError
-from oml_mlflow.events import Event, Listener, silent
+from oml_mlflow.errors import TargetError
+from oml_mlflow.events import Event, Listener
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.names import TXT
 from oml_mlflow.planning.records import LoadedModel
-from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.connection import Database
 from oml_mlflow.targets.oracle.errors import translated
 
@@ -27,68 +24,6 @@ _CHUNK_BYTES = 2**20
 _COMMENT_LIMIT = 4000
 # metadata to keep when a comment would get too long
 _SHORT = ("registered_model", "version", "run_id", "profile", "ends", "precision")
-
-_log = logging.getLogger(__name__)
-
-
-def load(db: Database, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-    """Load the bytes of a file under a free name. Writes a model; commits.
-
-    Model and comment are one call: the server finishes it even if this process is killed. A
-    session that is killed in between, or an instance that crashes, can still leave a model without
-    comment. The journal lists its name, and the next run drops it and loads the file again.
-
-    Args:
-        db: The database.
-        model: Its name and identity.
-        path: The file; it is read once, in chunks.
-        on_event: Told of the bytes sent.
-
-    Raises:
-        ForeignModel: If the name is taken.
-        ModelRefused: If the database does not take the graph.
-        TargetError: If the bytes are not those of the fingerprint, or another step fails. Then no
-            model of that name is there.
-    """
-    if find_size(db, model.name) is not None:
-        raise ForeignModel(
-            f"{model.name} is taken in {db.uri}. Nothing was loaded.",
-            hint="`oml-mlflow status` shows what is there; choose another name.",
-        )
-    db.ensure_tables()
-    state = f"No model {model.name} was loaded."
-    blob = _send(db, model, path, on_event, state)
-    binds = {
-        "model_name": model.name,
-        "model_data": blob,
-        "metadata": json.dumps(load_metadata(model)),
-        "comment_statement": sql.comment(model.name, comment_text(model)),
-    }
-    try:
-        told = f"{state[:-1]}, or the next run drops it if the connection was lost."
-        db.write(sql.LOAD, f"loading {model.name}", binds, state=told)
-        del blob, binds
-        _check_size(db, model)
-    except ForeignModel:
-        raise
-    except BaseException:
-        with contextlib.suppress(OmlMlflowError):
-            drop(db, [model.name])
-        raise
-
-
-def drop(db: Database, names: list[str]) -> None:
-    """Drop models by name; missing ones are skipped. Writes; commits."""
-    for name in names:
-        if find_size(db, name) is not None:
-            state = f"{name} is still there."
-            db.write(sql.DROP, f"dropping {name}", {"model_name": name}, state=state)
-
-
-def find_size(db: Database, name: str) -> int | None:
-    """Return a model's size in the catalogue, or None if there is no such model."""
-    rows = db.rows(sql.FIND_MODEL, f"looking for {name}", {"model_name": name})
-    return int(rows[0][0] or 0) if rows else None
 
 
 def is_size(reported: int, size_bytes: int) -> bool:
@@ -161,7 +96,7 @@ def comment_text(model: LoadedModel, *, line_breaks: bool = False) -> str:
     return text
 
 
-def _send(db: Database, model: LoadedModel, path: Path, on_event: Listener, state: str) -> Any:
+def send(db: Database, model: LoadedModel, path: Path, on_event: Listener, state: str) -> Any:
     """Return a temporary BLOB with a file's bytes, if they are those of the fingerprint.
 
     The file is read twice, first for its fingerprint: hashing while sending would cost a third of
@@ -179,7 +114,11 @@ def _send(db: Database, model: LoadedModel, path: Path, on_event: Listener, stat
             )
         # not bytes, which the driver binds as RAW or copies whole
         blob = db.connection.createlob(oracledb.DB_TYPE_BLOB)
-        write_blob(blob, file, model.name, on_event)
+        done, total = 0, os.fstat(file.fileno()).st_size
+        while chunk := file.read(_CHUNK_BYTES):
+            blob.write(chunk, done + 1)
+            done += len(chunk)
+            on_event(Event("upload", model.name, done, total))
         if _status(file) != before:
             raise TargetError(
                 f"{model.name}: {path.name} was written to while it was sent. {state}",
@@ -188,26 +127,6 @@ def _send(db: Database, model: LoadedModel, path: Path, on_event: Listener, stat
     return blob
 
 
-def write_blob(blob: Any, file: BinaryIO, name: str, on_event: Listener = silent) -> None:
-    """Write a file into an empty temporary LOB, chunk by chunk; progress bears the name."""
-    done, total = 0, os.fstat(file.fileno()).st_size
-    while chunk := file.read(_CHUNK_BYTES):
-        blob.write(chunk, done + 1)
-        done += len(chunk)
-        on_event(Event("upload", name, done, total))
-
-
 def _status(file: BinaryIO) -> tuple[int, ...]:
     found = os.fstat(file.fileno())
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _check_size(db: Database, model: LoadedModel) -> None:
-    reported = find_size(db, model.name)
-    if reported is None or not is_size(reported, model.size_bytes):
-        raise TargetError(
-            f"{model.name}: the database holds {reported} bytes, wanted {model.size_bytes:,}. The "
-            "model was dropped again.",
-            hint="promote again; if it stays so, tell us the database's version.",
-        )
-    _log.info("loaded %s, %s bytes, into %s", model.name, model.size_bytes, db.uri)

@@ -13,8 +13,8 @@ from oml_mlflow.names import IMG
 from oml_mlflow.planning.records import LoadedModel, Work
 from oml_mlflow.targets.oracle import quoting
 from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.journal import names_by_side
 from oml_mlflow.targets.oracle.load import ATTRIBUTE, comment_text, load_metadata
-from oml_mlflow.targets.oracle.swap import names_by_side
 
 DIRECTORY = "OML_MLFLOW_FILES"
 _NOW = """TO_CHAR(SYS_EXTRACT_UTC(SYSTIMESTAMP), 'YYYY-MM-DD"T"HH24:MI:SS.FF6"+00:00"')"""
@@ -174,7 +174,7 @@ def _clean(work: Work) -> str:
         f"DELETE FROM OML_MLFLOW_LOCK WHERE NAME = {name}",
         "  AND SESSION_ID = DBMS_SESSION.UNIQUE_SESSION_ID;",
         "COMMIT;",
-        f"-- Then compare the vectors: oml-mlflow verify <version> --name {work.entry.name}",
+        f"-- Then compare the vectors: oml-mlflow verify {work.entry.name}",
     ]
     return "\n".join(lines)
 

@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import TYPE_CHECKING
+import contextlib
+import logging
+from collections.abc import Iterator
+from datetime import datetime
 
-import numpy as np
-
-from oml_mlflow.errors import InputError, TargetError
-from oml_mlflow.events import Listener, silent
-from oml_mlflow.names import IMG
-from oml_mlflow.pair.texts import prepare_text
-from oml_mlflow.planning.records import (
-    Dependant,
-    Grant,
-    LedgerEntry,
-    LiveState,
-    LoadedModel,
-    Note,
-    Work,
-    refuse_unplanned,
-)
-from oml_mlflow.promotion.target import EMBED_TIMEOUT_S
-from oml_mlflow.targets.oracle import catalog, preflight, swap
+from oml_mlflow.errors import OmlMlflowError, TargetError
+from oml_mlflow.planning.capabilities import CapabilityTable
+from oml_mlflow.planning.checks import Check
+from oml_mlflow.planning.records import now, this_process
+from oml_mlflow.promotion.target import Journal, Models, Notes, Vectors
+from oml_mlflow.targets.oracle import preflight
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.connection import Database
-from oml_mlflow.targets.oracle.load import drop, load
-from oml_mlflow.targets.oracle.lock import lock
+from oml_mlflow.targets.oracle.errors import locked
+from oml_mlflow.targets.oracle.journal import OracleJournal
+from oml_mlflow.targets.oracle.models import OracleModels
+from oml_mlflow.targets.oracle.notes import OracleNotes
+from oml_mlflow.targets.oracle.vectors import OracleVectors
 
-if TYPE_CHECKING:
-    from oml_mlflow.planning.capabilities import CapabilityTable
-    from oml_mlflow.planning.checks import Check
-
-# A bound text is a VARCHAR2. Its first 4000 bytes hold more than the 77 tokens that CLIP reads.
-_TEXT_BYTES = 4000
+_log = logging.getLogger(__name__)
 
 
 class OracleSession:
-    """An Oracle schema, held open.
+    """An Oracle schema, held open; see `Session`.
 
     Args:
         db: The open connection.
@@ -47,135 +33,98 @@ class OracleSession:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self.journal: Journal = OracleJournal(db)
+        self.models: Models = OracleModels(db)
+        self.notes: Notes = OracleNotes(db)
+        self.vectors: Vectors = OracleVectors(db)
 
     @property
     def version(self) -> str:
         """Version of the database, such as ``23.26.1.0.0``."""
         return self._db.version
 
-    def list_models(self) -> list[LoadedModel]:
-        """Return every model of the schema. Read-only."""
-        return catalog.list_models(self._db)
+    @contextlib.contextmanager
+    def lock(self, name: str, purpose: str) -> Iterator[None]:
+        """Hold the lock row of an export name. Writes: the row; commits.
 
-    def ledger(self, name: str | None = None) -> list[LedgerEntry]:
-        """Return promotions, oldest first. Read-only."""
-        return catalog.read_ledger(self._db, name)
-
-    def live_state(self, name: str) -> LiveState:
-        """Return what is live under an export name. Read-only."""
-        return catalog.live_state(self._db, name)
-
-    def lock(self, name: str, purpose: str) -> AbstractContextManager[None]:
-        """Keep other promoters away from an export name; see `lock.lock`."""
-        return lock(self._db, name.upper(), purpose)
-
-    def begin(self, work: Work) -> None:
-        """Write work into the journal. Commits."""
-        swap.begin(self._db, work)
-
-    def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
-        """Load the bytes of a file under a free name. Writes a model; commits."""
-        load(self._db, model, path, on_event)
-
-    def embed(self, model: str, side: str, values: Sequence[bytes | str]) -> np.ndarray:
-        """Return ``(n, dims)`` float32, one query a value. Read-only.
-
-        Texts are made safe for the tokenizer here, as `oracle_text_expression` does it in SQL.
+        A row whose session is gone is taken over, by DBMS_SESSION.IS_SESSION_ALIVE, which everybody
+        may call. Source: DBMS_SESSION, PL/SQL Packages and Types Reference.
         """
-        statement, step = sql.embed(model), f"embedding with {model}"
-        vectors = []
-        for value in values:
-            with self._db.giving_up(EMBED_TIMEOUT_S, step):
-                data = self._picture(value) if side == IMG else _text(value)
-                [(vector,)] = self._db.rows(statement, step, {"data": data})
-            if vector is None:
-                raise TargetError(f"{step} in {self._db.uri} gave NULL. Nothing was changed.")
-            vectors.append(np.asarray(vector, np.float32))
-        return np.stack(vectors)
+        name = name.upper()
+        self._db.ensure_tables()
+        self._take(name, purpose)
+        try:
+            yield
+        except BaseException:
+            self._db.rollback()
+            # must not hide the error being raised; a lost session frees the lock
+            with contextlib.suppress(OmlMlflowError):
+                self._release(name)
+            raise
+        self._release(name)
 
-    def swap(self, work: Work) -> None:
-        """Give incoming models the live names, and record it. Writes; commits."""
-        swap.swap(self._db, work)
+    def _take(self, name: str, purpose: str) -> None:
+        mine = {
+            "name": name,
+            "holder": this_process()[:512],
+            "purpose": purpose[:512],
+            "since": now().isoformat(timespec="microseconds"),
+            "session_id": self._db.session_id,
+        }
+        step = f"taking the lock of {name}"
+        # the row may disappear or change hands between two statements
+        for _attempt in range(3):
+            held = self._db.rows(sql.READ_LOCK, step, {"name": name})
+            if not held:
+                if self._db.insert(sql.INSERT_LOCK, step, mine):
+                    self._db.commit()
+                    return
+                continue
+            holder, its_purpose, since, session_id = held[0]
+            if session_id != self._db.session_id and self._is_alive(session_id):
+                raise locked(name, holder, its_purpose, since, _age(since))
+            binds = {**mine, "dead_session": session_id, "dead_since": since}
+            taken = self._db.write(sql.TAKE_LOCK, step, binds)
+            self._db.commit()
+            if taken == 1:
+                _log.warning("took the lock of %s over from %s, which is gone", name, holder)
+                return
+        raise TargetError(
+            f"{step} in {self._db.uri} failed: others took it each time it was free. Nothing was "
+            "changed.",
+            hint="run it again.",
+        )
 
-    def end(self, work: Work) -> None:
-        """Clear the journal. Commits."""
-        swap.end(self._db, work)
+    def _release(self, name: str) -> None:
+        binds = {"name": name, "session_id": self._db.session_id}
+        state = "The lock is free once this session is gone."
+        self._db.write(sql.RELEASE_LOCK, f"giving the lock of {name} back", binds, state=state)
+        self._db.commit(state)
 
-    def drop(self, names: Sequence[str]) -> None:
-        """Drop models by name; missing ones are skipped. Writes; commits."""
-        refuse_unplanned(names, self.live_state)
-        drop(self._db, list(names))
-
-    def grants(self, names: Sequence[str]) -> tuple[Grant, ...]:
-        """Return privileges on models that others were given. Read-only."""
-        return catalog.grants(self._db, names)
-
-    def geometries(self, name: str) -> dict[str, dict[str, np.ndarray]]:
-        """Return vectors that stand for each geometry of an export name, by id. Read-only."""
-        return catalog.geometries(self._db, name)
-
-    def save_geometry(self, name: str, geometry: str, vectors: Mapping[str, np.ndarray]) -> None:
-        """Keep the vectors that stand for a geometry, unless there are some. Commits."""
-        catalog.save_geometry(self._db, name, geometry, vectors)
-
-    def dependants(self, name: str) -> list[Dependant]:
-        """Return what is known to depend on an export name's live models. Read-only."""
-        return catalog.dependants(self._db, name)
-
-    def register_column(self, name: str, column: Dependant) -> None:
-        """Remember that a table's column holds vectors of a live model. Commits."""
-        catalog.register_column(self._db, name, column)
-
-    def forget_column(self, name: str, column: str) -> bool:
-        """Forget a registered column; return whether there was one. Commits."""
-        return catalog.forget_column(self._db, name, column)
-
-    def notes(self, name: str | None = None) -> list[Note]:
-        """Return the notes about an export name, or about all. Read-only."""
-        return catalog.notes(self._db, name)
-
-    def write_note(self, note: Note) -> None:
-        """Write a note about an export name, in place of one of its kind. Commits."""
-        catalog.write_note(self._db, note)
-
-    def forget_note(self, name: str, kind: str) -> bool:
-        """Forget a note about an export name; return whether there was one. Commits."""
-        return catalog.forget_note(self._db, name, kind)
+    def _is_alive(self, session_id: str) -> bool:
+        binds = {"session_id": session_id}
+        return bool(self._db.ask(sql.IS_ALIVE, "asking whether a session is alive", binds, "alive"))
 
     def capabilities(self) -> CapabilityTable | None:
         """Return the answers to capability probes, if they ever ran here. Read-only."""
-        return catalog.capabilities(self._db)
+        step = "reading the capabilities"
+        rows = self._db.rows(sql.READ_CAPABILITIES, step, of=sql.CAPABILITIES)
+        return CapabilityTable.from_json(rows[0][0]) if rows else None
 
     def save_capabilities(self, table: CapabilityTable) -> None:
         """Keep the answers to capability probes. Commits."""
-        catalog.save_capabilities(self._db, table)
+        self._db.ensure_tables()
+        step = "keeping the capabilities"
+        self._db.write(sql.FORGET_CAPABILITIES, step)
+        self._db.write(sql.INSERT_CAPABILITIES, step, {"content": table.to_json()})
+        self._db.commit()
 
     def checks(self, size_bytes: int) -> list[Check]:
         """Return Oracle's own checks, for so many bytes to load. Read-only."""
         return preflight.checks(self._db, size_bytes)
 
-    def loaded_fingerprint(self, name: str) -> str:
-        """Return the sha256 recorded when a model was loaded, once the catalogue's size agrees.
 
-        Oracle does not give the bytes of a model back.
-        """
-        for model in self.list_models():
-            if model.name == name.upper() and not model.foreign:
-                return model.fingerprint
-        raise TargetError(
-            f"no model {name} of ours is loaded in {self._db.uri}.", hint="run `oml-mlflow status`."
-        )
-
-    def _picture(self, value: bytes | str) -> object:
-        if not isinstance(value, bytes) or not value:
-            raise InputError(
-                "a picture is bytes, and not none: an empty BLOB would be NULL.",
-                hint="pass the bytes of a file.",
-            )
-        return self._db.blob(value)
-
-
-def _text(value: bytes | str) -> str:
-    if not isinstance(value, str):
-        raise InputError("a text is a str.", hint="pass text for the txt side.")
-    return prepare_text(value).encode()[:_TEXT_BYTES].decode(errors="ignore")
+def _age(since: str) -> str:
+    seconds = max(0, int((now() - datetime.fromisoformat(since)).total_seconds()))
+    minutes, hours = seconds // 60, seconds // 3600
+    return f"{hours} h" if hours else f"{minutes} min" if minutes else f"{seconds} s"

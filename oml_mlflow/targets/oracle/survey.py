@@ -22,8 +22,10 @@ from oml_mlflow.planning.capabilities import CapabilityTable
 from oml_mlflow.planning.observed import Survey, assemble
 from oml_mlflow.planning.records import LiveState, Work, refuse_newer
 from oml_mlflow.targets.oracle import statements as sql
-from oml_mlflow.targets.oracle.catalog import ledger_entry, model_from, note_from, recognised
 from oml_mlflow.targets.oracle.connection import Database, is_missing
+from oml_mlflow.targets.oracle.ledger import ledger_entry
+from oml_mlflow.targets.oracle.models import model_from, recognised
+from oml_mlflow.targets.oracle.notes import note_from
 
 _NEEDED = (sql.LIVE, sql.LEDGER)
 _NO_NUMBER, _NO_TEXT, _NO_CLOB = "TO_NUMBER(NULL)", "TO_CHAR(NULL)", "TO_CLOB(NULL)"

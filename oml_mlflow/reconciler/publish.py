@@ -10,22 +10,23 @@ import logging
 from collections.abc import Sequence
 
 from oml_mlflow.errors import ERRORS_BY_CODE, ApplyError, OmlMlflowError, TargetError
-from oml_mlflow.planning.observed import Held, Survey
+from oml_mlflow.planning.observed import Observed, Survey
 from oml_mlflow.planning.records import FAILURE, PUBLISHED, LedgerEntry, Note, this_process
 from oml_mlflow.publish.publication import Publication
 from oml_mlflow.publish.version import publish, publish_all
-from oml_mlflow.reconciler.fleet import Fleet, Outcome, View
+from oml_mlflow.reconciler.diff import Diff
+from oml_mlflow.reconciler.fleet import Fleet, Outcome
 from oml_mlflow.reconciler.status import Status
 
 _log = logging.getLogger(__name__)
 
 
-def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str]:
+def publish_outcomes(fleet: Fleet, diff: Diff, outcomes: Sequence[Outcome]) -> list[str]:
     """Write to the registry what is live where, and what failed.
 
     Args:
         fleet: The targets, which keep the notes.
-        view: State before the changes.
+        diff: State before the changes.
         outcomes: Results of the changes.
 
     Returns:
@@ -39,8 +40,8 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
     publications: list[Publication] = []
     for outcome in outcomes:
         place = outcome.change.binding.place
-        survey, held = _held(view, place)
-        lives.append(before := held.observed.live if held else None)
+        survey, observed = _observed(diff, place)
+        lives.append(before := observed.live if observed else None)
         # a promotion that changed nothing replaced nothing
         changed = outcome.promotion is None or outcome.promotion.changed
         uri = survey.uri if survey else ""
@@ -51,18 +52,18 @@ def show_back(fleet: Fleet, view: View, outcomes: Sequence[Outcome]) -> list[str
         warnings += told.warnings
         if told.is_settled:
             _note(fleet, outcome.change.binding.place, _after(outcome, before))
-    for status in view.plan.statuses:
+    for status in diff.statuses:
         place = (status.target, status.name)
-        survey, held = _held(view, place)
-        if place in seen or status.binding is None or survey is None or held is None:
+        survey, observed = _observed(diff, place)
+        if place in seen or status.binding is None or survey is None or observed is None:
             continue
-        warnings += _catch_up(fleet, status, survey, held)
+        warnings += _catch_up(fleet, status, survey, observed)
     return warnings
 
 
-def _catch_up(fleet: Fleet, status: Status, survey: Survey, held: Held) -> list[str]:
+def _catch_up(fleet: Fleet, status: Status, survey: Survey, observed: Observed) -> list[str]:
     """Write what an earlier pass, or a promotion by hand, could not."""
-    live, failure, told = held.observed.live, held.notes.get(FAILURE), held.notes.get(PUBLISHED)
+    live, failure, told = observed.live, observed.notes.get(FAILURE), observed.notes.get(PUBLISHED)
     known = dict(told.content) if told else {}
     place = (status.target, status.name)
     state = _state(live, failure)
@@ -116,8 +117,8 @@ def _said(failure: Note) -> OmlMlflowError:
     return kind(str(failure.content.get("message")), hint=str(failure.content.get("hint")))
 
 
-def _held(view: View, place: tuple[str, str]) -> tuple[Survey | None, Held | None]:
-    survey = view.surveys.get(place[0])
+def _observed(diff: Diff, place: tuple[str, str]) -> tuple[Survey | None, Observed | None]:
+    survey = diff.surveys.get(place[0])
     if not isinstance(survey, Survey):
         return None, None
     return survey, survey.names.get(place[1])
@@ -127,7 +128,7 @@ def _note(fleet: Fleet, place: tuple[str, str], state: dict[str, object]) -> Non
     target, name = place
     try:
         with fleet.open(target).session(f"note on {name}") as session:
-            session.write_note(Note(name, PUBLISHED, state, written_by=this_process()))
+            session.notes.write(Note(name, PUBLISHED, state, written_by=this_process()))
     except TargetError as error:
         _log.warning("%s on %s: what was published could not be noted: %s", name, target, error)
 
