@@ -44,8 +44,8 @@ def columns(
     Side effects: Writes a row to the target, or removes it; commits.
     """
     export_name = check_export_name(name)
-    database = choose(target, config).database
-    with database.session(f"columns of {name}", create=bool(add or remove)) as session:
+    database, purpose = choose(target, config).database, f"columns of {name}"
+    with database.session(purpose, create=bool(add or remove), missing_ok=True) as session:
         if add:
             model = model_name(export_name, side)
             session.vectors.register_column(export_name, Dependant("column", add, model, source))

@@ -95,14 +95,18 @@ class Stage:
         faults, depth = self.oracle.database.faults, 0
         first, sent = faults.statements, self.oracle.server.received_lob_bytes
 
+        def is_block(text: str) -> bool:
+            # what is no block encloses nothing, and may fail: then nothing is left
+            return text.lstrip().upper().startswith(("BEGIN", "DECLARE"))
+
         def enter(index: int, text: str, session: object) -> None:
             nonlocal depth
             self.steps.append(Step(index - first, text, depth > 0))
-            depth += 1
+            depth += is_block(text)
 
         def leave(index: int, text: str, session: object) -> None:
             nonlocal depth
-            depth -= 1
+            depth -= is_block(text)
 
         faults.before_statement, faults.after_statement = enter, leave
         child = killed.start(killed.run, self.job)

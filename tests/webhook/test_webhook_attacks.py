@@ -243,7 +243,8 @@ def test_who_does_not_read_answers_is_not_waited_for(tmp_path: Path) -> None:
             files = list(Path(f"/proc/{running.process.pid}/fd").iterdir())
             return sum(os.readlink(file).startswith("socket:") for file in files)
 
-        before = sockets()
+        # a socket that asked whether it is ready may still be closing
+        before = min(sockets() for _ in range(100))
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect(("127.0.0.1", running.port))
@@ -251,7 +252,7 @@ def test_who_does_not_read_answers_is_not_waited_for(tmp_path: Path) -> None:
             connection.settimeout(0.5)
             with pytest.raises(OSError, match=r"timed out|reset|[Bb]roken"):
                 connection.sendall(head([], length=0, path="/metrics", method="GET") * 300_000)
-            wait_for(lambda: sockets() == before)
+            wait_for(lambda: sockets() <= before)
 
 
 @dataclass
