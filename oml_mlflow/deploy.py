@@ -252,7 +252,7 @@ class OmlDeploymentClient(BaseDeploymentClient):  # type: ignore[misc] # MLflow 
         return self._shown(self._find(name))
 
     def _statuses(self) -> list[Status]:
-        found = operate.status(target=self._target, config=self._config)
+        found = operate.look(target=self._target, config=self._config)
         return [status for status in found.statuses if status.target == self._target]
 
     def _find(self, name: str) -> Status:

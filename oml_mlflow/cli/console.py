@@ -75,7 +75,7 @@ config_option = click.option(
     callback=lambda context, option, value: context.meta.update({_CONFIG: value}),
     help="Configuration; by default $OML_MLFLOW_CONFIG, else oml_mlflow.toml.",
 )
-ATTENTION, CHANGES_PENDING = 1, 2
+CHANGES_PENDING = 2
 model_option = click.option(
     "--model", "models", multiple=True, help="Only bindings of this registered model; repeatable."
 )

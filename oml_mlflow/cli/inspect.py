@@ -129,7 +129,7 @@ def status(target: str | None, only_drift: bool, as_json: bool) -> None:
     Exits 75 if a target can't be reached, and with --drift 3 if there is any.
     """
     from oml_mlflow.answering import shown_registry
-    from oml_mlflow.cli.text import exit_code, show_pass_json, show_statuses
+    from oml_mlflow.cli.text import looking_code, show_pass_json, show_statuses
     from oml_mlflow.commands import operate
 
     config = console.configuration()
@@ -141,8 +141,7 @@ def status(target: str | None, only_drift: bool, as_json: bool) -> None:
     else:
         title = f"Targets of {config.path}, registry {shown_registry()}"
         show_statuses(title, found.statuses)
-    code = exit_code((), found.statuses)
-    sys.exit(code if code != console.ATTENTION else 0)
+    sys.exit(looking_code(found.statuses))
 
 
 def _show_drift(surveys: Mapping[str, Survey | OmlMlflowError], as_json: bool) -> None:

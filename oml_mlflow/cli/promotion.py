@@ -12,7 +12,6 @@ import click
 
 from oml_mlflow.cli import console
 from oml_mlflow.cli.console import (
-    ATTENTION,
     CHANGES_PENDING,
     allowing,
     config_option,
@@ -56,7 +55,7 @@ def plan(
     It is about all bindings of all declared targets, or of --target. Nothing is changed. Exits 75
     if a target can't be reached.
     """
-    from oml_mlflow.cli.text import exit_code, show_plan
+    from oml_mlflow.cli.text import exit_code, looking_code, show_plan
     from oml_mlflow.commands import operate
 
     found = operate.plan(
@@ -72,10 +71,10 @@ def plan(
         show_plan(found)
         if out:
             console.say(f"Saved. Next: oml-mlflow apply {out}")
-    code = exit_code((), found.statuses)
     if detailed_exitcode:
-        sys.exit(code or (CHANGES_PENDING if found.changes else 0))
-    sys.exit(code if code != ATTENTION else 0)
+        pending = CHANGES_PENDING if found.changes else 0
+        sys.exit(exit_code((), found.statuses) or pending)
+    sys.exit(looking_code(found.statuses))
 
 
 @click.command(epilog="Example: oml-mlflow apply --yes, from cron; or apply --watch, as a service")
@@ -298,10 +297,9 @@ def rollback(
             if not passes:
                 raise
     for found in passes:
-        outcomes = Outcomes(quiet=as_json)
         if not as_json:
-            outcomes.all_of(found)
-        show_pass(found, outcomes if as_json else None, as_json)
+            Outcomes().all_of(found)
+        show_pass(found, None, as_json)
     show_done(done, chosen.database, as_json)
 
 

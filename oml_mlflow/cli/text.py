@@ -194,6 +194,11 @@ def exit_code(outcomes: Sequence[Outcome], statuses: Sequence[Status]) -> int:
     return worst(codes)
 
 
+def looking_code(statuses: Sequence[Status]) -> int:
+    """Return the exit code of a verb that only looks: 75 if a target can't be reached."""
+    return _RETRY if any(status.is_unreachable for status in statuses) else 0
+
+
 def worst(codes: set[int]) -> int:
     """Return the worst of some exit codes: 3 before 1 before 75."""
     return next((code for code in (_DIFFERS, _FAILED, _RETRY) if code in codes), 0)

@@ -9,7 +9,7 @@ from oml_mlflow.config.bindings import Acceptance, Binding
 from oml_mlflow.config.file import Config, load_config
 from oml_mlflow.errors import NotAccepted
 from oml_mlflow.promotion.target import Target
-from oml_mlflow.reconciler.fleet import Fleet
+from oml_mlflow.reconciler.fleet import binding_of, open_declared
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Chosen:
             RegistryUnreachable: If the registry is asked and does not answer.
             TargetError: If the target can't be read.
         """
-        return Fleet(self.config).binding(self.name, name, self.database.survey())
+        return binding_of(self.config, self.name, name, self.database.survey())
 
 
 def choose(target: Target | str | None = None, config: Config | None = None) -> Chosen:
@@ -73,7 +73,7 @@ def choose(target: Target | str | None = None, config: Config | None = None) -> 
     if found.name not in config.targets:
         found = replace(found, accept=(Acceptance(),))
         config = replace(config, targets={**config.targets, found.name: found})
-    return Chosen(config, found.name, given or Fleet(config).open(found.name))
+    return Chosen(config, found.name, given or open_declared(config, found.name))
 
 
 def secret_variables(config: Config) -> tuple[str, ...]:

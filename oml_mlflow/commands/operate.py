@@ -11,7 +11,7 @@ from oml_mlflow.commands.chosen import choose
 from oml_mlflow.config.file import Config, load_config
 from oml_mlflow.errors import ConfigError, OmlMlflowError, TargetError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.names import check_export_name, showable
+from oml_mlflow.names import check_export_name
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.observed import Observed, Survey
 from oml_mlflow.planning.records import LedgerEntry, LoadedModel
@@ -45,11 +45,20 @@ def declared(config: Config | None = None, target: str | None = None) -> Config:
             "what one database holds.",
         )
     if target is not None and target not in config.targets:
-        raise ConfigError(
-            f"there is no target {showable(target)!r} in {config.path}. Nothing was changed.",
-            hint=f"Configured are: {', '.join(sorted(config.targets))}.",
-        )
+        raise config.unknown(target)
     return config
+
+
+def look(
+    *,
+    target: str | None = None,
+    models: Collection[str] | None = None,
+    options: Options = DEFAULTS,
+    config: Config | None = None,
+) -> Diff:
+    """Return what `plan` does, without remarks, which cost a registry call for each version."""
+    reconciler = Reconciler(declared(config, target))
+    return reconciler.look(models or None, targets=_only(target), options=options)
 
 
 def plan(
@@ -73,8 +82,7 @@ def plan(
         ConfigError: If there are no targets, or not that one, or the file can't be written.
         RegistryUnreachable, OtherRegistry: See `apply`.
     """
-    reconciler = Reconciler(declared(config, target))
-    found = with_remarks(reconciler.look(models or None, targets=_only(target), options=options))
+    found = with_remarks(look(target=target, models=models, options=options, config=config))
     if out is not None:
         write_plan(Path(out), found, options, target or "", models or ())
     return found
@@ -119,19 +127,17 @@ def apply(
     if saved is not None:
         options, target, models = saved.options, saved.target or None, saved.models
     reconciler = Reconciler(declared(config, target), on_event=on_event)
-    only = _only(target)
-    diff = None
-    if saved is not None or confirm is not None:
-        diff = reconciler.look(models or None, targets=only, options=options)
-    if saved is not None and diff is not None:
+    diff = reconciler.look(models or None, targets=_only(target), options=options)
+    if saved is not None:
         saved.demand_fresh(diff)
-    if diff is not None and confirm is not None and diff.changes:
+    if confirm is not None and diff.changes:
         confirm(diff)
+    is_shown = saved is not None or confirm is not None
     return reconciler.run(
         models or None,
-        targets=only,
+        targets=_only(target),
         options=options,
-        only=None if diff is None else {*(c.key for c in diff.changes), *waiting_in(diff)},
+        only={*(c.key for c in diff.changes), *waiting_in(diff)} if is_shown else None,
         diff=diff,
         on_outcome=on_outcome,
     )

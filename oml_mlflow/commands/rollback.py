@@ -12,13 +12,12 @@ from oml_mlflow.config.file import Config
 from oml_mlflow.errors import ApplyError, RegistryRefused, RegistryUnreachable
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.names import check_export_name
-from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.observed import finished
 from oml_mlflow.planning.plan import plan_rollback
-from oml_mlflow.planning.records import ROLLBACK, LedgerEntry
+from oml_mlflow.planning.records import LedgerEntry
 from oml_mlflow.promotion.options import Options
-from oml_mlflow.promotion.rollback import roll_back
-from oml_mlflow.promotion.run import Promotion, observe
+from oml_mlflow.promotion.rollback import is_finished, roll_back
+from oml_mlflow.promotion.run import Promotion, made_meanwhile, observe
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler.loop import Pass, Reconciler
 from oml_mlflow.reconciler.status import PAUSED, PINNED, Status
@@ -99,17 +98,12 @@ def _wanted(database: Target, name: str, to: int | None) -> LedgerEntry:
     """Return the ledger entry that a rollback would make live."""
     with database.session(f"roll back {name}", create=False) as session:
         found = observe(session, name)
-        observed, begun = finished(found), found.state.work
-    # an interrupted rollback is only finished; otherwise a second run would go back by two
-    if begun is not None and begun.entry == observed.live and _is_asked(begun.entry, to):
-        return begun.entry
+    observed = finished(found)
+    if observed.live is not None and is_finished(found.state.work, observed.live, to):
+        return observed.live
     work = plan_rollback(observed, to=to, keep=database.keep, target=database.uri).work
     assert work is not None  # noqa: S101 -- it raises where there is nothing to do
     return work.entry
-
-
-def _is_asked(entry: LedgerEntry, to: int | None) -> bool:
-    return entry.action == ROLLBACK and to in (None, entry.restores)
 
 
 def _move_back(
@@ -141,12 +135,10 @@ def _move_back(
             return outcome.promotion
     for status in found.statuses:
         live = status.live
-        is_it = live is not None and (live.registered_model, live.version) == (
-            version.name,
-            version.version,
-        )
-        if (status.target, status.name) == binding.place and live is not None and is_it:
-            return Promotion(live, ParityReport("Made live meanwhile by another process"))
+        if live is None or (status.target, status.name) != binding.place:
+            continue
+        if (live.registered_model, live.version) == (version.name, version.version):
+            return made_meanwhile(live)
     raise ApplyError(
         f"{follows} points to version {version.version} again, but {binding.name} on "
         f"{chosen.name} did not follow.",

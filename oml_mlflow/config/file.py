@@ -120,12 +120,14 @@ class Config:
         if ":" in wanted:
             same = (target for target in self.targets.values() if is_same(target.uri, wanted))
             return next(same, TargetConfig(wanted, wanted, timeout_s=self.timeout_s))
-        known = ", ".join(sorted(self.targets)) or "none"
-        raise ConfigError(
-            f"there is no target {showable(wanted)!r} in {self.path or DEFAULT_FILE}. "
+        raise self.unknown(wanted, "Or give a URI such as embedded:///folder.")
+
+    def unknown(self, name: str, hint: str = "") -> ConfigError:
+        """Return the error for a target that is not declared."""
+        return ConfigError(
+            f"there is no target {showable(name)!r} in {self.path or DEFAULT_FILE}. "
             "Nothing was changed.",
-            hint=f"{did_you_mean(wanted, self.targets)}Configured are: {known}. "
-            "Or give a URI such as embedded:///folder.",
+            hint=f"{_nearest(name, self.targets)} {hint}".rstrip(),
         )
 
     def waiting(self, timeout_s: float) -> Config:

@@ -24,7 +24,7 @@ from oml_mlflow.promotion.capabilities import ask, choose_profile, pair_needs
 from oml_mlflow.promotion.target import Session, Target
 from oml_mlflow.registry import UNUSED, ModelVersion, local_files, logged_tags
 
-_UNREGISTERED = ModelVersion("", "", "", (), {})
+_UNREGISTERED = ModelVersion("", "")
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,6 @@ def _promote(
 ) -> Promotion:
     return Run(
         database,
-        context.name,
         f"promote {title}",
         context,
         load_hooks() if hooks is None else hooks,

@@ -52,60 +52,57 @@ def roll_back(
         on_event: Told of progress.
     """
 
-    def compared(session: Session, observed: Observed, entry: LedgerEntry, title: str) -> Compare:
-        return _comparison(session, target, observed, entry, title, on_event) or _not_compared
-
     def prepare(session: Session, observed: Observed, pending: Work | None) -> Prepared:
         live = observed.live
-        if pending is not None and live is not None and _is_finished(pending, live, to):
+        if live is not None and is_finished(pending, live, to):
             title = f"generation {live.generation} ({live.origin})"
+            compare = _comparison(session, target, observed, live, title, on_event)
             nothing = Plan(target.uri, observed, title, None)
-            return Prepared(nothing, compared(session, observed, live, title), run.context)
+            return Prepared(nothing, compare or _not_compared, context)
         plan = plan_rollback(observed, to=to, keep=target.keep, target=target.uri)
         assert plan.work is not None  # noqa: S101 -- it raises where there is nothing to do
         entry = plan.work.entry
         geometry = kept_geometry(session, observed, entry)
         demand_geometry(replace(plan, geometry=geometry), target, options.accept_new_geometry)
-        compare = compared(session, observed, entry, plan.title)
-        is_known = compare is not _not_compared
-        if not is_known and not options.unverified:
+        compare = _comparison(session, target, observed, entry, plan.title, on_event)
+        if compare is None and not options.unverified:
             raise ApplyError(
                 f"{plan.title} has no reference vectors in {target.uri} to be compared "
                 "with. The live pair is as it was.",
                 hint="go back with --unverified (unverified=True) if you trust it.",
             )
-        verification = VERIFIED if is_known else UNVERIFIED
+        verification = VERIFIED if compare else UNVERIFIED
         entry = replace(entry, verification=verification, promoted_by=this_process())
-        context = replace(
-            run.context,
+        facts = replace(
+            context,
             registered_model=entry.registered_model,
             version=entry.version,
             fingerprints=dict(entry.fingerprints),
             live=live.origin if live else "",
         )
-        return Prepared(replace(plan, work=replace(plan.work, entry=entry)), compare, context)
+        plan = replace(plan, work=replace(plan.work, entry=entry))
+        return Prepared(plan, compare or _not_compared, facts)
 
     export_name = check_export_name(name).upper()
     context = HookContext(target.uri, export_name, "", "")
-    run = Run(
+    return Run(
         target,
-        export_name,
         f"roll back {export_name}",
         context,
         load_hooks(),
         over_pin=options.over_pin,
         on_event=on_event,
-    )
-    return run.change(prepare)
+    ).change(prepare)
 
 
-def _is_finished(pending: Work, live: LedgerEntry, to: int | None) -> bool:
-    """Return whether the requested rollback was begun earlier, and has just been finished.
+def is_finished(pending: Work | None, live: LedgerEntry, to: int | None) -> bool:
+    """Return whether the requested rollback was begun earlier, and is finished with what is live.
 
     Otherwise, a second run after a crash would go back by two generations.
     """
-    is_it = pending.entry.action == ROLLBACK and pending.entry.generation == live.generation
-    return is_it and to in (None, live.restores)
+    if pending is None or pending.entry.action != ROLLBACK:
+        return False
+    return pending.entry.generation == live.generation and to in (None, live.restores)
 
 
 def _comparison(
@@ -171,5 +168,5 @@ def drop_pair(target: Target, name: str, *, on_event: Listener = silent) -> Prom
         plan = plan_drop(observed, this_process(), target=target.uri)
         return Prepared(plan, _not_compared, context)
 
-    run = Run(target, export_name, f"drop {export_name}", context, over_pin=True, on_event=on_event)
+    run = Run(target, f"drop {export_name}", context, over_pin=True, on_event=on_event)
     return run.change(prepare)

@@ -67,6 +67,11 @@ class Promotion:
         return self.work is not None
 
 
+def made_meanwhile(entry: LedgerEntry) -> Promotion:
+    """Return what another process made live, which was to be made live here."""
+    return Promotion(entry, ParityReport("Made live meanwhile by another process"))
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A plan, and all that carrying it out needs.
@@ -98,9 +103,8 @@ class Run:
 
     Attributes:
         target: The database.
-        name: Export name, upper-case.
         purpose: What for, as locks, errors and a DBA's view of sessions show it.
-        context: What hooks receive if it fails before there is a plan.
+        context: What hooks receive if it fails before there is a plan; its name is the one.
         hooks: Hooks to call.
         over_pin: Change a pinned name.
         before: Generation that must be live until then; any by default.
@@ -109,7 +113,6 @@ class Run:
     """
 
     target: Target
-    name: str
     purpose: str
     context: HookContext
     hooks: Hooks = _NO_HOOKS
@@ -138,7 +141,7 @@ class Run:
         return done
 
     def _change(self, prepare: Prepare) -> tuple[Promotion, HookContext]:
-        name, target = self.name, self.target
+        name, target = self.context.name, self.target
         with ExitStack() as held:
             session = held.enter_context(target.session(self.purpose))
             if self.loads:
@@ -165,19 +168,20 @@ class Run:
         return Promotion(entry, report, plan.work, finished, swap_s), ready.context
 
     def _demand_unmoved(self, session: Session, state: LiveState) -> None:
-        where = f"{self.name} in {self.target.uri}"
+        name = self.context.name
+        where = f"{name} in {self.target.uri}"
         if self.before not in (None, state.generation):
             raise PlanStale(
                 f"{where}: generation {self.before} was to be replaced, but {state.generation} is "
                 "live. Nothing was changed.",
                 hint="plan again: `oml-mlflow plan`, or `oml-mlflow history`.",
             )
-        for note in session.notes.list(self.name) if not self.over_pin else ():
+        for note in session.notes.list(name) if not self.over_pin else ():
             if note.kind == PIN:
                 since = f"{note.written_at:%Y-%m-%d %H:%M} UTC" if note.written_at else "some time"
                 raise Pinned(
                     f"{where} is pinned by {note.written_by} since {since}. Nothing was changed.",
-                    hint=f"`oml-mlflow unpin {self.name} --target …` lets it change again.",
+                    hint=f"`oml-mlflow unpin {name} --target …` lets it change again.",
                 )
 
     def _carry_out(self, session: Session, ready: Prepared) -> tuple[ParityReport, float]:

@@ -25,14 +25,13 @@ from oml_mlflow.errors import (
     TargetLocked,
 )
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.observed import Survey
 from oml_mlflow.planning.records import BINDING, FAILURE, VERIFIED, WHOLE, Note, this_process
 from oml_mlflow.promotion.candidate import checked_files
 from oml_mlflow.promotion.hooks import Hooks, load_hooks
 from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.promotion.promote import promote_files
-from oml_mlflow.promotion.run import Promotion
+from oml_mlflow.promotion.run import Promotion, made_meanwhile
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler.desired import Desired, demand_registry, read_desired
 from oml_mlflow.reconciler.diff import Diff, Proven, compare, tried
@@ -81,8 +80,7 @@ class Fleet:
 
     def open(self, name: str) -> Target:
         """Return a configured target. Nothing is connected to yet."""
-        chosen = self.config.targets[name]
-        return open_target(chosen.uri, timeout_s=chosen.timeout_s)
+        return open_declared(self.config, name)
 
     def survey(self, targets: Collection[str] | None = None) -> dict[str, Survey | OmlMlflowError]:
         """Return what targets hold, all by default, or why not. Read-only; one query each."""
@@ -156,17 +154,6 @@ class Fleet:
             found.add(name := due.pop())
             due += [before for before in self.config.targets[name].after if before not in found]
         return found
-
-    def binding(self, target: str, name: str, survey: Survey | OmlMlflowError) -> Binding | None:
-        """Return the binding of an export name that counts; see `Chosen.binding`."""
-        chosen = self.config.targets[target]
-        given = [*self.config.bindings, *_deployed({target: survey})]
-        if chosen.allow_tag_bindings:
-            given += read_desired((), with_tags=True).bindings
-        own = [binding for binding in given if binding.target == target]
-        tags = [target] if chosen.allow_tag_bindings else []
-        counted, _ = settle(own, {target: chosen.accept}, tags)
-        return next((b for b in counted if b.name == name.upper()), None)
 
     def _compared(
         self,
@@ -325,7 +312,7 @@ class Fleet:
                 return None
             live = found.live if found and found.state.phase == WHOLE else None
             if live and (live.registered_model, live.version, live.verification) == wanted:
-                return Promotion(live, ParityReport("Made live meanwhile by another process"))
+                return made_meanwhile(live)
             if (isinstance(error, PlanStale) and live) or monotonic() > deadline:
                 return None
             sleep(_LOOKS_EVERY_S)
@@ -363,6 +350,23 @@ class Fleet:
             return [call(value) for value in values]
         with ThreadPoolExecutor(self.config.concurrency, "oml_mlflow") as pool:
             return list(pool.map(call, values))
+
+
+def open_declared(config: Config, name: str) -> Target:
+    """Return a target of a configuration. Nothing is connected to yet."""
+    chosen = config.targets[name]
+    return open_target(chosen.uri, timeout_s=chosen.timeout_s)
+
+
+def binding_of(config: Config, target: str, name: str, survey: Survey) -> Binding | None:
+    """Return the binding of an export name that counts; see `Chosen.binding`."""
+    chosen = config.targets[target]
+    given = [*config.bindings, *_deployed({target: survey})]
+    if chosen.allow_tag_bindings:
+        given += read_desired((), with_tags=True).bindings
+    own = [binding for binding in given if binding.target == target]
+    counted, _ = settle(own, {target: chosen.accept}, [target] * chosen.allow_tag_bindings)
+    return next((b for b in counted if b.name == name.upper()), None)
 
 
 def _deployed(surveys: Mapping[str, Survey | OmlMlflowError]) -> list[Binding]:

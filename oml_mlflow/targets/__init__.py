@@ -9,7 +9,12 @@ from pathlib import Path
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.targets.embedded.settings import folder_of, identity
-from oml_mlflow.targets.oracle.settings import OracleSettings
+from oml_mlflow.targets.oracle.settings import (
+    PASSWORD_ENV,
+    PREFIX,
+    WALLET_PASSWORD_ENV,
+    OracleSettings,
+)
 
 _LEGAL_NAME = re.compile(r"[A-Z][A-Z0-9_$#]*")
 
@@ -55,13 +60,6 @@ def address_of(uri: str) -> Path | OracleSettings:
 
 def secret_variables(uris: Iterable[str]) -> tuple[str, ...]:
     """Return the environment variables that may hold secrets of any target, and of these."""
-    from oml_mlflow.targets.oracle.settings import (
-        PASSWORD_ENV,
-        PREFIX,
-        WALLET_PASSWORD_ENV,
-        OracleSettings,
-    )
-
     own = [OracleSettings.from_uri(uri).password_env for uri in uris if uri.startswith(PREFIX)]
     return PASSWORD_ENV, WALLET_PASSWORD_ENV, *own
 

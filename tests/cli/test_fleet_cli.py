@@ -165,6 +165,10 @@ def test_a_target_that_is_down_is_said(two: Path, run: Run) -> None:
     shown = run("apply", "--yes", code=75)
     assert "CLIP on dev: clip 1 live" in shown
     assert "CLIP on prod unreachable" in shown
+    EmbeddedTarget("database").sql("DELETE FROM oml.models WHERE name = 'CLIP_TXT'")
+    for verb in ("plan", "status"):  # whatever else needs attention
+        assert "0 of 2 in sync, 1 degraded, 1 unreachable." in run(verb, code=75)
+    run("apply", "--heal", "--yes", code=75)
     assert "prod was not checked" in run("status", "--drift", code=75)
     assert "FAIL" in run("verify", code=75)
 

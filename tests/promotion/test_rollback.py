@@ -15,7 +15,9 @@ from oml_mlflow import PipelinePair, drop, dry_run, promote, rollback
 from oml_mlflow.cli.main import cli
 from oml_mlflow.errors import ApplyError, ForeignModel, GeometryChanged, ParityError, TargetError
 from oml_mlflow.planning.geometry import pair_id
+from oml_mlflow.planning.plan import plan_rollback
 from oml_mlflow.planning.records import SWAPPING, WHOLE, Dependant
+from oml_mlflow.promotion.run import observe
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 TEXT = "a photo of a cat"
@@ -230,6 +232,26 @@ def test_the_command_line_plans_goes_back_and_drops(
     assert "CLIP_IMG" in live(target)
     assert run(cli, ["drop", "clip", "--yes", *where]).exit_code == 0
     assert live(target) == {}
+
+
+@pytest.mark.parametrize("phase", ["swapping", "cleaning"])
+def test_an_interrupted_rollback_is_only_finished(
+    versions: tuple[PipelinePair, ...], target: EmbeddedTarget, phase: str
+) -> None:
+    for version in (1, 2, 3):
+        promote(f"models:/clip/{version}", target, accept_new_geometry=True)
+    with target.session("a test") as session:
+        work = plan_rollback(observe(session, "clip"), to=None, keep=target.keep).work
+        assert work is not None
+        session.journal.begin(work)
+        if phase == "cleaning":
+            session.journal.swap(work)
+    if phase == SWAPPING:
+        target.sql("UPDATE oml.live SET phase = 'swapping'")
+    done = rollback("clip", target)
+    assert (done.entry.version, done.changed) == ("2", False)
+    assert "the rollback of CLIP begun by" in done.finished
+    assert live(target)["CLIP_IMG"] == versions[1].fingerprints["img"]
 
 
 def test_columns_are_remembered_and_forgotten(
