@@ -185,14 +185,7 @@ def _fitting(pair: PipelinePair, where: Place, folder: Path) -> Candidate:
     if not where.decode_op:
         return candidate
     own = pair.for_profile(get_profile(PROFILE, decode_op=where.decode_op), folder)
-    return replace(
-        candidate,
-        paths={"img": own.img, "txt": own.txt},
-        fingerprints=own.fingerprints,
-        ends=own.ends,
-        unknown_operators=own.unknown_operators,
-        profile=own.profile,
-    )
+    return replace(candidate, pair=own)
 
 
 def _scratch_models(connection: oracledb.Connection, name: str) -> list[str]:

@@ -18,6 +18,7 @@ from oml_mlflow.parity.policy import CLASSES
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.records import PIN, WHOLE, Note
 from oml_mlflow.promotion.candidate import Candidate
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.promotion.promote import promote_candidate
 from oml_mlflow.promotion.verify import verify
 from oml_mlflow.targets.oracle import statements as sql
@@ -67,20 +68,20 @@ def test_promote_and_back(schema: Schema, candidates: tuple[Candidate, ...], say
     assert done.report.ok
     assert {c.category for c in done.report.by_class()} == set().union(*CLASSES.values())
     assert done.entry.generation == 1
-    assert models(schema) == candidates[0].fingerprints
+    assert models(schema) == candidates[0].pair.fingerprints
     assert len(sent) == 2
 
     assert not promote_candidate(candidates[0], target, schema.name, on_event=listen).changed
     second = promote_candidate(candidates[1], target, schema.name, on_event=listen)
     say("seconds that a swap takes", f"{second.swap_s:.3f}")
-    assert models(schema) == candidates[1].fingerprints
+    assert models(schema) == candidates[1].pair.fingerprints
     assert len(sent) == 4
 
     back = rollback(schema.name, target, on_event=listen)
     assert back.report.ok
-    assert models(schema) == candidates[0].fingerprints
+    assert models(schema) == candidates[0].pair.fingerprints
     again = promote_candidate(candidates[1], target, schema.name, on_event=listen)
-    assert again.entry.fingerprints == candidates[1].fingerprints
+    assert again.entry.fingerprints == candidates[1].pair.fingerprints
     assert len(sent) == 4
 
     drop(schema.name, target)
@@ -132,11 +133,11 @@ def test_a_lost_connection_is_healed(
         )
     say("what is said of a lost connection", err.value)
     assert f"{schema.name}_IMG_S2" in schema.model_names()
-    assert models(schema) == candidates[0].fingerprints
+    assert models(schema) == candidates[0].pair.fingerprints
     done = promote_candidate(candidates[1], schema.target(), schema.name)
     say("what was healed", done.finished)
     assert "undone" in done.finished
-    assert models(schema) == candidates[1].fingerprints
+    assert models(schema) == candidates[1].pair.fingerprints
     with schema.target().session("live suite", create=False) as session:
         assert session.journal.state(schema.name).phase == WHOLE
 
@@ -169,8 +170,9 @@ def test_another_geometry_is_refused(
     with pytest.raises(GeometryChanged) as err:
         promote_candidate(candidates[2], target, schema.name)
     say("what is said of another geometry", err.value)
-    assert models(schema) == candidates[0].fingerprints
-    promote_candidate(candidates[2], target, schema.name, accept_new_geometry=True)
+    assert models(schema) == candidates[0].pair.fingerprints
+    accepted = Options(accept_new_geometry=True)
+    promote_candidate(candidates[2], target, schema.name, options=accepted)
     references = candidates[2].references
     assert references is not None
     probe = next(p for p in candidates[2].probes if p.category == "ascii")
@@ -182,7 +184,7 @@ def test_another_geometry_is_refused(
 def test_a_model_of_others_is_untouched(schema: Schema, candidates: tuple[Candidate, ...]) -> None:
     target, live = schema.target(), f"{schema.name}_TXT"
     with target.session("live suite") as session:
-        session.models.load(candidates[0].to_model("txt", live), candidates[0].paths["txt"])
+        session.models.load(candidates[0].to_model("txt", live), candidates[0].pair.path("txt"))
     with schema.connect() as connection:
         execute(connection, f"COMMENT ON MINING MODEL {live} IS 'made by others'")
     with pytest.raises(ForeignModel, match=live):
