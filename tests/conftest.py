@@ -13,6 +13,8 @@ import pytest
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# eight processes beside each server, for nothing that is used here
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 
 import clip_folders
 import oracle_fixtures
@@ -26,6 +28,21 @@ from oml_mlflow.source.model import open_source
 
 if TYPE_CHECKING:
     from registry_copies import Registry
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several workers its own cores.
+
+    Torch and ONNX Runtime start a thread for every core that they see; threads of two workers that
+    wait for each other on the same cores made training and embedding two to three times slower.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker is None or not hasattr(os, "sched_setaffinity"):
+        return
+    cores, workers = sorted(os.sched_getaffinity(0)), int(worker["workercount"])
+    own = cores[int(worker["workerid"].removeprefix("gw")) :: workers]
+    if own:
+        os.sched_setaffinity(0, own)
 
 
 @pytest.fixture(scope="session")

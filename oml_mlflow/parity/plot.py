@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from oml_mlflow.parity.difference import ClassSummary
@@ -20,13 +21,18 @@ def write_plot(report: ParityReport, path: Path, title: str) -> None:
     from matplotlib.figure import Figure
 
     classes = report.by_class()[::-1]
-    figure = Figure(figsize=(8, 1.6 + 0.34 * len(classes)), dpi=110, layout="constrained")
+    # places are given in inches: a layout engine would draw everything twice, for each promotion
+    width, height = 8, 1.6 + 0.34 * len(classes)
+    figure = Figure(figsize=(width, height), dpi=110)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes = figure.add_axes((1.25 / width, 0.6 / height, 5.5 / width, 1 - 0.95 / height))
     axes.set_xscale("log")
     highest = max((c.limit or 0.0 for c in classes), default=0.0)
     widths = [max(c.max_abs, _LEAST) if c.compared else _LEAST for c in classes]
     right = max([*widths, highest, 10 * _LEAST]) * 3
+    powers = range(round(math.log10(_LEAST)), math.ceil(math.log10(right)))
+    axes.set_xticks([10.0**power for power in powers], [f"1e{power}" for power in powers])
+    axes.minorticks_off()
     axes.set_xlim(_LEAST, right)
     places = range(len(classes))
     axes.barh(places, widths, color=[_COLOURS[c.state] for c in classes], height=0.6)

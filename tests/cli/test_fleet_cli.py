@@ -5,19 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import pytest
+from in_process import Run
 from oracle_fixtures import PASSWORD, Oracle
 
-from oml_mlflow.cli import console
-from oml_mlflow.cli.main import cli
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
-
-Run = Callable[..., str]
 
 FILE = """
 target = "dev"
@@ -34,25 +30,6 @@ model = "clip"
 alias = "prod"
 targets = ["dev", "prod"]
 """
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process, which spares its imports."""
-
-    def call(*arguments: str, code: int = 0) -> str:
-        before = signal.getsignal(signal.SIGTERM)
-        monkeypatch.setattr(sys, "argv", ["oml-mlflow", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            console.run(cli)
-        signal.signal(signal.SIGTERM, before)
-        said = capfd.readouterr()
-        shown = said.out + said.err
-        assert (caught.value.code or 0) == code, shown
-        assert PASSWORD not in shown
-        return shown if code else said.out
-
-    return call
 
 
 @pytest.fixture

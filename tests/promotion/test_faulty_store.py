@@ -30,9 +30,9 @@ def registry(
     resaved_pair: PipelinePair,
 ) -> Iterator[FaultyStore]:
     """A server with versions 1 and 2 of `clip`, reached through the proxy."""
-    folder, no_jobs = tmp_path_factory.mktemp("server"), {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "0"}
+    folder = tmp_path_factory.mktemp("server")
     with (
-        mlflow_server(_migrated_database, folder, workers=1, **no_jobs) as server,
+        mlflow_server(_migrated_database, folder, workers=1) as server,
         faulty_store(server.uri) as store,
         using(store.uri),
     ):

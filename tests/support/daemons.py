@@ -105,8 +105,6 @@ def mlflow_server(folder: Path) -> Daemon:
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
         "MLFLOW_WEBHOOK_CACHE_TTL": "1",
         "MLFLOW_WEBHOOK_REQUEST_MAX_RETRIES": "1",
-        # eight more processes, for nothing that is used here
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     return Daemon([*command, *store], folder / "server.log", port, settings)

@@ -1,6 +1,6 @@
 """Run ONNX models for the stand-in, one input at a time, in a process of their own.
 
-Only numpy, onnxruntime and onnxruntime_extensions are needed, so that any environment's Python can
+Only numpy, onnxruntime and onnxruntime-extensions are needed, so that any environment's Python can
 run it. Requests and answers are a length (4 bytes), JSON, and as many further bytes as it says.
 """
 
@@ -11,13 +11,20 @@ import os
 import struct
 import sys
 from collections import OrderedDict
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import onnxruntime
-import onnxruntime_extensions
 
 _KEPT_SESSIONS = 4
+# importing the package would import torch and transformers too, where they are installed
+_PACKAGE = find_spec("onnxruntime_extensions")
+_FOLDERS = (_PACKAGE and _PACKAGE.submodule_search_locations) or ()
+_LIBRARY = next(
+    str(path) for folder in _FOLDERS for path in Path(folder).glob("_extensions_pydll*")
+)
 
 
 class Sessions:
@@ -33,7 +40,7 @@ class Sessions:
         if fingerprint not in self._sessions:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 4
-            options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
+            options.register_custom_ops_library(_LIBRARY)
             while len(self._sessions) >= _KEPT_SESSIONS:
                 self._sessions.popitem(last=False)
             self._sessions[fingerprint] = onnxruntime.InferenceSession(

@@ -1,0 +1,1 @@
+from in_process import run  # noqa: F401 -- for pytest
