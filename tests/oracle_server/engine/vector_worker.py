@@ -11,6 +11,7 @@ import os
 import struct
 import sys
 from collections import OrderedDict
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,9 +23,8 @@ _KEPT_SESSIONS = 4
 # importing the package would import torch and transformers too, where they are installed
 _PACKAGE = find_spec("onnxruntime_extensions")
 _FOLDERS = (_PACKAGE and _PACKAGE.submodule_search_locations) or ()
-_LIBRARY = next(
-    str(path) for folder in _FOLDERS for path in Path(folder).glob("_extensions_pydll*")
-)
+_FILES = [Path(f, f"_extensions_pydll{end}") for f in _FOLDERS for end in EXTENSION_SUFFIXES]
+_LIBRARY = next(str(file) for file in _FILES if file.is_file())
 
 
 class Sessions:
