@@ -16,6 +16,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # eight processes beside each server, for nothing that is used here
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 
+# Torch and ONNX Runtime start a thread for every core that they see when they are imported, and the
+# threads of two workers that wait for each other on the same cores take two to three times as long.
+# So each of several workers has its own.
+if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    _workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    _cores = sorted(os.sched_getaffinity(0))[int(_worker.removeprefix("gw")) :: _workers]
+    os.sched_setaffinity(0, _cores or os.sched_getaffinity(0))
+
 import clip_folders
 import oracle_fixtures
 from live.options import pytest_addoption, pytest_report_header  # noqa: F401 -- for pytest
@@ -28,21 +36,6 @@ from oml_mlflow.source.model import open_source
 
 if TYPE_CHECKING:
     from registry_copies import Registry
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Give each of several workers its own cores.
-
-    Torch and ONNX Runtime start a thread for every core that they see; threads of two workers that
-    wait for each other on the same cores made training and embedding two to three times slower.
-    """
-    worker = getattr(config, "workerinput", None)
-    if worker is None or not hasattr(os, "sched_setaffinity"):
-        return
-    cores, workers = sorted(os.sched_getaffinity(0)), int(worker["workercount"])
-    own = cores[int(worker["workerid"].removeprefix("gw")) :: workers]
-    if own:
-        os.sched_setaffinity(0, own)
 
 
 @pytest.fixture(scope="session")
