@@ -1,0 +1,322 @@
+"""A model's tokenizer, as transformers loads it, held against what the operators in graphs do.
+
+The operators have CLIP's own pipeline built in. What differs from it, and can't be expressed by the
+vocabulary that they are given, is refused by name. Measured with tokenizers 0.22 and 0.23, and
+onnxruntime-extensions 0.15.2.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from oml_mlflow.errors import SourceError, UnsupportedSource
+from oml_mlflow.source.description import (
+    BYTE_SYMBOLS,
+    END_TOKEN,
+    START_TOKEN,
+    WORD_END,
+    Vocabulary,
+)
+from oml_mlflow.source.json_files import read_json, values_of
+
+_WHOLE, _CONFIG, _PIECES = "tokenizer.json", "tokenizer_config.json", ("vocab.json", "merges.txt")
+TOKENIZER_FILES = (
+    *(_WHOLE, *_PIECES, _CONFIG),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+# a cut of a long text reckons with tokens of this length; see `graph.reach`
+_ADDED_BYTES = 32
+_SHORTEST = 3
+_SPECIAL = (START_TOKEN, END_TOKEN)
+# transformers 4 writes the first, 5 the second
+_CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_SPLITS = (_CONTRACTIONS, rf"<\|startoftext\|>|<\|endoftext\|>|{_CONTRACTIONS}")
+_WHITE_SPACE = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+_TELLING = (
+    "",
+    "A photo of a CAT",
+    "a\tphoto \u3000 of\na cat ",
+    "isn't it the cook's? I'll see !! a_b -- (c)",
+    "2019 ½ ²³ 7x",
+    "naïve cafe\u0301 \u1e9e İ ﬁ Å",
+    "`x` ~ 漢字 Кошка 👍🏽 \u2028z",
+    f"a {START_TOKEN}b {END_TOKEN} c{END_TOKEN}!",
+    END_TOKEN,
+)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A tokenizer of transformers, its description, and that of its tokenizer.json if there is one.
+
+    `calls` are the ids that it gives; `differs` is a text to which it gives others than it says.
+    """
+
+    tokenizer: Any
+    loaded: dict[str, Any]
+    whole: dict[str, Any] | None
+    calls: dict[str, list[int]]
+    differs: str | None
+
+
+def read_tokenizer(folder: Path, positions: int) -> Vocabulary:
+    """Return what a graph needs of the tokenizer in a folder, for a model with so many positions.
+
+    Raises:
+        SourceError: See `load_tokenizer`.
+        UnsupportedSource: If it does what no operator does.
+    """
+    opened, path = _open(folder), _blamed(folder)
+    with values_of(path):
+        longest = int(min(positions, opened.tokenizer.model_max_length))
+        found = _difference(opened.whole) if opened.whole else None
+        found = found or _difference(opened.loaded) or _difference_in_use(opened, longest)
+        if found is None:
+            return _vocabulary(opened.loaded, longest)
+    raise UnsupportedSource(
+        f"{path}: this tokenizer is not supported: {found}. No profile's operator does that. "
+        "Nothing was written.",
+        hint="give the tokenizer of a CLIPModel, if the model was trained with it.",
+    )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return a folder's tokenizer: an object of the class of transformers that the folder names.
+
+    It is loaded from a copy of its files alone, so that no code in the folder is run.
+
+    Raises:
+        SourceError: If files are missing or damaged, or transformers is not installed.
+        UnsupportedSource: If its class is none of transformers that uses the tokenizers library.
+    """
+    return _open(folder).tokenizer
+
+
+def _open(folder: Path) -> _Opened:
+    present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if _WHOLE not in present and not {*_PIECES} <= {*present}:
+        raise SourceError(
+            f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt. "
+            "Nothing was written.",
+            hint="save it there with CLIPTokenizer.from_pretrained(...).save_pretrained(folder).",
+        )
+    class_name = _class_name(folder)
+    try:
+        files = tuple((name, (folder / name).read_bytes()) for name in present)
+        return _open_files(files, class_name)
+    except BaseException as error:  # transformers raises nearly anything on a damaged folder
+        # a panic in tokenizers' Rust code is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        for path in (folder / name for name in present):
+            if path.suffix == ".json":
+                read_json(path, "the tokenizer")
+            else:
+                with values_of(path):
+                    path.read_text(encoding="utf-8")
+        raise SourceError(
+            f"transformers {version('transformers')} can't load the tokenizer in {folder}: "
+            f"{type(error).__name__}: {str(error)[:300]}. Nothing was written.",
+            hint="fetch or save the model again.",
+        ) from error
+
+
+def _class_name(folder: Path) -> str:
+    """Return the class that a folder names, if transformers has it, in a form that is fast."""
+    path = _blamed(folder, (_CONFIG, "config.json"))
+    config = read_json(folder / _CONFIG, "the tokenizer") if path.name == _CONFIG else {}
+    model = read_json(folder / "config.json", "the model's configuration")
+    name = str(config.get("tokenizer_class") or model.get("tokenizer_class") or "CLIPTokenizer")
+    try:
+        import transformers
+    except ImportError as error:
+        raise SourceError(
+            f"the tokenizer in {folder} can't be read: {error.name} is not installed. Nothing was "
+            "written.",
+            hint="pip install 'oml-mlflow[build]'.",
+        ) from error
+    own_code = "auto_map" in config or "AutoTokenizer" in (model.get("auto_map") or {})
+    forms = (
+        getattr(transformers, n, None) for n in (f"{name}Fast", name, name.removesuffix("Fast"))
+    )
+    fast = transformers.PreTrainedTokenizerFast
+    if own_code or not any(inspect.isclass(form) and issubclass(form, fast) for form in forms):
+        what = "code of the folder's own" if own_code else "not one that it can be read with"
+        raise UnsupportedSource(
+            f"{path}: tokenizer class {name} is {what} (transformers {transformers.__version__}). "
+            "It is neither run nor replaced. Nothing was written.",
+            hint="save the tokenizer as a CLIPTokenizer, if the model was trained with one.",
+        )
+    return name
+
+
+@lru_cache(4)
+def _open_files(files: tuple[tuple[str, bytes], ...], class_name: str) -> _Opened:
+    """Return the tokenizer in files, each a name and its content."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(name)
+        for file, content in files:
+            (copy / file).write_bytes(content)
+        named = {"model_type": "clip", "tokenizer_class": class_name}
+        (copy / "config.json").write_text(json.dumps(named), encoding="utf-8")
+        tokenizer = AutoTokenizer.from_pretrained(
+            copy, local_files_only=True, trust_remote_code=False
+        )
+        whole = Tokenizer.from_file(str(copy / _WHOLE)) if (copy / _WHOLE).is_file() else None
+    backend = tokenizer.backend_tokenizer
+    calls = {text: tokenizer(text)["input_ids"] for text in _TELLING}
+    differs = [
+        text
+        for text, ids in calls.items()
+        if any(t.encode(text).ids != ids for t in (backend, whole) if t is not None)
+    ]
+    return _Opened(
+        tokenizer,
+        json.loads(backend.to_str()),
+        whole and json.loads(whole.to_str()),
+        calls,
+        differs[0] if differs else None,
+    )
+
+
+def _difference(description: dict[str, Any]) -> str | None:
+    """Return the first thing in a tokenizer.json that the operators don't do, or None."""
+    return next(_differences(description), None)
+
+
+def _differences(description: dict[str, Any]) -> Iterator[str]:
+    model, vocab = description["model"], description["model"]["vocab"]
+    if model["type"] != "BPE":
+        yield f"its model is {model['type']}, where CLIP's is BPE"
+        return
+    normalizers = _steps(description["normalizer"], "normalizers")
+    if [s for s in normalizers if s != _WHITE_SPACE] != [{"type": "NFC"}, {"type": "Lowercase"}]:
+        yield f"its normalizer is {_names(normalizers)}, where CLIP's is NFC and Lowercase"
+    pretokenizers = _steps(description["pre_tokenizer"], "pretokenizers")
+    without = [{k: v for k, v in s.items() if k != "trim_offsets"} for s in pretokenizers]
+    split = {"type": "Split", "behavior": "Removed", "invert": True}
+    if without not in [[split | {"pattern": {"Regex": s}}, _BYTES] for s in _SPLITS]:
+        yield f"its pre-tokenizer ({_names(pretokenizers)}) splits texts in another way than CLIP's"
+    for token in description["added_tokens"]:
+        if not _is_buildable(token):
+            flags = ", ".join(f"{flag}={token[flag]}" for flag in _FLAGS)
+            yield f"added token {token['content']!r} ({flags}) is not taken as the model takes it"
+    if not {START_TOKEN, END_TOKEN} <= _ids(description).keys():
+        yield f"it is not CLIP's: it lacks {START_TOKEN} or {END_TOKEN}"
+    for key, wanted in {
+        "dropout": (None,),
+        "continuing_subword_prefix": (None, ""),
+        "end_of_word_suffix": (WORD_END,),
+        "ignore_merges": (False, None),
+    }.items():
+        if model.get(key) not in wanted:
+            yield f"{key} is {model.get(key)!r}, where CLIP's is {wanted[0]!r}"
+    if any(s + end not in vocab for s in BYTE_SYMBOLS for end in ("", WORD_END)):
+        known = END_TOKEN in vocab and model["unk_token"] == END_TOKEN
+        if not known or model["fuse_unk"] or model["byte_fallback"]:
+            yield (
+                f"it lacks symbols of single bytes, and its unknown token is {model['unk_token']} "
+                f"(fuse_unk={model['fuse_unk']}, byte_fallback={model['byte_fallback']})"
+            )
+    made: dict[str, int] = {"".join(pair): i for i, pair in enumerate(model["merges"])}
+    if any(made.get(part, -1) >= i for i, pair in enumerate(model["merges"]) for part in pair):
+        yield "a merge takes what only a later one makes, and the order would be another"
+
+
+def _difference_in_use(opened: _Opened, max_length: int) -> str | None:
+    """Return how what a call gives differs from what the description says, or None."""
+    tokenizer, loaded, whole = opened.tokenizer, opened.loaded, opened.whole
+    ids, name = _ids(loaded), type(tokenizer).__name__
+    start, end = ids[START_TOKEN], ids[END_TOKEN]
+    if whole is None and not {START_TOKEN, END_TOKEN} <= loaded["model"]["vocab"].keys():
+        return f"it is not CLIP's: {_PIECES[0]} lacks {START_TOKEN} or {END_TOKEN}"
+    if opened.calls[""] != [start, end]:
+        around = " ".join(tokenizer.convert_ids_to_tokens(opened.calls[""]))
+        return f"it puts {around or 'nothing'} around a text, not {START_TOKEN} {END_TOKEN}"
+    if opened.calls[END_TOKEN] != [start, end, end]:
+        return f"it takes {END_TOKEN} in a text for words (split_special_tokens)"
+    if opened.differs is not None:
+        return f"{name} reads {opened.differs!r} in another way than {_WHOLE} says"
+    if whole and _vocabulary(whole, max_length, ()) != _vocabulary(loaded, max_length, ()):
+        return f"{name} reads other tokens than {_WHOLE} holds"
+    if tokenizer.get_vocab() != ids | _added(loaded):
+        return "two of its tokens have the same id"
+    if tokenizer.truncation_side != "right":
+        return f"it cuts long texts on the {tokenizer.truncation_side} (truncation_side)"
+    if max_length < _SHORTEST:
+        return f"it cuts texts to {max_length} tokens (model_max_length)"
+    return None
+
+
+def _is_buildable(token: dict[str, Any]) -> bool:
+    """Return whether an operator finds an added token exactly where the tokenizers library does.
+
+    HfJsonTokenizer, the one that takes added tokens, looks for them in the text in lower case.
+    White space beside a token doesn't count in CLIP's pipeline, with or without lstrip and rstrip.
+    """
+    content: str = token["content"]
+    if token["single_word"] or content in _SPECIAL:
+        return not token["single_word"]
+    return (
+        token["normalized"]
+        and content.isascii()
+        and content.isprintable()
+        and content == content.lower()
+        # texts are changed around these characters before the operator sees them
+        and not set(" '|") & set(content)
+        and "<" not in content[1:]
+        and 0 < len(content) <= _ADDED_BYTES
+    )
+
+
+def _vocabulary(
+    description: dict[str, Any], max_length: int, special: tuple[str, ...] = _SPECIAL
+) -> Vocabulary:
+    """Return a description's vocabulary; only of `special` is it told if any case will do."""
+    tokens, merges = description["added_tokens"], description["model"]["merges"]
+    return Vocabulary(
+        _ids(description),
+        # every digit is a word of its own to CLIP, and "2019" is one to an operator
+        tuple((a, b) for a, b in merges if not set("0123456789") & set(a + b)),
+        max_length,
+        tuple(sorted(t["content"] for t in tokens if t["normalized"] and t["content"] in special)),
+        _added(description),
+    )
+
+
+def _ids(description: dict[str, Any]) -> dict[str, int]:
+    tokens = description["added_tokens"]
+    special = {t["content"]: t["id"] for t in tokens if t["content"] in _SPECIAL}
+    return {**description["model"]["vocab"], **special}
+
+
+def _added(description: dict[str, Any]) -> dict[str, int]:
+    tokens = description["added_tokens"]
+    return {t["content"]: t["id"] for t in tokens if t["content"] not in _SPECIAL}
+
+
+def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = [] if part is None else part.get(key, [part])
+    return steps
+
+
+def _names(steps: list[dict[str, Any]]) -> str:
+    return " and ".join(step["type"] for step in steps) or "none"
+
+
+def _blamed(folder: Path, names: tuple[str, ...] = (_WHOLE, _CONFIG)) -> Path:
+    """Return the file to name in a message."""
+    return next((folder / name for name in names if (folder / name).is_file()), folder)
