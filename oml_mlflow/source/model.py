@@ -16,7 +16,7 @@ from oml_mlflow.source.description import (
     Vocabulary,
 )
 from oml_mlflow.source.json_files import read_json, values_of
-from oml_mlflow.source.links import refuse_links
+from oml_mlflow.source.layout import CLIP_MODULE, MODULES, clip_folder
 from oml_mlflow.source.tokenizer import TOKENIZER_FILES, read_tokenizer
 from oml_mlflow.source.weights import (
     INDEX,
@@ -89,7 +89,7 @@ def open_source(
 
     Args:
         model_name: Hub id such as ``openai/clip-vit-base-patch32``, or a folder in the Hugging
-            Face layout, as transformers 4 or 5 writes it.
+            Face layout, as transformers 4 or 5 writes it, or in that of sentence-transformers.
         cache_dir: Where hub downloads are kept; the Hugging Face cache by default.
         force: Download again even what is in the cache.
         pickles: Take ``pytorch_model.bin``, tensors only, where there are no safetensors.
@@ -99,8 +99,8 @@ def open_source(
             folder, or a pickle holds more than tensors.
         UnsupportedSource: If it is no CLIP model, or does what no graph here can.
     """
-    folder, revision = _resolve(model_name, cache_dir, force, pickles)
-    refuse_links(folder)
+    root, revision = _resolve(model_name, cache_dir, force, pickles)
+    folder = clip_folder(root)
     config = read_json(folder / "config.json", "the model's configuration")
     if config.get("model_type") != "clip":
         raise UnsupportedSource(
@@ -120,7 +120,7 @@ def open_source(
         text = _tower("text_model", "text_projection", text_config, dims, 512, 8)
     weights = open_weights(folder, model_name, pickles=pickles)
     source = Source(
-        name=model_name if revision else folder.name,
+        name=model_name if revision else root.name,
         folder=folder,
         revision=revision,
         preparation=_preparation(folder, image_px),
@@ -158,16 +158,16 @@ def _resolve(
             f"{model_name} has to be fetched from the hub, and huggingface_hub is not installed.",
             hint="pip install 'oml-mlflow[build]', or give a local folder.",
         ) from error
-    patterns = [*_HUB_PATTERNS, *_HUB_SAFETENSORS]
+    patterns = _patterns([*_HUB_PATTERNS, *_HUB_SAFETENSORS])
     try:
         path = snapshot_download(
             model_name, allow_patterns=patterns, cache_dir=cache_dir, force_download=force
         )
-        if pickles and not weight_files(Path(path), SAFETENSORS):
+        if pickles and not weight_files(clip_folder(Path(path)), SAFETENSORS):
             snapshot_download(
                 model_name,
                 revision=Path(path).name,
-                allow_patterns=_HUB_PICKLES,
+                allow_patterns=_patterns(_HUB_PICKLES),
                 cache_dir=cache_dir,
                 force_download=force,
             )
@@ -179,6 +179,11 @@ def _resolve(
             "that holds the model.",
         ) from error
     return Path(path), Path(path).name
+
+
+def _patterns(names: list[str]) -> list[str]:
+    """Return what to fetch of a hub repository, whichever layout it has."""
+    return [MODULES, *names, *(f"{CLIP_MODULE}/{name}" for name in names)]
 
 
 def _dict(config: dict[str, Any], key: str) -> dict[str, Any]:

@@ -133,9 +133,12 @@ def _open(folder: Path) -> _Opened:
 
 def _class_name(folder: Path) -> str:
     """Return the class that a folder names, if transformers has it, in a form that is fast."""
-    path = _blamed(folder, (_CONFIG, "config.json"))
-    config = read_json(folder / _CONFIG, "the tokenizer") if path.name == _CONFIG else {}
-    model = read_json(folder / "config.json", "the model's configuration")
+    names = (_CONFIG, "config.json")
+    path = _blamed(folder, names)
+    config, model = (
+        read_json(folder / name, "the tokenizer") if (folder / name).is_file() else {}
+        for name in names
+    )
     name = str(config.get("tokenizer_class") or model.get("tokenizer_class") or "CLIPTokenizer")
     try:
         import transformers
