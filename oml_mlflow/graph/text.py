@@ -49,7 +49,7 @@ _TOKENIZER_CONFIG = {
 def text_head(vocabulary: Vocabulary, tokenizer: str) -> tuple[GraphBuilder, onnx.ValueInfoProto]:
     """Return the nodes from ``input``, string ``(batch,)``, to ``input_ids``, and its type.
 
-    `tokenizer` is the operator to use: ``CLIPTokenizer`` or ``HfJsonTokenizer``.
+    `tokenizer` is the operator to use: ``CLIPTokenizer``, or ``HfJsonTokenizer`` for added tokens.
     """
     g = GraphBuilder("tokenise")
     append_ids = _json_ids if tokenizer == JSON_TOKENIZER else _clip_ids
@@ -102,11 +102,11 @@ def read_vocabulary(nodes: Iterable[onnx.NodeProto], max_length: int) -> Vocabul
         added: dict[str, int] = {}
         if node.op_type == CLIP_TOKENIZER and {"vocab", "merges"} <= held.keys():
             merges = [line.split(" ") for line in held["merges"].split("\n") if line]
-            ids = _digits_within(_without_unknown(json.loads(held["vocab"])))
+            ids = _digits_within(json.loads(held["vocab"]))
         elif node.op_type == JSON_TOKENIZER and "tokenizer_vocab" in held:
             whole = json.loads(held["tokenizer_vocab"])
             added = {token["content"]: token["id"] for token in whole["added_tokens"]}
-            ids, merges = _without_unknown(whole["model"]["vocab"]), whole["model"]["merges"]
+            ids, merges = whole["model"]["vocab"], whole["model"]["merges"]
         else:
             continue
         pairs = tuple((pair[0], pair[1]) for pair in merges if len(pair) == 2)
@@ -120,11 +120,7 @@ def read_vocabulary(nodes: Iterable[onnx.NodeProto], max_length: int) -> Vocabul
 
 
 def _clip_ids(g: GraphBuilder, vocabulary: Vocabulary) -> str:
-    """Append the tokenizer that Oracle documents; it pads with the end token.
-
-    Raises:
-        UnsupportedSource: If there are added tokens, which it knows nothing of.
-    """
+    """Append the tokenizer that Oracle documents; it pads with the end token, adds none."""
     if vocabulary.added:
         raise UnsupportedSource(
             f"the tokenizer has added tokens ({', '.join(list(vocabulary.added)[:3])}), and the "
@@ -263,12 +259,6 @@ def _with_unknown(ids: dict[str, int]) -> dict[str, int]:
     return ids | {token: number for token, number in missing.items() if token not in ids}
 
 
-def _without_unknown(ids: dict[str, int]) -> dict[str, int]:
-    """Undo `_with_unknown`."""
-    end = ids.get(END_TOKEN)
-    return {token: number for token, number in ids.items() if number != end or token == END_TOKEN}
-
-
 def _digits_alone(ids: dict[str, int]) -> dict[str, int]:
     """Return the vocabulary with digits that end no word read as words of their own.
 
@@ -283,7 +273,8 @@ def _digits_alone(ids: dict[str, int]) -> dict[str, int]:
 def _digits_within(ids: dict[str, int]) -> dict[str, int]:
     """Undo `_digits_alone`: in CLIP's vocabulary the ids of digits stand in the digits' order."""
     missing = sorted(set(range(max(ids.values()))) - set(ids.values()))
-    digits = [d for d in "0123456789" if d in ids and ids[d] == ids.get(f"{d}</w>")]
+    end = ids.get(END_TOKEN)
+    digits = [d for d in "0123456789" if d in ids and ids[d] == ids.get(d + WORD_END) != end]
     if len(missing) != len(digits):
         return ids
     return {**ids, **dict(zip(digits, missing, strict=True))}

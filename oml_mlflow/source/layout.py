@@ -1,4 +1,4 @@
-"""Where in a folder the CLIP model lies, by the layout of who saved it."""
+"""Where in a folder the CLIP model lies."""
 
 from __future__ import annotations
 
@@ -28,10 +28,8 @@ def clip_folder(root: Path) -> Path:
         return _of_sentence_transformers(root)
     if (root / _OPEN_CLIP).is_file():
         raise UnsupportedSource(
-            f"{root} is a model of OpenCLIP ({_OPEN_CLIP}), which has another layout and other "
-            "names of weights. Nothing was written.",
-            hint="give the same model in the Hugging Face layout, as transformers' CLIPModel saves "
-            "it: many repositories of OpenCLIP hold both.",
+            f"{root} is a model of OpenCLIP ({_OPEN_CLIP}), with other files. Nothing was written.",
+            hint="give the same model as transformers' CLIPModel saves it.",
         )
     return root
 
@@ -47,15 +45,14 @@ def _of_sentence_transformers(root: Path) -> Path:
         inside = folder.resolve().is_relative_to(root.resolve()) and folder.is_dir()
     except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise SourceError(
-            f"{path} (the modules of sentence-transformers) can't be read: {type(error).__name__}. "
-            "Nothing was written.",
+            f"{path} can't be read: {type(error).__name__}. Nothing was written.",
             hint="fetch or save the model again, or give the folder that holds the CLIP model.",
         ) from error
-    others = [kind for kind, _ in modules if kind not in ("CLIPModel", "Normalize")]
-    if others or folder == root:
+    kinds = [kind for kind, _ in modules]
+    if {*kinds} - {"CLIPModel", "Normalize"} or folder == root:
         raise UnsupportedSource(
-            f"{path}: the model is made of {', '.join(kind for kind, _ in modules) or 'nothing'}, "
-            "and only CLIPModel, with or without Normalize, is read. Nothing was written.",
+            f"{path}: the model is made of {', '.join(kinds) or 'nothing'}, and only CLIPModel, "
+            "with or without Normalize, is read. Nothing was written.",
             hint="give the folder of a CLIPModel.",
         )
     if not inside:

@@ -158,7 +158,7 @@ def _resolve(
             f"{model_name} has to be fetched from the hub, and huggingface_hub is not installed.",
             hint="pip install 'oml-mlflow[build]', or give a local folder.",
         ) from error
-    patterns = _patterns([*_HUB_PATTERNS, *_HUB_SAFETENSORS])
+    patterns = [MODULES, *_wherever(*_HUB_PATTERNS, *_HUB_SAFETENSORS)]
     try:
         path = snapshot_download(
             model_name, allow_patterns=patterns, cache_dir=cache_dir, force_download=force
@@ -167,7 +167,7 @@ def _resolve(
             snapshot_download(
                 model_name,
                 revision=Path(path).name,
-                allow_patterns=_patterns(_HUB_PICKLES),
+                allow_patterns=_wherever(*_HUB_PICKLES),
                 cache_dir=cache_dir,
                 force_download=force,
             )
@@ -181,9 +181,8 @@ def _resolve(
     return Path(path), Path(path).name
 
 
-def _patterns(names: list[str]) -> list[str]:
-    """Return what to fetch of a hub repository, whichever layout it has."""
-    return [MODULES, *names, *(f"{CLIP_MODULE}/{name}" for name in names)]
+def _wherever(*names: str) -> list[str]:
+    return [*names, *(f"{CLIP_MODULE}/{name}" for name in names)]
 
 
 def _dict(config: dict[str, Any], key: str) -> dict[str, Any]:

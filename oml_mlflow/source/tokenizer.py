@@ -1,17 +1,17 @@
 """A model's tokenizer, as transformers loads it, held against what the operators in graphs do.
 
-The operators have CLIP's own pipeline built in. What differs from it, and can't be expressed by the
-vocabulary that they are given, is refused by name. Measured with tokenizers 0.22 and 0.23, and
-onnxruntime-extensions 0.15.2.
+They have CLIP's own pipeline built in. What differs from it, and no vocabulary can express, is
+refused by name. Measured with tokenizers 0.22 and 0.23, onnxruntime-extensions 0.15.2.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import re
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -28,30 +28,22 @@ from oml_mlflow.source.description import (
 from oml_mlflow.source.json_files import read_json, values_of
 
 _WHOLE, _CONFIG, _PIECES = "tokenizer.json", "tokenizer_config.json", ("vocab.json", "merges.txt")
-TOKENIZER_FILES = (
-    *(_WHOLE, *_PIECES, _CONFIG),
-    *("special_tokens_map.json", "added_tokens.json"),
-)
+_MORE = ("special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = (_WHOLE, *_PIECES, _CONFIG, *_MORE)
+_SPECIAL, _SHORTEST = (START_TOKEN, END_TOKEN), 3
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-# a cut of a long text reckons with tokens of this length; see `graph.reach`
-_ADDED_BYTES = 32
-_SHORTEST = 3
-_SPECIAL = (START_TOKEN, END_TOKEN)
+# at most 32 characters, see `graph.reach`; around quotes and bars texts are changed beforehand
+_ADDED = re.compile(r"<?[!-&(-;=-@\[-{}~]{1,31}")
 # transformers 4 writes the first, 5 the second
 _CONTRACTIONS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 _SPLITS = (_CONTRACTIONS, rf"<\|startoftext\|>|<\|endoftext\|>|{_CONTRACTIONS}")
 _WHITE_SPACE = {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "}
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 _TELLING = (
-    "",
-    "A photo of a CAT",
-    "a\tphoto \u3000 of\na cat ",
-    "isn't it the cook's? I'll see !! a_b -- (c)",
-    "2019 ½ ²³ 7x",
-    "naïve cafe\u0301 \u1e9e İ ﬁ Å",
+    *("", END_TOKEN, f"a {START_TOKEN}b {END_TOKEN} c{END_TOKEN}!"),
+    "A photo of\ta \u3000\nCAT, isn't it the cook's? I'll see!! a_b -- (c)",
+    "2019 ½ ²³ 7x naïve cafe\u0301 \u1e9e İ ﬁ Å",
     "`x` ~ 漢字 Кошка 👍🏽 \u2028z",
-    f"a {START_TOKEN}b {END_TOKEN} c{END_TOKEN}!",
-    END_TOKEN,
 )
 
 
@@ -76,15 +68,16 @@ def read_tokenizer(folder: Path, positions: int) -> Vocabulary:
         SourceError: See `load_tokenizer`.
         UnsupportedSource: If it does what no operator does.
     """
-    opened, path = _open(folder), _blamed(folder)
+    opened = _open(folder)
+    path = next((folder / n for n in (_WHOLE, _CONFIG) if (folder / n).is_file()), folder)
     with values_of(path):
         longest = int(min(positions, opened.tokenizer.model_max_length))
-        found = _difference(opened.whole) if opened.whole else None
-        found = found or _difference(opened.loaded) or _difference_in_use(opened, longest)
-        if found is None:
-            return _vocabulary(opened.loaded, longest)
+        vocabulary = _vocabulary(opened.loaded, longest)
+        difference = next(_differences(opened, vocabulary), None)
+    if difference is None:
+        return vocabulary
     raise UnsupportedSource(
-        f"{path}: this tokenizer is not supported: {found}. No profile's operator does that. "
+        f"{path}: this tokenizer is not supported: {difference}. No profile's operator does that. "
         "Nothing was written.",
         hint="give the tokenizer of a CLIPModel, if the model was trained with it.",
     )
@@ -112,52 +105,43 @@ def _open(folder: Path) -> _Opened:
         )
     class_name = _class_name(folder)
     try:
-        files = tuple((name, (folder / name).read_bytes()) for name in present)
-        return _open_files(files, class_name)
+        return _open_files(tuple((n, (folder / n).read_bytes()) for n in present), class_name)
     except BaseException as error:  # transformers raises nearly anything on a damaged folder
         # a panic in tokenizers' Rust code is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        for path in (folder / name for name in present):
-            if path.suffix == ".json":
-                read_json(path, "the tokenizer")
-            else:
-                with values_of(path):
-                    path.read_text(encoding="utf-8")
+        for name in present:
+            if name.endswith(".json"):
+                read_json(folder / name, "the tokenizer")
         raise SourceError(
-            f"transformers {version('transformers')} can't load the tokenizer in {folder}: "
-            f"{type(error).__name__}: {str(error)[:300]}. Nothing was written.",
+            f"transformers {version('transformers')} can't load the tokenizer in {folder} "
+            f"({', '.join(present)}): {type(error).__name__}: {str(error)[:300]}. Nothing was "
+            "written.",
             hint="fetch or save the model again.",
         ) from error
 
 
 def _class_name(folder: Path) -> str:
     """Return the class that a folder names, if transformers has it, in a form that is fast."""
-    names = (_CONFIG, "config.json")
-    path = _blamed(folder, names)
-    config, model = (
-        read_json(folder / name, "the tokenizer") if (folder / name).is_file() else {}
-        for name in names
-    )
+    paths = [folder / _CONFIG, folder / "config.json"]
+    config, model = (read_json(p, "the tokenizer") if p.is_file() else {} for p in paths)
     name = str(config.get("tokenizer_class") or model.get("tokenizer_class") or "CLIPTokenizer")
     try:
         import transformers
     except ImportError as error:
         raise SourceError(
-            f"the tokenizer in {folder} can't be read: {error.name} is not installed. Nothing was "
-            "written.",
+            f"the tokenizer in {folder} can't be read without {error.name}. Nothing was written.",
             hint="pip install 'oml-mlflow[build]'.",
         ) from error
     own_code = "auto_map" in config or "AutoTokenizer" in (model.get("auto_map") or {})
-    forms = (
-        getattr(transformers, n, None) for n in (f"{name}Fast", name, name.removesuffix("Fast"))
-    )
+    names = (f"{name}Fast", name, name.removesuffix("Fast"))
+    forms = [getattr(transformers, form, None) for form in names]
     fast = transformers.PreTrainedTokenizerFast
     if own_code or not any(inspect.isclass(form) and issubclass(form, fast) for form in forms):
         what = "code of the folder's own" if own_code else "not one that it can be read with"
         raise UnsupportedSource(
-            f"{path}: tokenizer class {name} is {what} (transformers {transformers.__version__}). "
-            "It is neither run nor replaced. Nothing was written.",
+            f"{paths[not config]}: tokenizer class {name} is {what}, with transformers "
+            f"{version('transformers')}. It is neither run nor replaced. Nothing was written.",
             hint="save the tokenizer as a CLIPTokenizer, if the model was trained with one.",
         )
     return name
@@ -186,25 +170,41 @@ def _open_files(files: tuple[tuple[str, bytes], ...], class_name: str) -> _Opene
         for text, ids in calls.items()
         if any(t.encode(text).ids != ids for t in (backend, whole) if t is not None)
     ]
-    return _Opened(
-        tokenizer,
-        json.loads(backend.to_str()),
-        whole and json.loads(whole.to_str()),
-        calls,
-        differs[0] if differs else None,
-    )
+    described = [t and json.loads(t.to_str()) for t in (backend, whole)]
+    return _Opened(tokenizer, *described, calls, differs[0] if differs else None)
 
 
-def _difference(description: dict[str, Any]) -> str | None:
-    """Return the first thing in a tokenizer.json that the operators don't do, or None."""
-    return next(_differences(description), None)
+def _differences(opened: _Opened, vocabulary: Vocabulary) -> Iterator[str]:
+    """Yield what an operator would do in another way."""
+    tokenizer, calls, name = opened.tokenizer, opened.calls, type(opened.tokenizer).__name__
+    for description in filter(None, (opened.whole, opened.loaded)):
+        yield from _differences_described(description)
+    start, end = (vocabulary.ids[token] for token in _SPECIAL)
+    if calls[""] != [start, end]:
+        around = " ".join(tokenizer.convert_ids_to_tokens(calls[""]))
+        yield f"it puts {around or 'nothing'} around a text, not {START_TOKEN} {END_TOKEN}"
+    if calls[END_TOKEN] != [start, end, end]:
+        yield f"it takes {END_TOKEN} in a text for words (split_special_tokens)"
+    if opened.differs is not None:
+        yield f"{name} reads {opened.differs!r} in another way than {_WHOLE} says"
+    held = opened.whole and _vocabulary(opened.whole, vocabulary.max_length)
+    if held and replace(held, any_case=vocabulary.any_case) != vocabulary:
+        yield f"{name} reads other tokens than {_WHOLE} holds"
+    if tokenizer.get_vocab() != vocabulary.ids | vocabulary.added:
+        yield "two of its tokens have the same id"
+    if tokenizer.truncation_side != "right":
+        yield f"it cuts long texts on the {tokenizer.truncation_side} (truncation_side)"
+    if vocabulary.max_length < _SHORTEST:
+        yield f"it cuts texts to {vocabulary.max_length} tokens (model_max_length)"
 
 
-def _differences(description: dict[str, Any]) -> Iterator[str]:
+def _differences_described(description: dict[str, Any]) -> Iterator[str]:
+    """Yield what of a tokenizer.json no operator does."""
     model, vocab = description["model"], description["model"]["vocab"]
     if model["type"] != "BPE":
         yield f"its model is {model['type']}, where CLIP's is BPE"
-        return
+    if not {*_SPECIAL} <= vocab.keys():
+        yield f"it is not CLIP's: its vocabulary lacks {START_TOKEN} or {END_TOKEN}"
     normalizers = _steps(description["normalizer"], "normalizers")
     if [s for s in normalizers if s != _WHITE_SPACE] != [{"type": "NFC"}, {"type": "Lowercase"}]:
         yield f"its normalizer is {_names(normalizers)}, where CLIP's is NFC and Lowercase"
@@ -217,8 +217,6 @@ def _differences(description: dict[str, Any]) -> Iterator[str]:
         if not _is_buildable(token):
             flags = ", ".join(f"{flag}={token[flag]}" for flag in _FLAGS)
             yield f"added token {token['content']!r} ({flags}) is not taken as the model takes it"
-    if not {START_TOKEN, END_TOKEN} <= _ids(description).keys():
-        yield f"it is not CLIP's: it lacks {START_TOKEN} or {END_TOKEN}"
     for key, wanted in {
         "dropout": (None,),
         "continuing_subword_prefix": (None, ""),
@@ -227,41 +225,14 @@ def _differences(description: dict[str, Any]) -> Iterator[str]:
     }.items():
         if model.get(key) not in wanted:
             yield f"{key} is {model.get(key)!r}, where CLIP's is {wanted[0]!r}"
-    if any(s + end not in vocab for s in BYTE_SYMBOLS for end in ("", WORD_END)):
-        known = END_TOKEN in vocab and model["unk_token"] == END_TOKEN
-        if not known or model["fuse_unk"] or model["byte_fallback"]:
-            yield (
-                f"it lacks symbols of single bytes, and its unknown token is {model['unk_token']} "
-                f"(fuse_unk={model['fuse_unk']}, byte_fallback={model['byte_fallback']})"
-            )
+    unknown = {key: model[key] for key in ("unk_token", "fuse_unk", "byte_fallback")}
+    symbols = {symbol + end for symbol in BYTE_SYMBOLS for end in ("", WORD_END)}
+    if not symbols <= vocab.keys() and [*unknown.values()] != [END_TOKEN, False, False]:
+        given = ", ".join(f"{key}={value}" for key, value in unknown.items())
+        yield f"it lacks symbols of single bytes, and has {given}"
     made: dict[str, int] = {"".join(pair): i for i, pair in enumerate(model["merges"])}
     if any(made.get(part, -1) >= i for i, pair in enumerate(model["merges"]) for part in pair):
         yield "a merge takes what only a later one makes, and the order would be another"
-
-
-def _difference_in_use(opened: _Opened, max_length: int) -> str | None:
-    """Return how what a call gives differs from what the description says, or None."""
-    tokenizer, loaded, whole = opened.tokenizer, opened.loaded, opened.whole
-    ids, name = _ids(loaded), type(tokenizer).__name__
-    start, end = ids[START_TOKEN], ids[END_TOKEN]
-    if whole is None and not {START_TOKEN, END_TOKEN} <= loaded["model"]["vocab"].keys():
-        return f"it is not CLIP's: {_PIECES[0]} lacks {START_TOKEN} or {END_TOKEN}"
-    if opened.calls[""] != [start, end]:
-        around = " ".join(tokenizer.convert_ids_to_tokens(opened.calls[""]))
-        return f"it puts {around or 'nothing'} around a text, not {START_TOKEN} {END_TOKEN}"
-    if opened.calls[END_TOKEN] != [start, end, end]:
-        return f"it takes {END_TOKEN} in a text for words (split_special_tokens)"
-    if opened.differs is not None:
-        return f"{name} reads {opened.differs!r} in another way than {_WHOLE} says"
-    if whole and _vocabulary(whole, max_length, ()) != _vocabulary(loaded, max_length, ()):
-        return f"{name} reads other tokens than {_WHOLE} holds"
-    if tokenizer.get_vocab() != ids | _added(loaded):
-        return "two of its tokens have the same id"
-    if tokenizer.truncation_side != "right":
-        return f"it cuts long texts on the {tokenizer.truncation_side} (truncation_side)"
-    if max_length < _SHORTEST:
-        return f"it cuts texts to {max_length} tokens (model_max_length)"
-    return None
 
 
 def _is_buildable(token: dict[str, Any]) -> bool:
@@ -270,45 +241,21 @@ def _is_buildable(token: dict[str, Any]) -> bool:
     HfJsonTokenizer, the one that takes added tokens, looks for them in the text in lower case.
     White space beside a token doesn't count in CLIP's pipeline, with or without lstrip and rstrip.
     """
-    content: str = token["content"]
-    if token["single_word"] or content in _SPECIAL:
-        return not token["single_word"]
-    return (
-        token["normalized"]
-        and content.isascii()
-        and content.isprintable()
-        and content == content.lower()
-        # texts are changed around these characters before the operator sees them
-        and not set(" '|") & set(content)
-        and "<" not in content[1:]
-        and 0 < len(content) <= _ADDED_BYTES
-    )
+    content, whole_words = token["content"], token["single_word"]
+    found = token["normalized"] and _ADDED.fullmatch(content)
+    return not whole_words and (content in _SPECIAL or bool(found))
 
 
-def _vocabulary(
-    description: dict[str, Any], max_length: int, special: tuple[str, ...] = _SPECIAL
-) -> Vocabulary:
-    """Return a description's vocabulary; only of `special` is it told if any case will do."""
-    tokens, merges = description["added_tokens"], description["model"]["merges"]
+def _vocabulary(description: dict[str, Any], max_length: int) -> Vocabulary:
+    tokens, model = description["added_tokens"], description["model"]
     return Vocabulary(
-        _ids(description),
+        model["vocab"],
         # every digit is a word of its own to CLIP, and "2019" is one to an operator
-        tuple((a, b) for a, b in merges if not set("0123456789") & set(a + b)),
+        tuple((a, b) for a, b in model.get("merges", ()) if not set("0123456789") & set(a + b)),
         max_length,
-        tuple(sorted(t["content"] for t in tokens if t["normalized"] and t["content"] in special)),
-        _added(description),
+        tuple(sorted(t["content"] for t in tokens if t["normalized"] and t["content"] in _SPECIAL)),
+        {t["content"]: t["id"] for t in tokens if t["content"] not in _SPECIAL},
     )
-
-
-def _ids(description: dict[str, Any]) -> dict[str, int]:
-    tokens = description["added_tokens"]
-    special = {t["content"]: t["id"] for t in tokens if t["content"] in _SPECIAL}
-    return {**description["model"]["vocab"], **special}
-
-
-def _added(description: dict[str, Any]) -> dict[str, int]:
-    tokens = description["added_tokens"]
-    return {t["content"]: t["id"] for t in tokens if t["content"] not in _SPECIAL}
 
 
 def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
@@ -318,8 +265,3 @@ def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
 
 def _names(steps: list[dict[str, Any]]) -> str:
     return " and ".join(step["type"] for step in steps) or "none"
-
-
-def _blamed(folder: Path, names: tuple[str, ...] = (_WHOLE, _CONFIG)) -> Path:
-    """Return the file to name in a message."""
-    return next((folder / name for name in names if (folder / name).is_file()), folder)

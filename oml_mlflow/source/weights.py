@@ -46,11 +46,7 @@ class Checkpoint(ABC):
         """Return a tensor of torch."""
 
     def _stored(self, name: str, names: Container[str]) -> str:
-        """Return the name under which a tensor is stored, that of a CLIPModel inside a model too.
-
-        Raises:
-            SourceError: If it is not there.
-        """
+        """Return the name under which a tensor is stored, be it one of a CLIPModel in a model."""
         for stored in (name, f"clip.{name}"):
             if stored in names:
                 return stored

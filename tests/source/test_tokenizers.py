@@ -314,7 +314,7 @@ REFUSED: dict[str, tuple[Callable[[], Files], str]] = {
     "word level": (lambda: changed(word_level), "its model is WordLevel"),
     "no unknown token": (
         lambda: changed(with_unknown(unk_token=None)),
-        "lacks symbols of single bytes, and its unknown token is None",
+        "lacks symbols of single bytes, and has unk_token=None",
     ),
     "fused unknown": (lambda: changed(with_unknown(fuse_unk=True)), "fuse_unk=True"),
     "merges out of order": (
