@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -468,6 +472,40 @@ def test_damaged_tokenizers_are_named(name: str, tmp_path: Path) -> None:
         read_tokenizer(write(tmp_path / "model", files), 77)
     assert str(tmp_path / "model") in str(err.value)
     assert err.value.hint
+
+
+def test_without_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(SourceError, match="can't be read without transformers") as err:
+        read_tokenizer(write(tmp_path / "model", whole()), 77)
+    assert "oml-mlflow[build]" in err.value.hint
+
+
+def test_special_tokens_are_found_in_the_cases_that_the_folder_says(tmp_path: Path) -> None:
+    """Without flags in the folder, transformers 5 takes lower case only and 4.57 any."""
+    found = {
+        made: read_tokenizer(write(tmp_path / made.__name__, made()), 77).any_case
+        for made in (published, both_in_any_case, pieces)
+    }
+    assert found[published] == (START,)
+    assert found[both_in_any_case] == tuple(sorted((START, END)))
+    assert found[pieces] == (() if version("transformers") >= "5" else tuple(sorted((START, END))))
+
+
+@pytest.mark.drill
+def test_with_transformers_4(transformers_4: Path) -> None:
+    """The same tables and texts, with the other tokenizer."""
+    root = Path(__file__).parents[2]
+    files = ["tests/source/test_tokenizers.py", "tests/pair/test_pictures_and_texts.py"]
+    files.append("tests/pair/test_long_texts.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "not picture and not drill", *files],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(transformers_4)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 VALUES: list[Any] = [None, 0, -1, 1e308, True, "", "a", END, [], {}, [[]], [1], ["a"], {"a": 1}]
