@@ -133,7 +133,7 @@ def _clip_ids(g: GraphBuilder, vocabulary: Vocabulary) -> str:
         "input",
         names=("token_ids", "token_mask"),
         domain=TOKENIZER_DOMAIN,
-        vocab=json.dumps(_digits_alone(_with_unknown(vocabulary.ids)), ensure_ascii=False),
+        vocab=json.dumps(_digits_alone(_looked_up(vocabulary)), ensure_ascii=False),
         merges="".join(f"{left} {right}\n" for left, right in merges),
         padding_length=-1,
     )
@@ -244,19 +244,22 @@ def _tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
             "end_of_word_suffix": "</w>",
             "fuse_unk": False,
             "byte_fallback": False,
-            "vocab": _with_unknown(vocabulary.ids),
+            "vocab": _looked_up(vocabulary),
             "merges": [list(pair) for pair in vocabulary.merges],
         },
     }
 
 
-def _with_unknown(ids: dict[str, int]) -> dict[str, int]:
-    """Return the vocabulary with the unknown token's id for every byte that has no symbol.
+def _looked_up(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the tokens that an operator may find.
 
-    CLIP's tokenizer gives that; the operators give ids that no embedding has.
+    It looks for whole words first, even for those that no merge makes, and which CLIP's tokenizer
+    never gives. For a byte without symbol that gives the unknown token, an operator no token's id.
     """
-    missing = {s + end: ids[END_TOKEN] for s in BYTE_SYMBOLS for end in ("", WORD_END)}
-    return ids | {token: number for token, number in missing.items() if token not in ids}
+    symbols = [symbol + end for end in ("", WORD_END) for symbol in BYTE_SYMBOLS]
+    made = {*symbols, START_TOKEN, END_TOKEN, *map("".join, vocabulary.merges)}
+    known = {token: number for token, number in vocabulary.ids.items() if token in made}
+    return {**dict.fromkeys(symbols, vocabulary.ids[END_TOKEN]), **known}
 
 
 def _digits_alone(ids: dict[str, int]) -> dict[str, int]:

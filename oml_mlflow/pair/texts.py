@@ -22,7 +22,8 @@ _WHITE = "\t-\r\x85 \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _WHITE_LISTED = "\t\n\v\f\r\x85 \xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))
 _WHITE_LISTED += "\u2028\u2029\u202f\u205f\u3000"
 _SPACE = re.compile(f"[{_WHITE}]+")
-_PUNCTUATION = rf"(?:[^\w{_WHITE}]|_)+"
+# in lower case \u0130 ends in a mark, which belongs to the punctuation behind it
+_PUNCTUATION = rf"(?:[^\w{_WHITE}]|[_\u0130])+"
 _NAMES = "startoftext|endoftext"
 _SPACE_BEFORE_SPECIAL = re.compile(rf" (?=<\|(?:{_NAMES})\|>)")
 # behind a space the operator takes 's for an apostrophe and a word; behind a letter as CLIP does
@@ -74,9 +75,9 @@ def prepare_text(
         label: How to name it in an error.
         reach: Bytes, white space apart, that the model can read (`graph.reach`); the rest is left
             out. By default nothing is.
-        any_case: Special tokens that the model's tokenizer finds in whatever case they are written
-            (`Vocabulary.any_case`). Others are words unless they are written in lower case, as in
-            transformers 5, which splits a text behind their ``|>``; transformers 4 doesn't.
+        any_case: Tokens that the model's tokenizer finds in whatever case they are written
+            (`Vocabulary.any_case`). Other special tokens are words unless they are in lower case;
+            behind their ``|>`` a text is split, as by transformers 5 and not by 4.
 
     Raises:
         InputError: If it is no text, or holds NUL or a lone surrogate.
@@ -119,15 +120,14 @@ def prepare_text(
 @cache
 def _patterns(any_case: frozenset[str]) -> tuple[re.Pattern[str], ...]:
     """Return what finds special tokens, those found in any case, and words that look like one."""
-    names = {True: "(?!)", False: "(?!)"}
-    for name in _NAMES.split("|"):
-        names[f"<|{name}|>" in any_case] += f"|{name}"
+    names = "|".join(n for n in _NAMES.split("|") if f"<|{n}|>" not in any_case) or "(?!)"
+    found = "|".join(map(re.escape, sorted(any_case, key=len, reverse=True))) or "(?!)"
     # a name right after other punctuation belongs to that run of it, as in CLIP's own split
-    name = rf"(?=[a-zA-Z]+\|>)((?i:{names[False]}))\|>"
+    name = rf"(?=[a-zA-Z]+\|>)((?i:{names}))\|>"
     nearly = rf"<\|{name}|{_PUNCTUATION}(?<=<\|)(?={name})|{_PUNCTUATION}"
     return (
-        re.compile(rf"(<\|(?:{names[False]})\|>)"),
-        re.compile(rf"(<\|(?=[a-zA-Z]+\|>)(?i:{names[True]})\|>)"),
+        re.compile(rf"(<\|(?:{names})\|>)"),
+        re.compile(f"({found})", re.ASCII | re.IGNORECASE),
         re.compile(nearly),
     )
 

@@ -108,7 +108,7 @@ class Vocabulary:
         ids: Id of every token.
         merges: Pairs to merge, best first.
         max_length: Ids a text may have, start and end included.
-        any_case: Those of the two special tokens that are found in whatever case they are written.
+        any_case: Special and added tokens that are found in whatever case they are written.
         added: Id of every token that was added to CLIP's own, found in a text before it is split.
     """
 

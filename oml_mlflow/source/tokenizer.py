@@ -52,6 +52,7 @@ class _Opened:
     """A tokenizer of transformers, its description, and that of its tokenizer.json if there is one.
 
     `calls` are the ids that it gives; `differs` is a text to which it gives others than it says.
+    `torn` is a word that merges make, and don't make of the word alone: operators look it up.
     """
 
     tokenizer: Any
@@ -59,6 +60,7 @@ class _Opened:
     whole: dict[str, Any] | None
     calls: dict[str, list[int]]
     differs: str | None
+    torn: str | None
 
 
 def read_tokenizer(folder: Path, positions: int) -> Vocabulary:
@@ -159,19 +161,19 @@ def _open_files(files: tuple[tuple[str, bytes], ...], class_name: str) -> _Opene
             (copy / file).write_bytes(content)
         named = {"model_type": "clip", "tokenizer_class": class_name}
         (copy / "config.json").write_text(json.dumps(named), encoding="utf-8")
-        tokenizer = AutoTokenizer.from_pretrained(
-            copy, local_files_only=True, trust_remote_code=False
-        )
+        only = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(copy, **only)
         whole = Tokenizer.from_file(str(copy / _WHOLE)) if (copy / _WHOLE).is_file() else None
     backend = tokenizer.backend_tokenizer
     calls = {text: tokenizer(text)["input_ids"] for text in _TELLING}
-    differs = [
-        text
-        for text, ids in calls.items()
-        if any(t.encode(text).ids != ids for t in (backend, whole) if t is not None)
-    ]
-    described = [t and json.loads(t.to_str()) for t in (backend, whole)]
-    return _Opened(tokenizer, *described, calls, differs[0] if differs else None)
+    both = [t for t in (backend, whole) if t is not None]
+    differ = (x for x, ids in calls.items() if any(t.encode(x).ids != ids for t in both))
+    loaded = json.loads(backend.to_str())
+    words = (a + b for a, b in loaded["model"].get("merges", ()) if b.endswith(WORD_END))
+    alone = ((w, backend.model.tokenize(w.removesuffix(WORD_END))) for w in words)
+    torn = (word for word, tokens in alone if [token.value for token in tokens] != [word])
+    read = whole and json.loads(whole.to_str())
+    return _Opened(tokenizer, loaded, read, calls, next(differ, None), next(torn, None))
 
 
 def _differences(opened: _Opened, vocabulary: Vocabulary) -> Iterator[str]:
@@ -192,6 +194,8 @@ def _differences(opened: _Opened, vocabulary: Vocabulary) -> Iterator[str]:
         yield f"{name} reads other tokens than {_WHOLE} holds"
     if tokenizer.get_vocab() != vocabulary.ids | vocabulary.added:
         yield "two of its tokens have the same id"
+    if opened.torn is not None:
+        yield f"its merges make other tokens of the word {opened.torn!r}, which is one itself"
     if tokenizer.truncation_side != "right":
         yield f"it cuts long texts on the {tokenizer.truncation_side} (truncation_side)"
     if vocabulary.max_length < _SHORTEST:
@@ -217,19 +221,14 @@ def _differences_described(description: dict[str, Any]) -> Iterator[str]:
         if not _is_buildable(token):
             flags = ", ".join(f"{flag}={token[flag]}" for flag in _FLAGS)
             yield f"added token {token['content']!r} ({flags}) is not taken as the model takes it"
-    for key, wanted in {
-        "dropout": (None,),
-        "continuing_subword_prefix": (None, ""),
-        "end_of_word_suffix": (WORD_END,),
-        "ignore_merges": (False, None),
-    }.items():
-        if model.get(key) not in wanted:
-            yield f"{key} is {model.get(key)!r}, where CLIP's is {wanted[0]!r}"
+    usual = {"end_of_word_suffix": WORD_END, "dropout": None, "ignore_merges": None}
+    for key, wanted in (usual | {"continuing_subword_prefix": None}).items():
+        if (model.get(key) or None) != wanted:
+            yield f"{key} is {model.get(key)!r}, where CLIP's is {wanted!r}"
     unknown = {key: model[key] for key in ("unk_token", "fuse_unk", "byte_fallback")}
     symbols = {symbol + end for symbol in BYTE_SYMBOLS for end in ("", WORD_END)}
     if not symbols <= vocab.keys() and [*unknown.values()] != [END_TOKEN, False, False]:
-        given = ", ".join(f"{key}={value}" for key, value in unknown.items())
-        yield f"it lacks symbols of single bytes, and has {given}"
+        yield f"it lacks symbols of single bytes, and its settings for unknown ones are {unknown}"
     made: dict[str, int] = {"".join(pair): i for i, pair in enumerate(model["merges"])}
     if any(made.get(part, -1) >= i for i, pair in enumerate(model["merges"]) for part in pair):
         yield "a merge takes what only a later one makes, and the order would be another"
@@ -241,9 +240,8 @@ def _is_buildable(token: dict[str, Any]) -> bool:
     HfJsonTokenizer, the one that takes added tokens, looks for them in the text in lower case.
     White space beside a token doesn't count in CLIP's pipeline, with or without lstrip and rstrip.
     """
-    content, whole_words = token["content"], token["single_word"]
-    found = token["normalized"] and _ADDED.fullmatch(content)
-    return not whole_words and (content in _SPECIAL or bool(found))
+    found = token["normalized"] and _ADDED.fullmatch(token["content"])
+    return not token["single_word"] and (token["content"] in _SPECIAL or bool(found))
 
 
 def _vocabulary(description: dict[str, Any], max_length: int) -> Vocabulary:
@@ -253,7 +251,7 @@ def _vocabulary(description: dict[str, Any], max_length: int) -> Vocabulary:
         # every digit is a word of its own to CLIP, and "2019" is one to an operator
         tuple((a, b) for a, b in model.get("merges", ()) if not set("0123456789") & set(a + b)),
         max_length,
-        tuple(sorted(t["content"] for t in tokens if t["normalized"] and t["content"] in _SPECIAL)),
+        tuple(sorted(token["content"] for token in tokens if token["normalized"])),
         {t["content"]: t["id"] for t in tokens if t["content"] not in _SPECIAL},
     )
 

@@ -39,7 +39,18 @@ from oml_mlflow.source.tokenizer import load_tokenizer, read_tokenizer
 MERGES = 1500
 FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
 PIECES = [*"abcxyz019`~^é漢ß²½'!?_<|>A ", "\n", "\u2009", "the", "cat", "2019", "İ", "e\u0301"]
-PIECES += [START, END, "<|StartOfText|>", "<|EndOfText|>", "<cat-toy>", "<Cat-Toy>", "sks"]
+PIECES += [
+    "cab",
+    "zz",
+    " 12 ",
+    START,
+    END,
+    "<|StartOfText|>",
+    "<|EndOfText|>",
+    "<cat-toy>",
+    "<Cat-Toy>",
+    "sks",
+]
 TEXTS = [
     "",
     "A photo of a CAT",
@@ -189,6 +200,13 @@ def merging(*more: str) -> Files:
     return pieces(lambda _: True, *more)
 
 
+def with_words(*words: str) -> Files:
+    files = pieces()
+    ids = files["vocab.json"]
+    more = {word: len(ids) + number for number, word in enumerate(words)}
+    return {**files, "vocab.json": ids | more}
+
+
 def word_level(description: dict[str, Any]) -> None:
     ids = small_vocabulary()[0]
     description["model"] = {"type": "WordLevel", "vocab": ids, "unk_token": END}
@@ -242,6 +260,7 @@ RIGHT: dict[str, tuple[Callable[[], Files], bool]] = {
         lambda: pieces(lambda t: t.replace("</w>", "") in "abcdefghijk" and t != "k"),
         False,
     ),
+    "words that no merge makes": (lambda: with_words("cab</w>", "zz</w>", "zz"), True),
     "merges of digits": (lambda: merging("2 0", "20 1", "1 2</w>", "a 1</w>"), True),
     "symbols missing, fuse_unk off": (lambda: changed(with_unknown()), False),
 }
@@ -325,6 +344,10 @@ REFUSED: dict[str, tuple[Callable[[], Files], str]] = {
         lambda: merging("aaa a", "aa a"),
         "a merge takes what only a later one makes",
     ),
+    "word that merges tear": (
+        lambda: merging("q z</w>", "x q", "xq z</w>"),
+        "its merges make other tokens of the word 'xqz</w>'",
+    ),
     "2 tokens": (lambda: whole(model_max_length=2), "to 2 tokens .model_max_length"),
     "no end token": (without_end, "lacks .* or"),
     "code of its own": (
@@ -365,35 +388,30 @@ def given_texts(seed: int, count: int) -> list[str]:
     return [*TEXTS, *(t.replace("'", "") for t in texts), "it's the cat's"]
 
 
-def check(folder: Path, operator: str, texts: list[str]) -> None:
-    """Check a graph's ids, and those of a graph made anew from it, against the folder's own."""
-    vocabulary = read_tokenizer(folder, 77)
-    path = written_head(vocabulary, operator, folder / "head.onnx")
-    session, tokenizer = open_session(path), load_tokenizer(folder)
-    for text in texts:
-        own = tokenizer(text, truncation=True, max_length=vocabulary.max_length)["input_ids"]
-        prepared = prepare_text(text, any_case=vocabulary.any_case)
-        ids = session.run(None, {"input": np.array([prepared], dtype=object)})[0]
-        assert ids[0].tolist() == own, text
-    again = read_vocabulary(onnx.load(path).graph.node, vocabulary.max_length)
-    for other in BOTH if not vocabulary.added else (JSON_TOKENIZER,):
-        (first,), (second,) = (
-            [n for n in text_head(v, other)[0].nodes if n.op_type == other]
-            for v in (vocabulary, again)
-        )
-        assert first.SerializeToString() == second.SerializeToString()
+def check(folder: Path, texts: list[str], operators: tuple[str, ...] = BOTH) -> None:
+    """Check the ids of graphs, each made from what the one before holds, against the folder's own."""
+    vocabulary, tokenizer = read_tokenizer(folder, 77), load_tokenizer(folder)
+    length, any_case = vocabulary.max_length, vocabulary.any_case
+    for operator in (*operators, operators[0]):
+        path = written_head(vocabulary, operator, folder / "head.onnx")
+        session = open_session(path)
+        for text in texts:
+            own = tokenizer(text, truncation=True, max_length=length)["input_ids"]
+            prepared = prepare_text(text, any_case=any_case)
+            ids = session.run(None, {"input": np.array([prepared], dtype=object)})[0]
+            assert ids[0].tolist() == own, (operator, text)
+        vocabulary = read_vocabulary(onnx.load(path).graph.node, length)
 
 
-@pytest.mark.parametrize("operator", BOTH)
 @pytest.mark.parametrize("name", RIGHT)
-def test_tokenizers_that_are_right(name: str, operator: str, tmp_path: Path) -> None:
-    check(write(tmp_path / name, RIGHT[name][0]()), operator, given_texts(0, 60))
+def test_tokenizers_that_are_right(name: str, tmp_path: Path) -> None:
+    check(write(tmp_path / name, RIGHT[name][0]()), given_texts(0, 60))
 
 
 @pytest.mark.parametrize("name", ADDED)
 def test_added_tokens(name: str, tmp_path: Path) -> None:
     folder = write(tmp_path / name, ADDED[name]())
-    check(folder, JSON_TOKENIZER, given_texts(1, 60))
+    check(folder, given_texts(1, 60), (JSON_TOKENIZER,))
     with pytest.raises(UnsupportedSource, match=r"added tokens .*CLIPTokenizer takes none") as err:
         text_head(read_tokenizer(folder, 77), CLIP_TOKENIZER)
     assert 'profile="onnxruntime"' in err.value.hint
@@ -412,6 +430,8 @@ def test_tokenizers_that_are_refused(name: str, tmp_path: Path) -> None:
 # what only a call can tell, or no class can load
 UNREADABLE = {"code of its own", "unknown class", "no tokenizer's class", "no end token", "dropout"}
 UNREADABLE |= {"class without a fast form", "ignore_merges", "2 tokens"}
+# transformers 5 reads this as the published one, whatever the file says, and 4.57 doesn't
+UNREADABLE |= {"cased, class CLIPTokenizer"}
 OTHERS = [*(n for n, row in RIGHT.items() if not row[1]), *ADDED]
 OTHERS += [name for name in REFUSED if name not in UNREADABLE]
 
@@ -426,13 +446,13 @@ def test_with_the_published_reading_they_would_be_wrong(name: str, tmp_path: Pat
         CLIPTokenizerFast.from_pretrained(write(tmp_path / "clip", pieces())),
     )
     texts = [*given_texts(2, 60), "aaaaa a cat's 33 " + "a" * 33, "ﬁ Å ｆ", "hey!!", "sks's"]
-    differing = [
-        text
-        for text in texts
-        if own(text, truncation=True, max_length=77)["input_ids"]
+    texts += [" ".join("abcdefghijk" * 9), "xqz aaaaaa"]
+    length = min(77, own.model_max_length)
+    assert any(
+        own(text, truncation=True, max_length=length)["input_ids"]
         != published(text, truncation=True, max_length=77)["input_ids"]
-    ]
-    assert differing
+        for text in texts
+    )
 
 
 def test_an_added_token_counts_in_what_a_text_can_reach(tmp_path: Path) -> None:
@@ -489,6 +509,7 @@ def test_special_tokens_are_found_in_the_cases_that_the_folder_says(tmp_path: Pa
     }
     assert found[published] == (START,)
     assert found[both_in_any_case] == tuple(sorted((START, END)))
+    assert read_tokenizer(write(tmp_path / "a", adding("sks")), 77).any_case == ("sks",)
     assert found[pieces] == (() if version("transformers") >= "5" else tuple(sorted((START, END))))
 
 
@@ -533,7 +554,7 @@ def survive(folder: Path, seed: int) -> None:
     else:
         files[name] = mutate(files[name], rng)
     with contextlib.suppress(OmlMlflowError):
-        check(write(folder, files), JSON_TOKENIZER, TEXTS[:4])
+        check(write(folder, files), TEXTS[:4], (JSON_TOKENIZER,))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -551,13 +572,12 @@ def test_mutated_tokenizers_are_right_or_refused_long_form(
 
 
 @pytest.mark.drill
-@pytest.mark.parametrize("operator", BOTH)
 @pytest.mark.parametrize("name", RIGHT)
-def test_tokenizers_that_are_right_long_form(name: str, operator: str, tmp_path: Path) -> None:
-    check(write(tmp_path / name, RIGHT[name][0]()), operator, given_texts(3, 3000))
+def test_tokenizers_that_are_right_long_form(name: str, tmp_path: Path) -> None:
+    check(write(tmp_path / name, RIGHT[name][0]()), given_texts(3, 3000))
 
 
 @pytest.mark.drill
 @pytest.mark.parametrize("name", ADDED)
 def test_added_tokens_long_form(name: str, tmp_path: Path) -> None:
-    check(write(tmp_path / name, ADDED[name]()), JSON_TOKENIZER, given_texts(4, 3000))
+    check(write(tmp_path / name, ADDED[name]()), given_texts(4, 3000), (JSON_TOKENIZER,))
