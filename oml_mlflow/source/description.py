@@ -116,4 +116,4 @@ class Vocabulary:
     merges: tuple[tuple[str, str], ...]
     max_length: int
     any_case: tuple[str, ...] = ()
-    added: Mapping[str, int] = field(default_factory=dict)
+    added: dict[str, int] = field(default_factory=dict)
