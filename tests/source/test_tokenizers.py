@@ -32,9 +32,12 @@ from oml_mlflow.graph.profiles import CLIP_TOKENIZER, JSON_TOKENIZER
 from oml_mlflow.graph.reach import reach_bytes, read_merges
 from oml_mlflow.graph.runtime import open_session
 from oml_mlflow.graph.text import read_vocabulary, text_head
+from oml_mlflow.oml4py import ONNXPipeline
+from oml_mlflow.pair.reference import ReferenceModel
 from oml_mlflow.pair.texts import prepare_text
 from oml_mlflow.source.description import Vocabulary
-from oml_mlflow.source.tokenizer import load_tokenizer, read_tokenizer
+from oml_mlflow.source.model import open_source
+from oml_mlflow.source.tokenizer import TOKENIZER_FILES, load_tokenizer, read_tokenizer
 
 MERGES = 1500
 FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -453,6 +456,41 @@ def test_with_the_published_reading_they_would_be_wrong(name: str, tmp_path: Pat
         != published(text, truncation=True, max_length=77)["input_ids"]
         for text in texts
     )
+
+
+def with_model(folder: Path, files: Files) -> Path:
+    """Write a tiny model of as many tokens as the tokenizer has."""
+    ids = (files.get("vocab.json") or files["tokenizer.json"]["model"]["vocab"]).values()
+    clip_folders.write_tiny(folder, vocab_size=max(ids) + 2, eos_token_id=max(ids))
+    for name in TOKENIZER_FILES:
+        (folder / name).unlink(missing_ok=True)
+    return write(folder, {**files, "config.json": (folder / "config.json").read_text()})
+
+
+@pytest.mark.parametrize(
+    ("made", "profile"),
+    [
+        (lambda: pieces(no_backtick), "oracle-23.7"),
+        (lambda: published(), "oracle-23.7"),
+        (lambda: adding("<cat-toy>"), "onnxruntime"),
+    ],
+    ids=["no backtick", "any case", "added token"],
+)
+def test_vectors_of_a_pair(made: Callable[[], Files], profile: str, tmp_path: Path) -> None:
+    folder = with_model(tmp_path / "model", made())
+    pair = ONNXPipeline(str(folder)).export2file("clip", tmp_path / "pair", profile=profile)
+    texts = [*TEXTS, "a `quoted` cat", "<|StartOfText|> <CAT-toy>"]
+    wanted = ReferenceModel(open_source(str(folder))).embed_text(texts)
+    np.testing.assert_allclose(pair.embedder().embed_text(texts), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_a_refused_tokenizer_leaves_nothing(validate: bool, tmp_path: Path) -> None:
+    for name, made in {"cased": REFUSED["cased"][0], "added": ADDED["added token"]}.items():
+        folder, out = with_model(tmp_path / name, made()), tmp_path / "pair"
+        with pytest.raises(UnsupportedSource, match=r"its normalizer is NFC|added tokens"):
+            ONNXPipeline(str(folder)).export2file("clip", out, validate=validate)
+        assert not out.is_dir() or not list(out.iterdir())
 
 
 def test_an_added_token_counts_in_what_a_text_can_reach(tmp_path: Path) -> None:
