@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +50,11 @@ _TELLING = (
 
 @dataclass(frozen=True)
 class _Opened:
-    """A tokenizer of transformers, its description, and that of its tokenizer.json if there is one.
-
-    `calls` are the ids that it gives; `differs` is a text to which it gives others than it says.
-    `torn` is a word that merges make, and don't make of the word alone: operators look it up.
-    """
+    """A tokenizer of transformers, its tokens, and the first thing that no operator does as it."""
 
     tokenizer: Any
-    loaded: dict[str, Any]
-    whole: dict[str, Any] | None
-    calls: dict[str, list[int]]
-    differs: str | None
-    torn: str | None
+    vocabulary: Vocabulary
+    difference: str | None
 
 
 def read_tokenizer(folder: Path, positions: int) -> Vocabulary:
@@ -72,17 +66,16 @@ def read_tokenizer(folder: Path, positions: int) -> Vocabulary:
     """
     opened = _open(folder)
     path = next((folder / n for n in (_WHOLE, _CONFIG) if (folder / n).is_file()), folder)
-    with values_of(path):
+    with values_of(folder / _CONFIG):
         longest = int(min(positions, opened.tokenizer.model_max_length))
-        vocabulary = _vocabulary(opened.loaded, longest)
-        difference = next(_differences(opened, vocabulary), None)
-    if difference is None:
-        return vocabulary
-    raise UnsupportedSource(
-        f"{path}: this tokenizer is not supported: {difference}. No profile's operator does that. "
-        "Nothing was written.",
-        hint="give the tokenizer of a CLIPModel, if the model was trained with it.",
-    )
+    short = f"it cuts texts to {longest} tokens (model_max_length)" if longest < _SHORTEST else None
+    if difference := opened.difference or short:
+        raise UnsupportedSource(
+            f"{path}: this tokenizer is not supported: {difference}. No profile's operator does "
+            "that. Nothing was written.",
+            hint="give the tokenizer of a CLIPModel, if the model was trained with it.",
+        )
+    return replace(opened.vocabulary, max_length=longest)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -149,7 +142,7 @@ def _class_name(folder: Path) -> str:
     return name
 
 
-@lru_cache(4)
+@lru_cache(2)
 def _open_files(files: tuple[tuple[str, bytes], ...], class_name: str) -> _Opened:
     """Return the tokenizer in files, each a name and its content."""
     from tokenizers import Tokenizer
@@ -164,42 +157,41 @@ def _open_files(files: tuple[tuple[str, bytes], ...], class_name: str) -> _Opene
         only = {"local_files_only": True, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(copy, **only)
         whole = Tokenizer.from_file(str(copy / _WHOLE)) if (copy / _WHOLE).is_file() else None
-    backend = tokenizer.backend_tokenizer
+    loaded = json.loads(tokenizer.backend_tokenizer.to_str())
+    held = json.loads(whole.to_str()) if whole else None
+    vocabulary = _vocabulary(loaded)
+    found = chain(
+        *(_differences_described(description) for description in (held, loaded) if description),
+        _differences_in_use(tokenizer, vocabulary, whole, held and _vocabulary(held)),
+    )
+    return _Opened(tokenizer, vocabulary, next(found, None))
+
+
+def _differences_in_use(
+    tokenizer: Any, vocabulary: Vocabulary, whole: Any, held: Vocabulary | None
+) -> Iterator[str]:
+    """Yield what a call gives in another way than the description, or tokenizer.json, says."""
+    backend, name = tokenizer.backend_tokenizer, type(tokenizer).__name__
     calls = {text: tokenizer(text)["input_ids"] for text in _TELLING}
-    both = [t for t in (backend, whole) if t is not None]
-    differ = (x for x, ids in calls.items() if any(t.encode(x).ids != ids for t in both))
-    loaded = json.loads(backend.to_str())
-    words = (a + b for a, b in loaded["model"].get("merges", ()) if b.endswith(WORD_END))
-    alone = ((w, backend.model.tokenize(w.removesuffix(WORD_END))) for w in words)
-    torn = (word for word, tokens in alone if [token.value for token in tokens] != [word])
-    read = whole and json.loads(whole.to_str())
-    return _Opened(tokenizer, loaded, read, calls, next(differ, None), next(torn, None))
-
-
-def _differences(opened: _Opened, vocabulary: Vocabulary) -> Iterator[str]:
-    """Yield what an operator would do in another way."""
-    tokenizer, calls, name = opened.tokenizer, opened.calls, type(opened.tokenizer).__name__
-    for description in filter(None, (opened.whole, opened.loaded)):
-        yield from _differences_described(description)
     start, end = (vocabulary.ids[token] for token in _SPECIAL)
     if calls[""] != [start, end]:
         around = " ".join(tokenizer.convert_ids_to_tokens(calls[""]))
         yield f"it puts {around or 'nothing'} around a text, not {START_TOKEN} {END_TOKEN}"
     if calls[END_TOKEN] != [start, end, end]:
         yield f"it takes {END_TOKEN} in a text for words (split_special_tokens)"
-    if opened.differs is not None:
-        yield f"{name} reads {opened.differs!r} in another way than {_WHOLE} says"
-    held = opened.whole and _vocabulary(opened.whole, vocabulary.max_length)
+    for text, ids in calls.items():
+        if any(t.encode(text).ids != ids for t in (backend, whole or backend)):
+            yield f"{name} reads {text!r} in another way than {_WHOLE} says"
     if held and replace(held, any_case=vocabulary.any_case) != vocabulary:
         yield f"{name} reads other tokens than {_WHOLE} holds"
     if tokenizer.get_vocab() != vocabulary.ids | vocabulary.added:
         yield "two of its tokens have the same id"
-    if opened.torn is not None:
-        yield f"its merges make other tokens of the word {opened.torn!r}, which is one itself"
+    for word in ("".join(pair) for pair in vocabulary.merges if pair[1].endswith(WORD_END)):
+        tokens = backend.model.tokenize(word.removesuffix(WORD_END))
+        if [token.value for token in tokens] != [word]:
+            yield f"operators look up the word {word!r}, and its merges make other tokens of it"
     if tokenizer.truncation_side != "right":
         yield f"it cuts long texts on the {tokenizer.truncation_side} (truncation_side)"
-    if vocabulary.max_length < _SHORTEST:
-        yield f"it cuts texts to {vocabulary.max_length} tokens (model_max_length)"
 
 
 def _differences_described(description: dict[str, Any]) -> Iterator[str]:
@@ -244,13 +236,13 @@ def _is_buildable(token: dict[str, Any]) -> bool:
     return not token["single_word"] and (token["content"] in _SPECIAL or bool(found))
 
 
-def _vocabulary(description: dict[str, Any], max_length: int) -> Vocabulary:
+def _vocabulary(description: dict[str, Any]) -> Vocabulary:
     tokens, model = description["added_tokens"], description["model"]
     return Vocabulary(
         model["vocab"],
         # every digit is a word of its own to CLIP, and "2019" is one to an operator
         tuple((a, b) for a, b in model.get("merges", ()) if not set("0123456789") & set(a + b)),
-        max_length,
+        0,
         tuple(sorted(token["content"] for token in tokens if token["normalized"])),
         {t["content"]: t["id"] for t in tokens if t["content"] not in _SPECIAL},
     )

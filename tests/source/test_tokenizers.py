@@ -349,7 +349,7 @@ REFUSED: dict[str, tuple[Callable[[], Files], str]] = {
     ),
     "word that merges tear": (
         lambda: merging("q z</w>", "x q", "xq z</w>"),
-        "its merges make other tokens of the word 'xqz</w>'",
+        "operators look up the word 'xqz</w>'",
     ),
     "2 tokens": (lambda: whole(model_max_length=2), "to 2 tokens .model_max_length"),
     "no end token": (without_end, "lacks .* or"),
