@@ -27,7 +27,7 @@ if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_set
 import clip_folders
 import oracle_fixtures
 from live.options import pytest_addoption, pytest_report_header  # noqa: F401 -- for pytest
-from old_runtimes import environment, oldest_driver  # noqa: F401 -- for pytest
+from old_runtimes import environment, oldest_driver, transformers_4  # noqa: F401 -- for pytest
 
 from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.pipeline_pair import PipelinePair

@@ -12,7 +12,8 @@ from oml_mlflow.graph.protobuf import BYTES, fields, mapped
 # ModelProto.graph, GraphProto.node, NodeProto.attribute; AttributeProto.name and .s
 _TO_ATTRIBUTES, _NAME, _STRING = (7, 1, 5), 1, 4
 _WORD_END = "</w>"
-_SPECIAL_BYTES = len("<|startoftext|>")
+_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+_SPECIAL_BYTES = max(map(len, _SPECIAL))
 # a cut also changes its own last character, and may fall into a special token or a contraction
 _AT_THE_CUT_BYTES = 32
 
@@ -33,7 +34,13 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
                 pairs = [line.split(" ") for line in value.decode().split("\n")]
                 return [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
             if name == b"tokenizer_vocab":
-                return [(left, right) for left, right in json.loads(value)["model"]["merges"]]
+                whole = json.loads(value)
+                # an added token reaches as far as a merge of all its characters would
+                added = [
+                    t["content"] for t in whole["added_tokens"] if t["content"] not in _SPECIAL
+                ]
+                merges = [(left, right) for left, right in whole["model"]["merges"]]
+                return [*merges, *((token[:1], token[1:]) for token in added)]
     return []
 
 

@@ -9,12 +9,20 @@ from typing import Any
 import numpy as np
 import onnx
 
-from oml_mlflow.errors import GraphError
+from oml_mlflow.errors import GraphError, UnsupportedSource
 from oml_mlflow.graph.encoder import text_encoder
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.profiles import CLIP_TOKENIZER, JSON_TOKENIZER, TOKENIZER_DOMAIN
 from oml_mlflow.graph.wire import Initializer
-from oml_mlflow.source.description import END_TOKEN, START_TOKEN, Tower, Vocabulary, Weights
+from oml_mlflow.source.description import (
+    BYTE_SYMBOLS,
+    END_TOKEN,
+    START_TOKEN,
+    WORD_END,
+    Tower,
+    Vocabulary,
+    Weights,
+)
 
 # The opset that OML4Py writes. Source: ONNX Pipeline Models : Text Embedding, Oracle.
 OPSET = 17
@@ -26,6 +34,8 @@ _WHITE_SPACE = (
 _SPLIT = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
+# CLIPTokenizer wants a merge; this one is never carried out, as both are taken out of texts first
+_NO_MERGE = (END_TOKEN, END_TOKEN)
 _TOKENIZER_CONFIG = {
     "tokenizer_class": "CLIPTokenizer",
     "add_prefix_space": False,
@@ -39,7 +49,7 @@ _TOKENIZER_CONFIG = {
 def text_head(vocabulary: Vocabulary, tokenizer: str) -> tuple[GraphBuilder, onnx.ValueInfoProto]:
     """Return the nodes from ``input``, string ``(batch,)``, to ``input_ids``, and its type.
 
-    `tokenizer` is the operator to use: ``CLIPTokenizer`` or ``HfJsonTokenizer``.
+    `tokenizer` is the operator to use: ``CLIPTokenizer``, or ``HfJsonTokenizer`` for added tokens.
     """
     g = GraphBuilder("tokenise")
     append_ids = _json_ids if tokenizer == JSON_TOKENIZER else _clip_ids
@@ -89,14 +99,20 @@ def read_vocabulary(nodes: Iterable[onnx.NodeProto], max_length: int) -> Vocabul
     """
     for node in nodes:
         held = {a.name: a.s.decode() for a in node.attribute if a.type == a.STRING}
+        added: dict[str, int] = {}
         if node.op_type == CLIP_TOKENIZER and {"vocab", "merges"} <= held.keys():
             merges = [line.split(" ") for line in held["merges"].split("\n") if line]
-            merges = [pair for pair in merges if len(pair) == 2]
             ids = _digits_within(json.loads(held["vocab"]))
-            return Vocabulary(ids, tuple((a, b) for a, b in merges), max_length)
-        if node.op_type == JSON_TOKENIZER and "tokenizer_vocab" in held:
-            model = json.loads(held["tokenizer_vocab"])["model"]
-            return Vocabulary(model["vocab"], tuple((a, b) for a, b in model["merges"]), max_length)
+        elif node.op_type == JSON_TOKENIZER and "tokenizer_vocab" in held:
+            whole = json.loads(held["tokenizer_vocab"])
+            added = {token["content"]: token["id"] for token in whole["added_tokens"]}
+            ids, merges = whole["model"]["vocab"], whole["model"]["merges"]
+        else:
+            continue
+        pairs = tuple((pair[0], pair[1]) for pair in merges if len(pair) == 2)
+        pairs = () if pairs == (_NO_MERGE,) else pairs
+        added = {token: number for token, number in added.items() if token not in ids}
+        return Vocabulary(ids, pairs, max_length, added=added)
     raise GraphError(
         "the text graph holds no CLIPTokenizer or HfJsonTokenizer node with a vocabulary.",
         hint="export the pair from its model for that profile.",
@@ -104,14 +120,21 @@ def read_vocabulary(nodes: Iterable[onnx.NodeProto], max_length: int) -> Vocabul
 
 
 def _clip_ids(g: GraphBuilder, vocabulary: Vocabulary) -> str:
-    """Append the tokenizer that Oracle documents; it pads with the end token."""
+    """Append the tokenizer that Oracle documents; it pads with the end token, adds none."""
+    if vocabulary.added:
+        raise UnsupportedSource(
+            f"the tokenizer has added tokens ({', '.join(list(vocabulary.added)[:3])}), and the "
+            f"operator {CLIP_TOKENIZER} takes none. Nothing was written.",
+            hint='export for profile="onnxruntime", whose operator does.',
+        )
+    merges = vocabulary.merges or (_NO_MERGE,)
     ids, _ = g.ops(
         CLIP_TOKENIZER,
         "input",
         names=("token_ids", "token_mask"),
         domain=TOKENIZER_DOMAIN,
-        vocab=json.dumps(_digits_alone(vocabulary.ids), ensure_ascii=False),
-        merges="".join(f"{left} {right}\n" for left, right in vocabulary.merges),
+        vocab=json.dumps(_digits_alone(_looked_up(vocabulary)), ensure_ascii=False),
+        merges="".join(f"{left} {right}\n" for left, right in merges),
         padding_length=-1,
     )
     return ids
@@ -171,6 +194,7 @@ def _tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
     """Return CLIP's tokenizer.json. Source: what transformers 5.23 writes for CLIPTokenizer."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     specials = [(vocabulary.ids[token], token) for token in (START_TOKEN, END_TOKEN)]
+    specials += [(number, token) for token, number in vocabulary.added.items()]
     return {
         "version": "1.0",
         "truncation": None,
@@ -220,10 +244,22 @@ def _tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
             "end_of_word_suffix": "</w>",
             "fuse_unk": False,
             "byte_fallback": False,
-            "vocab": vocabulary.ids,
+            "vocab": _looked_up(vocabulary),
             "merges": [list(pair) for pair in vocabulary.merges],
         },
     }
+
+
+def _looked_up(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the tokens that an operator may find.
+
+    It looks for whole words first, even for those that no merge makes, and which CLIP's tokenizer
+    never gives. For a byte without symbol that gives the unknown token, an operator no token's id.
+    """
+    symbols = [symbol + end for end in ("", WORD_END) for symbol in BYTE_SYMBOLS]
+    made = {*symbols, START_TOKEN, END_TOKEN, *map("".join, vocabulary.merges)}
+    known = {token: number for token, number in vocabulary.ids.items() if token in made}
+    return {**dict.fromkeys(symbols, vocabulary.ids[END_TOKEN]), **known}
 
 
 def _digits_alone(ids: dict[str, int]) -> dict[str, int]:
@@ -240,7 +276,8 @@ def _digits_alone(ids: dict[str, int]) -> dict[str, int]:
 def _digits_within(ids: dict[str, int]) -> dict[str, int]:
     """Undo `_digits_alone`: in CLIP's vocabulary the ids of digits stand in the digits' order."""
     missing = sorted(set(range(max(ids.values()))) - set(ids.values()))
-    digits = [d for d in "0123456789" if d in ids and ids[d] == ids.get(f"{d}</w>")]
+    end = ids.get(END_TOKEN)
+    digits = [d for d in "0123456789" if d in ids and ids[d] == ids.get(d + WORD_END) != end]
     if len(missing) != len(digits):
         return ids
     return {**ids, **dict(zip(digits, missing, strict=True))}

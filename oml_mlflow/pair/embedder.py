@@ -98,7 +98,8 @@ class PairEmbedder:
                     "much its model reads; nothing was embedded.",
                     hint="shorten it, or export the pair from its model.",
                 )
-        prepared = [prepare_text(t, f"text {i}", reach) for i, t in enumerate(texts)]
+        any_case = self._metadata.get("any_case_tokens", ()) if texts else ()
+        prepared = [prepare_text(t, f"text {i}", reach, any_case) for i, t in enumerate(texts)]
         shape = self._input(TXT).shape if prepared else []
         count = 1 if shape[:1] in ([], [1]) else _TEXTS_PER_RUN
         rows = []
@@ -109,12 +110,21 @@ class PairEmbedder:
         return self._stack(rows)
 
     @cached_property
-    def _reading(self) -> tuple[int | None, bool]:
-        """Bytes of a text that the model can read, if known, and whether long words are no risk."""
+    def _metadata(self) -> dict[str, Any]:
+        """What the text pipeline says of itself, if it is one of ours."""
         properties = self._session(TXT).get_modelmeta().custom_metadata_map
         try:
+            found = json.loads(properties.get(PROPERTY, "{}"))
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def _reading(self) -> tuple[int | None, bool]:
+        """Bytes of a text that the model can read, if known, and whether long words are no risk."""
+        try:
             merges = read_merges(self._paths[TXT])
-            known = json.loads(properties.get(PROPERTY, "{}")).get("max_seq_length")
+            known = self._metadata.get("max_seq_length")
             reach = reach_bytes(merges, int(known)) if merges and known else None
         except (ValueError, TypeError, AttributeError, LookupError):
             return None, False

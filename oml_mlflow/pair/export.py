@@ -133,6 +133,7 @@ def pair_metadata(source: Source, config: ONNXPipelineConfig) -> dict[str, Any]:
         "revision": source.revision,
         "dims": source.dims,
         "max_seq_length": source.vocabulary.max_length,
+        "any_case_tokens": list(source.vocabulary.any_case),
         "post_processors": config.post_processors,
         "distance_metrics": config.distance_metrics,
         "languages": config.languages,

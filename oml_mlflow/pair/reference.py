@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from oml_mlflow.errors import SourceError
+from oml_mlflow.errors import OmlMlflowError, SourceError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.graph.precision import FLOAT32, encoder_limit
 from oml_mlflow.graph.retarget import read_head
@@ -24,6 +24,7 @@ from oml_mlflow.parity.compare import compare, limits_by_side
 from oml_mlflow.parity.probes import Probe, References, embed_probes
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.source.model import Source
+from oml_mlflow.source.tokenizer import load_tokenizer
 
 
 class ReferenceModel:
@@ -54,9 +55,9 @@ class ReferenceModel:
                 source.folder, local_files_only=True, **{dtype: torch.float32}
             ).eval()
             self._processor: Any = processor.from_pretrained(source.folder, local_files_only=True)
-            self._tokenizer: Any = transformers.CLIPTokenizerFast.from_pretrained(
-                source.folder, local_files_only=True
-            )
+            self._tokenizer = load_tokenizer(source.folder)
+        except OmlMlflowError:
+            raise
         except Exception as error:  # transformers raises nearly anything on a damaged folder
             raise SourceError(
                 f"transformers {version('transformers')} can't load {source.folder}: "
@@ -151,6 +152,7 @@ class PreparedByPair:
 
     def __init__(self, pair: PipelinePair, model: ReferenceModel, folder: Path) -> None:
         self._model = model
+        self._any_case = pair.metadata.get("any_case_tokens", ())
         self._sessions: dict[str, Any] = {}
         for side in SIDES:
             path = folder / f"head_{side}.onnx"
@@ -168,5 +170,5 @@ class PreparedByPair:
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return ``(n, dims)`` float32."""
-        prepared = np.array([prepare_text(text, "a text") for text in texts], dtype=object)
+        prepared = np.array([prepare_text(t, any_case=self._any_case) for t in texts], dtype=object)
         return self._model.embed_ids(self._sessions[TXT].run(None, {"input": prepared})[0])

@@ -2,7 +2,7 @@
 
 CLIP's own tokenizer takes out its special tokens, then applies NFC and turns runs of white space
 into one space. The operator does neither: it drops line breaks, stops at NUL, ends the process on
-white space before a special token, and takes ``<|EndOfText|>`` for one, which to CLIP is three
+white space before a special token, and takes ``<|EndOfText|>`` for one, which to most is three
 words; it keeps "²³" as one word and ``'s`` behind a space as two. Doing the same here first
 changes no id that CLIP's tokenizer would give. Measured with onnxruntime-extensions 0.12 to 0.15.2.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
+from collections.abc import Iterable
+from functools import cache, lru_cache
 from itertools import groupby
 
 from oml_mlflow.errors import InputError
@@ -21,19 +22,14 @@ _WHITE = "\t-\r\x85 \xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _WHITE_LISTED = "\t\n\v\f\r\x85 \xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B)))
 _WHITE_LISTED += "\u2028\u2029\u202f\u205f\u3000"
 _SPACE = re.compile(f"[{_WHITE}]+")
-_PUNCTUATION = rf"(?:[^\w{_WHITE}]|_)+"
+# in lower case \u0130 ends in a mark, which belongs to the punctuation behind it
+_PUNCTUATION = rf"(?:[^\w{_WHITE}]|[_\u0130])+"
 _NAMES = "startoftext|endoftext"
-_SPECIAL = re.compile(rf"(<\|(?:{_NAMES})\|>)")
 _SPACE_BEFORE_SPECIAL = re.compile(rf" (?=<\|(?:{_NAMES})\|>)")
 # behind a space the operator takes 's for an apostrophe and a word; behind a letter as CLIP does
 _SPACE_BEFORE_CONTRACTION = re.compile(r"(?:(?<=[^\W_\u0130])|^) (?='(?i:s|t|re|ve|m|ll|d))")
 # NFC makes one character of up to four, and spaces are up to every second one
 _RAW_PER_BYTE = 8
-_ANY_CASE = rf"(?=[a-zA-Z]+\|>)((?i:{_NAMES}))\|>"
-# a name right after other punctuation belongs to that run of punctuation, as in CLIP's own split
-_NEARLY_SPECIAL = re.compile(
-    rf"<\|{_ANY_CASE}|{_PUNCTUATION}(?<=<\|)(?={_ANY_CASE})|{_PUNCTUATION}"
-)
 # the part of `prepare_text` that SQL can do: (pattern, replacement, any case); Oracle's patterns
 # have no look-around, and its ranges follow NLS_SORT, so that characters are listed one by one
 SQL_TEXT_STEPS = (
@@ -51,7 +47,8 @@ def oracle_text_expression(column: str) -> str:
     space before a special token goes, which would end the process; special tokens in upper case,
     which to CLIP are words, are taken apart; a space between a letter and ``'s``, ``'t`` and the
     like goes; NUL characters, at which the tokenizer would stop, are removed. NFC is left out. For
-    databases in the character set AL32UTF8.
+    databases in the character set AL32UTF8, and models whose special tokens are no others in upper
+    case: to those of `Vocabulary.any_case` they are.
 
     Not confirmed on an Oracle database; the same patterns were measured in DuckDB.
 
@@ -66,7 +63,9 @@ def oracle_text_expression(column: str) -> str:
     return text
 
 
-def prepare_text(text: str, label: str = "text", reach: int | None = None) -> str:
+def prepare_text(
+    text: str, label: str = "text", reach: int | None = None, any_case: Iterable[str] = ()
+) -> str:
     """Return a text that is safe for the graph, and to which CLIP's tokenizer gives the same ids.
 
     Takes time in proportion to the text's length.
@@ -76,6 +75,9 @@ def prepare_text(text: str, label: str = "text", reach: int | None = None) -> st
         label: How to name it in an error.
         reach: Bytes, white space apart, that the model can read (`graph.reach`); the rest is left
             out. By default nothing is.
+        any_case: Tokens that the model's tokenizer finds in whatever case they are written
+            (`Vocabulary.any_case`). Other special tokens are words unless they are in lower case;
+            behind their ``|>`` a text is split, as by transformers 5 and not by 4.
 
     Raises:
         InputError: If it is no text, or holds NUL or a lone surrogate.
@@ -97,14 +99,37 @@ def prepare_text(text: str, label: str = "text", reach: int | None = None) -> st
         ) from error
     if reach is not None:
         text = _start(text, _RAW_PER_BYTE * reach)
-    # NFC would join a special token's last character with an accent behind it
-    parts = [unicodedata.normalize("NFC", _ordered(part)) for part in _SPECIAL.split(text)]
-    parts[::2] = [_NEARLY_SPECIAL.sub(_spell_out, part) for part in parts[::2]]
+    special, special_in_any_case, nearly_special = _patterns(frozenset(any_case))
+    parts: list[str] = []
+    for i, part in enumerate(special.split(text)):
+        if i % 2:
+            parts.append(part)
+            continue
+        # NFC would join a special token's last character with an accent behind it
+        pieces = special_in_any_case.split(unicodedata.normalize("NFC", _ordered(part)))
+        pieces[::2] = [nearly_special.sub(_spell_out, piece) for piece in pieces[::2]]
+        pieces[1::2] = [piece.lower() for piece in pieces[1::2]]
+        parts += pieces
     # marks, which alone may be many more than what was kept, are in order now
     joined = "".join(parts)[: None if reach is None else _RAW_PER_BYTE * reach]
     spaced = _SPACE_BEFORE_SPECIAL.sub("", _SPACE.sub(" ", _apart(joined)))
     prepared = _SPACE_BEFORE_CONTRACTION.sub("", spaced)
     return prepared if reach is None else _within(prepared, reach)
+
+
+@cache
+def _patterns(any_case: frozenset[str]) -> tuple[re.Pattern[str], ...]:
+    """Return what finds special tokens, those found in any case, and words that look like one."""
+    names = "|".join(n for n in _NAMES.split("|") if f"<|{n}|>" not in any_case) or "(?!)"
+    found = "|".join(map(re.escape, sorted(any_case, key=len, reverse=True))) or "(?!)"
+    # a name right after other punctuation belongs to that run of it, as in CLIP's own split
+    name = rf"(?=[a-zA-Z]+\|>)((?i:{names}))\|>"
+    nearly = rf"<\|{name}|{_PUNCTUATION}(?<=<\|)(?={name})|{_PUNCTUATION}"
+    return (
+        re.compile(rf"(<\|(?:{names})\|>)"),
+        re.compile(f"({found})", re.ASCII | re.IGNORECASE),
+        re.compile(nearly),
+    )
 
 
 def _start(text: str, length: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,10 @@ RESIZE_ATTRIBUTES: dict[int, dict[str, Any]] = {
 }
 RESAMPLING = tuple(RESIZE_ATTRIBUTES)
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
+WORD_END = "</w>"
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+# how byte-level tokenizers write the 256 bytes
+BYTE_SYMBOLS = tuple(map(chr, [*_PRINTABLE, *range(0x100, 0x200 - len(_PRINTABLE))]))
 
 
 class Weights(Protocol):
@@ -104,8 +108,12 @@ class Vocabulary:
         ids: Id of every token.
         merges: Pairs to merge, best first.
         max_length: Ids a text may have, start and end included.
+        any_case: Special and added tokens that are found in whatever case they are written.
+        added: Id of every token that was added to CLIP's own, found in a text before it is split.
     """
 
     ids: dict[str, int]
     merges: tuple[tuple[str, str], ...]
     max_length: int
+    any_case: tuple[str, ...] = ()
+    added: dict[str, int] = field(default_factory=dict)

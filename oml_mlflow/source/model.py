@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +10,14 @@ from oml_mlflow.errors import SourceError, UnsupportedSource
 from oml_mlflow.source.description import (
     ACTIVATIONS,
     BICUBIC,
-    END_TOKEN,
     RESAMPLING,
-    START_TOKEN,
     ImagePreparation,
     Tower,
     Vocabulary,
 )
-from oml_mlflow.source.links import refuse_links
+from oml_mlflow.source.json_files import read_json, values_of
+from oml_mlflow.source.layout import CLIP_MODULE, MODULES, clip_folder
+from oml_mlflow.source.tokenizer import TOKENIZER_FILES, read_tokenizer
 from oml_mlflow.source.weights import (
     INDEX,
     PICKLE,
@@ -30,10 +27,6 @@ from oml_mlflow.source.weights import (
     weight_files,
 )
 
-TOKENIZER_FILES = (
-    *("tokenizer.json", "vocab.json", "merges.txt"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-)
 IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _HUB_PATTERNS = ["config.json", *TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES]
 # not all *.safetensors: LAION's repositories also hold OpenCLIP's own copy of the weights
@@ -96,7 +89,7 @@ def open_source(
 
     Args:
         model_name: Hub id such as ``openai/clip-vit-base-patch32``, or a folder in the Hugging
-            Face layout, as transformers 4 or 5 writes it.
+            Face layout, as transformers 4 or 5 writes it, or in that of sentence-transformers.
         cache_dir: Where hub downloads are kept; the Hugging Face cache by default.
         force: Download again even what is in the cache.
         pickles: Take ``pytorch_model.bin``, tensors only, where there are no safetensors.
@@ -106,9 +99,9 @@ def open_source(
             folder, or a pickle holds more than tensors.
         UnsupportedSource: If it is no CLIP model, or does what no graph here can.
     """
-    folder, revision = _resolve(model_name, cache_dir, force, pickles)
-    refuse_links(folder)
-    config = _read_json(folder / "config.json", "the model's configuration")
+    root, revision = _resolve(model_name, cache_dir, force, pickles)
+    folder = clip_folder(root)
+    config = read_json(folder / "config.json", "the model's configuration")
     if config.get("model_type") != "clip":
         raise UnsupportedSource(
             f"{model_name} is not a CLIP model: config.json says model_type "
@@ -117,7 +110,7 @@ def open_source(
             "openai/clip-vit-base-patch32.",
         )
     text_config, vision_config = _section(config, "text"), _section(config, "vision")
-    with _values_of(folder / "config.json"):
+    with values_of(folder / "config.json"):
         dims = int(config.get("projection_dim", 512))
         image_px = int(vision_config.get("image_size", 224))
         patch_px = int(vision_config.get("patch_size", 32))
@@ -127,11 +120,11 @@ def open_source(
         text = _tower("text_model", "text_projection", text_config, dims, 512, 8)
     weights = open_weights(folder, model_name, pickles=pickles)
     source = Source(
-        name=model_name if revision else folder.name,
+        name=model_name if revision else root.name,
         folder=folder,
         revision=revision,
         preparation=_preparation(folder, image_px),
-        vocabulary=_vocabulary(folder, positions),
+        vocabulary=read_tokenizer(folder, positions),
         vision=vision,
         text=text,
         patch_px=patch_px,
@@ -165,16 +158,16 @@ def _resolve(
             f"{model_name} has to be fetched from the hub, and huggingface_hub is not installed.",
             hint="pip install 'oml-mlflow[build]', or give a local folder.",
         ) from error
-    patterns = [*_HUB_PATTERNS, *_HUB_SAFETENSORS]
+    patterns = [MODULES, *_wherever(*_HUB_PATTERNS, *_HUB_SAFETENSORS)]
     try:
         path = snapshot_download(
             model_name, allow_patterns=patterns, cache_dir=cache_dir, force_download=force
         )
-        if pickles and not weight_files(Path(path), SAFETENSORS):
+        if pickles and not weight_files(clip_folder(Path(path)), SAFETENSORS):
             snapshot_download(
                 model_name,
                 revision=Path(path).name,
-                allow_patterns=_HUB_PICKLES,
+                allow_patterns=_wherever(*_HUB_PICKLES),
                 cache_dir=cache_dir,
                 force_download=force,
             )
@@ -188,38 +181,8 @@ def _resolve(
     return Path(path), Path(path).name
 
 
-def _read_json(path: Path, what: str) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceError(
-            f"{path.parent} holds no {path.name} ({what}). Nothing was written.",
-            hint="give a folder in the Hugging Face layout, as model.save_pretrained writes it.",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise SourceError(
-            f"{path} ({what}) can't be read: {type(error).__name__}. Nothing was written.",
-            hint="fetch or save the model again.",
-        ) from error
-    if not isinstance(loaded, dict):
-        raise SourceError(
-            f"{path} ({what}) is no JSON object. Nothing was written.",
-            hint="fetch or save the model again.",
-        )
-    return loaded
-
-
-@contextlib.contextmanager
-def _values_of(path: Path) -> Iterator[None]:
-    """Raise a SourceError that names the file for whatever a value of the wrong kind raises."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise SourceError(
-            f"{path} holds a value of the wrong kind ({type(error).__name__}: {error}). "
-            "Nothing was written.",
-            hint=f"correct {path.name}, or fetch or save the model again.",
-        ) from error
+def _wherever(*names: str) -> list[str]:
+    return [*names, *(f"{CLIP_MODULE}/{name}" for name in names)]
 
 
 def _dict(config: dict[str, Any], key: str) -> dict[str, Any]:
@@ -257,11 +220,11 @@ def _tower(
 def _preparation(folder: Path, image_px: int) -> ImagePreparation:
     path, config = folder / "processor_config.json", {}
     if path.is_file():
-        config = _dict(_read_json(path, "the image processor"), "image_processor")
+        config = _dict(read_json(path, "the image processor"), "image_processor")
     if not config:
         path = folder / "preprocessor_config.json"
-        config = _read_json(path, "the image processor")
-    with _values_of(path):
+        config = read_json(path, "the image processor")
+    with values_of(path):
         preparation = _read_preparation(path, config)
     if preparation.output_px != (image_px, image_px):
         raise UnsupportedSource(
@@ -327,39 +290,6 @@ def _channels(values: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _vocabulary(folder: Path, positions: int) -> Vocabulary:
-    whole, pieces = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
-    if all(path.is_file() for path in pieces):
-        ids = _read_json(pieces[0], "the tokenizer's vocabulary")
-        with _values_of(pieces[1]):
-            lines = pieces[1].read_text(encoding="utf-8").split("\n")
-        merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    elif whole.is_file():
-        tokenizer = _read_json(whole, "the tokenizer")
-        model = _dict(tokenizer, "model")
-        ids = {**_dict(model, "vocab")}
-        with _values_of(whole):
-            ids |= {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
-            merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
-    else:
-        raise SourceError(
-            f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt. "
-            "Nothing was written.",
-            hint="save it there with CLIPTokenizer.from_pretrained(...).save_pretrained(folder).",
-        )
-    if not {START_TOKEN, END_TOKEN} <= ids.keys() or any(len(pair) != 2 for pair in merges):
-        raise UnsupportedSource(
-            f"the tokenizer in {folder} is not CLIP's: it lacks {START_TOKEN} or {END_TOKEN}, or "
-            "its merges are no pairs. Nothing was written.",
-            hint="give the tokenizer of a CLIPModel.",
-        )
-    config_file = folder / "tokenizer_config.json"
-    config = _read_json(config_file, "the tokenizer") if config_file.is_file() else {}
-    longest = config.get("model_max_length")
-    max_length = int(min(positions, longest)) if isinstance(longest, int | float) else positions
-    return Vocabulary(ids, tuple((pair[0], pair[1]) for pair in merges), max_length)
-
-
 def _check_weights(source: Source, image_px: int) -> None:
     """Raise SourceError if weights don't fit the configuration; nothing is written yet."""
     vision, text, weights = source.vision, source.text, source.weights
@@ -390,9 +320,10 @@ def _check_weights(source: Source, image_px: int) -> None:
                 hint="correct config.json.",
             )
     rows = weights.shape("text_model.embeddings.token_embedding.weight")[0]
-    if max(source.vocabulary.ids.values()) >= rows:
+    highest = max(*source.vocabulary.ids.values(), *source.vocabulary.added.values())
+    if highest >= rows:
         raise SourceError(
-            f"{source.folder}: the tokenizer has ids up to {max(source.vocabulary.ids.values())}, "
+            f"{source.folder}: the tokenizer has ids up to {highest}, "
             f"and the model knows {rows} tokens. Nothing was written.",
             hint="give the tokenizer that belongs to these weights.",
         )

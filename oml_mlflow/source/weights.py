@@ -6,6 +6,7 @@ import json
 import pickle
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,12 @@ class Checkpoint(ABC):
     def _tensor(self, name: str) -> Any:
         """Return a tensor of torch."""
 
-    def _missing(self, name: str) -> SourceError:
-        return SourceError(
+    def _stored(self, name: str, names: Container[str]) -> str:
+        """Return the name under which a tensor is stored, be it one of a CLIPModel in a model."""
+        for stored in (name, f"clip.{name}"):
+            if stored in names:
+                return stored
+        raise SourceError(
             f"the weights hold no tensor {name!r}, which CLIPModel needs. Nothing was written.",
             hint="save the whole CLIPModel (model.save_pretrained), both towers and projections.",
         )
@@ -81,12 +86,10 @@ class SafetensorsWeights(Checkpoint):
 
         # opened anew each time: pages of a file that stays mapped count as this process's memory
         with safe_open(self._entry(name)[0], framework="pt") as opened:
-            return opened.get_tensor(name)
+            return opened.get_tensor(self._stored(name, self._found))
 
     def _entry(self, name: str) -> tuple[Path, tuple[int, ...]]:
-        if name not in self._found:
-            raise self._missing(name)
-        return self._found[name]
+        return self._found[self._stored(name, self._found)]
 
 
 class PickledWeights(Checkpoint):
@@ -137,9 +140,7 @@ class PickledWeights(Checkpoint):
         return tuple(self._tensor(name).shape)
 
     def _tensor(self, name: str) -> Any:
-        if name not in self._tensors:
-            raise self._missing(name)
-        return self._tensors[name].detach()
+        return self._tensors[self._stored(name, self._tensors)].detach()
 
 
 def open_weights(folder: Path, model_name: str, *, pickles: bool = False) -> Checkpoint:

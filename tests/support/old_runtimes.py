@@ -14,6 +14,7 @@ RUN_GRAPH = Path(__file__).with_name("run_graph.py")
 ORT = "1.15.1"
 OLDEST_EXTENSIONS = "0.12.0"
 OLDEST_DRIVER = "4.0.2"
+TRANSFORMERS_4 = ("transformers==4.57.6", "tokenizers==0.22.1", "huggingface_hub==0.36.0")
 
 
 def _install(python: Path | str, *packages: str) -> None:
@@ -47,4 +48,12 @@ def oldest_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the oldest python-oracledb, to be put first on the path."""
     folder = tmp_path_factory.mktemp("oldest_driver")
     _install(sys.executable, "--no-deps", "--target", str(folder), f"oracledb=={OLDEST_DRIVER}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the last transformers 4, to be put first on the path."""
+    folder = tmp_path_factory.mktemp("transformers_4")
+    _install(sys.executable, "--no-deps", "--target", str(folder), *TRANSFORMERS_4)
     return folder
