@@ -8,7 +8,13 @@ import onnx
 from oml_mlflow.graph.encoder import vision_encoder
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.wire import Initializer
-from oml_mlflow.source.description import RESIZE_ATTRIBUTES, ImagePreparation, Tower, Weights
+from oml_mlflow.source.description import (
+    NEAREST,
+    RESIZE_ATTRIBUTES,
+    ImagePreparation,
+    Tower,
+    Weights,
+)
 
 # Resize has `antialias` from opset 18 on; without it vectors differ from Pillow's.
 OPSET = 18
@@ -127,26 +133,66 @@ def _as_batch(g: GraphBuilder, pixels: str) -> str:
 
 def _resize(g: GraphBuilder, pixels: str, preparation: ImagePreparation) -> str:
     """Append Pillow's resize, on uint8: on float32, ORT's result is up to 7 levels off."""
+    before = _height_width(g, pixels)
     if preparation.resize_px:
-        height_width = g.constant(preparation.resize_px)
+        after = g.constant(preparation.resize_px)
     elif preparation.shortest_edge_px:
-        before = _height_width(g, pixels)
         short = g.op("ReduceMin", before, keepdims=1)
         # whole-number division cuts as int(size * long / short) does in transformers
         scaled = g.op("Mul", before, g.constant([preparation.shortest_edge_px]))
-        height_width = g.op("Div", scaled, short)
+        after = g.op("Div", scaled, short)
     else:
         return pixels
-    sizes = g.op("Concat", g.constant([1, 3]), height_width, axis=0)
-    return g.op(
-        "Resize",
-        pixels,
-        "",
-        "",
-        sizes,
-        coordinate_transformation_mode="half_pixel",
-        **RESIZE_ATTRIBUTES[preparation.resample],
-    )
+    if preparation.resample == NEAREST:
+        return _pick_nearest(g, pixels, before, after)
+    sizes = [after]
+    if preparation.vertical_first:
+        sizes = [_after_first_pass(g, before, after), after]
+    for size in sizes:
+        pixels = g.op(
+            "Resize",
+            pixels,
+            "",
+            "",
+            g.op("Concat", g.constant([1, 3]), size, axis=0),
+            coordinate_transformation_mode="half_pixel",
+            **RESIZE_ATTRIBUTES[preparation.resample],
+        )
+    return pixels
+
+
+def _after_first_pass(g: GraphBuilder, before: str, after: str) -> str:
+    """Append nodes that give the (height, width) after the first of Pillow 13's two passes.
+
+    Each pass rounds to whole levels, so that the order shows. Source: Pillow 13.0.0,
+    src/libImaging/Resample.c, ImagingResampleInner: the vertical pass comes first where the height
+    loses anything, and more than twice what the width loses.
+    """
+    lost = g.op("Sub", before, after)
+    height, width = (g.op("Gather", lost, g.constant([axis]), axis=0) for axis in (0, 1))
+    bound = g.op("Max", g.op("Mul", width, g.constant([2])), g.constant([0]))
+    vertical = g.op("Cast", g.op("Greater", height, bound), to=7)
+    horizontal = g.op("Sub", g.constant([1]), vertical)
+    passes = g.op("Concat", vertical, horizontal, axis=0)
+    return g.op("Sub", before, g.op("Mul", lost, passes))
+
+
+def _pick_nearest(g: GraphBuilder, pixels: str, before: str, after: str) -> str:
+    """Append Pillow's nearest: positions summed up in double, as its ImagingScaleAffine does.
+
+    A position between two pixels falls to either by the error of that sum, which Resize lacks: it
+    took another pixel for up to a third of the values (measured).
+    """
+    steps = g.op("Div", *(g.op("Cast", size, to=11) for size in (before, after)))
+    zero, one = g.constant(0), g.constant(1)
+    for axis in (zero, one):
+        step, count = (g.op("Gather", of, axis, axis=0) for of in (steps, after))
+        is_first = g.op("Equal", g.op("Range", zero, count, one), zero)
+        half = g.op("Mul", step, g.constant(0.5, np.float64))
+        summed = g.op("CumSum", g.op("Where", is_first, half, step), zero)
+        nearest = g.op("Cast", summed, to=7)
+        pixels = g.op("Gather", pixels, nearest, axis=2 if axis == zero else 3)
+    return pixels
 
 
 def _centre_crop(g: GraphBuilder, pixels: str, preparation: ImagePreparation) -> str:

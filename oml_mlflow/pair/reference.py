@@ -43,9 +43,9 @@ class ReferenceModel:
                 "installed.",
                 hint="pip install 'oml-mlflow[build]'.",
             ) from error
-        processor = getattr(transformers, "CLIPImageProcessorPil", None)
-        processor = processor or transformers.CLIPImageProcessor
-        dtype = "dtype" if int(version("transformers").split(".")[0]) >= 5 else "torch_dtype"
+        is_5 = int(version("transformers").split(".")[0]) >= 5
+        dtype = "dtype" if is_5 else "torch_dtype"
+        by_pillow: dict[str, Any] = {"backend": "pil"} if is_5 else {"use_fast": False}
         bars = transformers.utils.logging
         shown = bars.is_progress_bar_enabled()
         bars.disable_progress_bar()
@@ -53,7 +53,10 @@ class ReferenceModel:
             self._model = transformers.CLIPModel.from_pretrained(
                 source.folder, local_files_only=True, **{dtype: torch.float32}
             ).eval()
-            self._processor: Any = processor.from_pretrained(source.folder, local_files_only=True)
+            # the class that the folder names, which `source.preparation` has judged
+            self._processor: Any = transformers.AutoImageProcessor.from_pretrained(
+                source.folder, local_files_only=True, trust_remote_code=False, **by_pillow
+            )
             self._tokenizer: Any = transformers.CLIPTokenizerFast.from_pretrained(
                 source.folder, local_files_only=True
             )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,15 +9,15 @@ from typing import Any
 from oml_mlflow.errors import SourceError, UnsupportedSource
 from oml_mlflow.source.description import (
     ACTIVATIONS,
-    BICUBIC,
     END_TOKEN,
-    RESAMPLING,
     START_TOKEN,
     ImagePreparation,
     Tower,
     Vocabulary,
 )
 from oml_mlflow.source.links import refuse_links
+from oml_mlflow.source.preparation import IMAGE_PROCESSOR_FILES, read_preparation
+from oml_mlflow.source.reading import json_object, read_json, values_of
 from oml_mlflow.source.weights import (
     INDEX,
     PICKLE,
@@ -34,15 +31,10 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "vocab.json", "merges.txt"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
-IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _HUB_PATTERNS = ["config.json", *TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES]
 # not all *.safetensors: LAION's repositories also hold OpenCLIP's own copy of the weights
 _HUB_SAFETENSORS = ["model*.safetensors", SAFETENSORS + INDEX]
 _HUB_PICKLES = ["pytorch_model*.bin", PICKLE + INDEX]
-_PROCESSORS = ("CLIPImageProcessor", "CLIPFeatureExtractor", "CLIPProcessor")
-# what transformers takes where a configuration names none
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -108,7 +100,7 @@ def open_source(
     """
     folder, revision = _resolve(model_name, cache_dir, force, pickles)
     refuse_links(folder)
-    config = _read_json(folder / "config.json", "the model's configuration")
+    config = read_json(folder / "config.json", "the model's configuration")
     if config.get("model_type") != "clip":
         raise UnsupportedSource(
             f"{model_name} is not a CLIP model: config.json says model_type "
@@ -117,7 +109,7 @@ def open_source(
             "openai/clip-vit-base-patch32.",
         )
     text_config, vision_config = _section(config, "text"), _section(config, "vision")
-    with _values_of(folder / "config.json"):
+    with values_of(folder / "config.json"):
         dims = int(config.get("projection_dim", 512))
         image_px = int(vision_config.get("image_size", 224))
         patch_px = int(vision_config.get("patch_size", 32))
@@ -130,7 +122,7 @@ def open_source(
         name=model_name if revision else folder.name,
         folder=folder,
         revision=revision,
-        preparation=_preparation(folder, image_px),
+        preparation=read_preparation(folder, config, image_px),
         vocabulary=_vocabulary(folder, positions),
         vision=vision,
         text=text,
@@ -188,49 +180,10 @@ def _resolve(
     return Path(path), Path(path).name
 
 
-def _read_json(path: Path, what: str) -> dict[str, Any]:
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceError(
-            f"{path.parent} holds no {path.name} ({what}). Nothing was written.",
-            hint="give a folder in the Hugging Face layout, as model.save_pretrained writes it.",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise SourceError(
-            f"{path} ({what}) can't be read: {type(error).__name__}. Nothing was written.",
-            hint="fetch or save the model again.",
-        ) from error
-    if not isinstance(loaded, dict):
-        raise SourceError(
-            f"{path} ({what}) is no JSON object. Nothing was written.",
-            hint="fetch or save the model again.",
-        )
-    return loaded
-
-
-@contextlib.contextmanager
-def _values_of(path: Path) -> Iterator[None]:
-    """Raise a SourceError that names the file for whatever a value of the wrong kind raises."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise SourceError(
-            f"{path} holds a value of the wrong kind ({type(error).__name__}: {error}). "
-            "Nothing was written.",
-            hint=f"correct {path.name}, or fetch or save the model again.",
-        ) from error
-
-
-def _dict(config: dict[str, Any], key: str) -> dict[str, Any]:
-    value = config.get(key)
-    return value if isinstance(value, dict) else {}
-
-
 def _section(config: dict[str, Any], tower: str) -> dict[str, Any]:
     # old files hold both; transformers then takes the _dict one, with its own defaults
     old = f"{tower}_config_dict"
-    return _dict(config, old if config.get(old) is not None else f"{tower}_config")
+    return json_object(config, old if config.get(old) is not None else f"{tower}_config")
 
 
 def _tower(
@@ -254,91 +207,18 @@ def _tower(
     )
 
 
-def _preparation(folder: Path, image_px: int) -> ImagePreparation:
-    path, config = folder / "processor_config.json", {}
-    if path.is_file():
-        config = _dict(_read_json(path, "the image processor"), "image_processor")
-    if not config:
-        path = folder / "preprocessor_config.json"
-        config = _read_json(path, "the image processor")
-    with _values_of(path):
-        preparation = _read_preparation(path, config)
-    if preparation.output_px != (image_px, image_px):
-        raise UnsupportedSource(
-            f"{path}: prepared pictures are {preparation.output_px or 'of no fixed size'}, and "
-            f"the encoder takes {(image_px, image_px)} pixels. Nothing was written.",
-            hint="set size and crop_size to the model's image_size.",
-        )
-    return preparation
-
-
-def _read_preparation(path: Path, config: dict[str, Any]) -> ImagePreparation:
-    kind = config.get("image_processor_type") or config.get("feature_extractor_type")
-    kind = str(kind or "CLIPImageProcessor").removesuffix("Fast").removesuffix("Pil")
-    if kind not in _PROCESSORS:
-        raise UnsupportedSource(
-            f"{path}: image processor {kind} is not supported. Nothing was written.",
-            hint="supported is CLIPImageProcessor.",
-        )
-    resize, shortest, crop = bool(config.get("do_resize", True)), None, None
-    size: Any = config.get("size", {"shortest_edge": 224})
-    exact: tuple[int, int] | None = None
-    if resize and isinstance(size, int):
-        shortest = size
-    elif resize and isinstance(size, dict) and size.get("shortest_edge"):
-        shortest = int(size["shortest_edge"])
-    elif resize and isinstance(size, dict) and {"height", "width"} <= size.keys():
-        exact = (int(size["height"]), int(size["width"]))
-    elif resize:
-        raise UnsupportedSource(
-            f"{path}: size {size} is not supported. Nothing was written.",
-            hint="supported are shortest_edge, or height and width.",
-        )
-    if config.get("do_center_crop", True):
-        crop_size: Any = config.get("crop_size", 224)
-        if isinstance(crop_size, int):
-            crop = (crop_size, crop_size)
-        else:
-            crop = (int(crop_size["height"]), int(crop_size["width"]))
-    resample = config.get("resample", BICUBIC)
-    if resize and resample not in RESAMPLING:
-        raise UnsupportedSource(
-            f"{path}: resampling filter {resample} has no counterpart in ONNX's Resize. "
-            "Nothing was written.",
-            hint="supported are 0 (nearest), 2 (bilinear) and 3 (bicubic).",
-        )
-    normalise = bool(config.get("do_normalize", True))
-    return ImagePreparation(
-        shortest_edge_px=shortest,
-        resize_px=exact,
-        resample=int(resample) if resize else BICUBIC,
-        crop_px=crop,
-        rescale_factor=float(config.get("rescale_factor", 1 / 255))
-        if config.get("do_rescale", True)
-        else None,
-        mean=_channels(config.get("image_mean", OPENAI_MEAN)) if normalise else None,
-        std=_channels(config.get("image_std", OPENAI_STD)) if normalise else None,
-    )
-
-
-def _channels(values: Any) -> tuple[float, ...]:
-    if isinstance(values, int | float):
-        return (float(values),) * 3
-    return tuple(float(value) for value in values)
-
-
 def _vocabulary(folder: Path, positions: int) -> Vocabulary:
     whole, pieces = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
     if all(path.is_file() for path in pieces):
-        ids = _read_json(pieces[0], "the tokenizer's vocabulary")
-        with _values_of(pieces[1]):
+        ids = read_json(pieces[0], "the tokenizer's vocabulary")
+        with values_of(pieces[1]):
             lines = pieces[1].read_text(encoding="utf-8").split("\n")
         merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     elif whole.is_file():
-        tokenizer = _read_json(whole, "the tokenizer")
-        model = _dict(tokenizer, "model")
-        ids = {**_dict(model, "vocab")}
-        with _values_of(whole):
+        tokenizer = read_json(whole, "the tokenizer")
+        model = json_object(tokenizer, "model")
+        ids = {**json_object(model, "vocab")}
+        with values_of(whole):
             ids |= {t["content"]: t["id"] for t in tokenizer.get("added_tokens", [])}
             merges = [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
     else:
@@ -354,7 +234,7 @@ def _vocabulary(folder: Path, positions: int) -> Vocabulary:
             hint="give the tokenizer of a CLIPModel.",
         )
     config_file = folder / "tokenizer_config.json"
-    config = _read_json(config_file, "the tokenizer") if config_file.is_file() else {}
+    config = read_json(config_file, "the tokenizer") if config_file.is_file() else {}
     longest = config.get("model_max_length")
     max_length = int(min(positions, longest)) if isinstance(longest, int | float) else positions
     return Vocabulary(ids, tuple((pair[0], pair[1]) for pair in merges), max_length)
