@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from oml_mlflow.graph.bilinear import bilinear
 from oml_mlflow.graph.encoder import vision_encoder
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.wire import Initializer
 from oml_mlflow.source.description import (
+    BILINEAR,
     NEAREST,
     RESIZE_ATTRIBUTES,
     ImagePreparation,
@@ -145,9 +147,16 @@ def _resize(g: GraphBuilder, pixels: str, preparation: ImagePreparation) -> str:
         return pixels
     if preparation.resample == NEAREST:
         return _pick_nearest(g, pixels, before, after)
+    vertical = _vertical_first(g, before, after) if preparation.vertical_first else g.constant([0])
+    if preparation.resample == BILINEAR:
+        window = _crop_window(g, after, preparation)
+        return bilinear(g, pixels, before, after, window, vertical)
     sizes = [after]
     if preparation.vertical_first:
-        sizes = [_after_first_pass(g, before, after), after]
+        # the size after the first pass, which changes one axis
+        passes = g.op("Concat", vertical, g.op("Sub", g.constant([1]), vertical), axis=0)
+        lost = g.op("Mul", g.op("Sub", before, after), passes)
+        sizes = [g.op("Sub", before, lost), after]
     for size in sizes:
         pixels = g.op(
             "Resize",
@@ -161,20 +170,25 @@ def _resize(g: GraphBuilder, pixels: str, preparation: ImagePreparation) -> str:
     return pixels
 
 
-def _after_first_pass(g: GraphBuilder, before: str, after: str) -> str:
-    """Append nodes that give the (height, width) after the first of Pillow 13's two passes.
+def _vertical_first(g: GraphBuilder, before: str, after: str) -> str:
+    """Append nodes that give 1 if Pillow 13 resizes vertically first, else 0.
 
-    Each pass rounds to whole levels, so that the order shows. Source: Pillow 13.0.0,
-    src/libImaging/Resample.c, ImagingResampleInner: the vertical pass comes first where the height
-    loses anything, and more than twice what the width loses.
+    Each of its two passes rounds to whole levels, so that their order shows. The vertical one comes
+    first where the height loses anything, and more than twice what the width loses. Source: Pillow
+    13.0.0, src/libImaging/Resample.c, ImagingResampleInner.
     """
     lost = g.op("Sub", before, after)
     height, width = (g.op("Gather", lost, g.constant([axis]), axis=0) for axis in (0, 1))
     bound = g.op("Max", g.op("Mul", width, g.constant([2])), g.constant([0]))
-    vertical = g.op("Cast", g.op("Greater", height, bound), to=7)
-    horizontal = g.op("Sub", g.constant([1]), vertical)
-    passes = g.op("Concat", vertical, horizontal, axis=0)
-    return g.op("Sub", before, g.op("Mul", lost, passes))
+    return g.op("Cast", g.op("Greater", height, bound), to=7)
+
+
+def _crop_window(g: GraphBuilder, size: str, preparation: ImagePreparation) -> tuple[str, str]:
+    """Append start and (height, width) of what the centre crop leaves of a size."""
+    if preparation.crop_px is None:
+        return g.constant([0, 0]), size
+    left = g.op("Min", size, g.constant(preparation.crop_px))
+    return g.op("Div", g.op("Sub", size, left), g.constant([2, 2])), left
 
 
 def _pick_nearest(g: GraphBuilder, pixels: str, before: str, after: str) -> str:
