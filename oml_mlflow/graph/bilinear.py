@@ -79,8 +79,8 @@ def _weights(
     weights = g.op("Max", g.op("Sub", number(1), away), number(0))
     weights = g.op("Div", weights, g.op("ReduceSum", weights, g.constant([1]), keepdims=1))
     whole = g.op("Add", g.op("Mul", weights, number(_ONE)), number(0.5))
-    ends = (g.op("Unsqueeze", end, g.constant([0])) for end in (start, end))
-    return cast(whole, TensorProto.INT32), *ends
+    start, end = (g.op("Unsqueeze", place, g.constant([0])) for place in (start, end))
+    return cast(whole, TensorProto.INT32), start, end
 
 
 def _pass(g: GraphBuilder, pixels: str, weights: str, axis: int) -> str:
