@@ -40,20 +40,33 @@ def bilinear(
         pixels = g.op("Slice", pixels, start, end, g.constant([axis]))
     # all channels or none: no cost for the other order, and no branch in the graph
     channels = g.op("Mul", vertical, g.constant([3]))
-    first, last, axes = g.constant([0]), g.constant([3]), g.constant([1])
-    tall = g.op("Slice", pixels, first, channels, axes)
-    wide = g.op("Slice", pixels, channels, last, axes)
-    for axis in (_HEIGHT, _WIDTH):
-        tall = _pass(g, tall, weights[axis], axis)
-    for axis in (_WIDTH, _HEIGHT):
-        wide = _pass(g, wide, weights[axis], axis)
+    first, last = g.constant([0]), g.constant([3])
+    passes = (_HEIGHT, _WIDTH)
+    tall = _in_order(g, pixels, weights, passes, (first, channels))
+    wide = _in_order(g, pixels, weights, passes[::-1], (channels, last))
     return g.op("Concat", tall, wide, axis=1)
+
+
+def _in_order(
+    g: GraphBuilder,
+    pixels: str,
+    weights: dict[int, str],
+    axes: tuple[int, ...],
+    channels: tuple[str, str],
+) -> str:
+    """Append both passes in an order, for the channels from a start to an end."""
+    pixels = g.op("Slice", pixels, *channels, g.constant([1]))
+    for axis in axes:
+        # as many as the pixels have: ORT 1.15 repeats no weights for no channels
+        own = g.op("Slice", weights[axis], *channels, g.constant([1]))
+        pixels = _pass(g, pixels, own, axis)
+    return pixels
 
 
 def _weights(
     g: GraphBuilder, before: str, after: str, first: str, count: str
 ) -> tuple[str, str, str]:
-    """Append an axis's weights, int32 ``(count, pixels)``, and the pixels' start and end."""
+    """Append an axis's weights, int32 ``(1, 3, count, pixels)``, and those pixels' start, end."""
 
     def number(value: float) -> str:
         return g.constant(value, np.float64)
@@ -80,7 +93,8 @@ def _weights(
     weights = g.op("Div", weights, g.op("ReduceSum", weights, g.constant([1]), keepdims=1))
     whole = g.op("Add", g.op("Mul", weights, number(_ONE)), number(0.5))
     start, end = (g.op("Unsqueeze", place, g.constant([0])) for place in (start, end))
-    return cast(whole, TensorProto.INT32), start, end
+    whole = g.op("Expand", cast(whole, TensorProto.INT32), g.constant([1, 3, 1, 1]))
+    return whole, start, end
 
 
 def _pass(g: GraphBuilder, pixels: str, weights: str, axis: int) -> str:
@@ -91,7 +105,7 @@ def _pass(g: GraphBuilder, pixels: str, weights: str, axis: int) -> str:
         digit = g.op("Cast", g.op("Mod", rest, base), to=TensorProto.UINT8)
         rest = g.op("Div", rest, base)
         if axis == _WIDTH:
-            product = g.op("MatMulInteger", pixels, g.op("Transpose", digit, perm=[1, 0]))
+            product = g.op("MatMulInteger", pixels, g.op("Transpose", digit, perm=[0, 1, 3, 2]))
         else:
             product = g.op("MatMulInteger", digit, pixels)
         total = g.op("Add", total, g.op("Mul", product, g.constant(256**power, np.int32)))

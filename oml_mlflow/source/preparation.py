@@ -139,7 +139,7 @@ def _check_class(settings: _Settings, model: _Settings) -> None:
 
 def _size(settings: _Settings) -> tuple[int | None, tuple[int, int] | None]:
     """Return the short edge, or (height, width), to which pictures are resized."""
-    size = settings.get("size", {"shortest_edge": 224})
+    size = settings.values.get("size", {"shortest_edge": 224})
     if _is_whole(size):
         if settings.values.get("default_to_square"):
             raise settings.refusal(
@@ -155,14 +155,14 @@ def _size(settings: _Settings) -> tuple[int | None, tuple[int, int] | None]:
 
 
 def _crop(settings: _Settings) -> tuple[int, int]:
-    size = settings.get("crop_size", 224)
+    size = settings.values.get("crop_size", 224)
     if _is_whole(size):
         size = [size, size]
     return settings.edges("crop_size", size, "give height and width")
 
 
 def _resample(settings: _Settings) -> int:
-    resample = settings.get("resample", BICUBIC)
+    resample = settings.values.get("resample", BICUBIC)
     if isinstance(resample, str):
         # whatever the name: transformers 5 looks for torchvision's, and without it takes this one
         return BILINEAR
@@ -180,7 +180,10 @@ def _is_whole(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Settings:
-    """An image processor's keys, and the file that holds them; null is as good as no key."""
+    """An image processor's keys, and the file that holds them.
+
+    Null is no default: transformers 5 refuses it where the key counts, and 4 has defaults for some.
+    """
 
     path: Path
     values: dict[str, Any]
@@ -219,26 +222,22 @@ class _Settings:
             elif key not in known:
                 raise self.refusal(key, f"leave it out: {_CLASS} knows no such key")
 
-    def get(self, key: str, default: Any) -> Any:
-        value = self.values.get(key)
-        return default if value is None else value
-
     def flag(self, key: str) -> bool:
         value = self.values.get(key, True)
-        # null is true to transformers 5 and false to 4, and "false" is true to both
-        if not isinstance(value, int) or value not in (0, 1):
+        # null counts as false in transformers 4 and 5; "false" would count as true
+        if value is not None and (not isinstance(value, int) or value not in (0, 1)):
             raise self.refusal(key, "give true or false")
         return bool(value)
 
     def number(self, key: str, default: float) -> float:
-        value = self.get(key, default)
+        value = self.values.get(key, default)
         if not _is_number(value):
             raise self.refusal(key, "give a number")
         return float(value)
 
     def channels(self, key: str, default: Any) -> tuple[float, ...]:
         """Return a number for each channel; one number counts for all three."""
-        given = self.get(key, default)
+        given = self.values.get(key, default)
         values = given if isinstance(given, list | tuple) else [given] * 3
         if len(values) != 3 or not all(_is_number(value) for value in values):
             raise self.refusal(key, "give one number, or three, one for each channel")
