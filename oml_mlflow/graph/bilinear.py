@@ -39,62 +39,48 @@ def bilinear(
         weights[axis], start, end = _weights(g, *sizes)
         pixels = g.op("Slice", pixels, start, end, g.constant([axis]))
     # all channels or none: no cost for the other order, and no branch in the graph
-    channels = g.op("Mul", vertical, g.constant([3]))
-    first, last = g.constant([0]), g.constant([3])
-    passes = (_HEIGHT, _WIDTH)
-    tall = _in_order(g, pixels, weights, passes, (first, channels))
-    wide = _in_order(g, pixels, weights, passes[::-1], (channels, last))
-    return g.op("Concat", tall, wide, axis=1)
-
-
-def _in_order(
-    g: GraphBuilder,
-    pixels: str,
-    weights: dict[int, str],
-    axes: tuple[int, ...],
-    channels: tuple[str, str],
-) -> str:
-    """Append both passes in an order, for the channels from a start to an end."""
-    pixels = g.op("Slice", pixels, *channels, g.constant([1]))
-    for axis in axes:
-        # as many as the pixels have: ORT 1.15 repeats no weights for no channels
-        own = g.op("Slice", weights[axis], *channels, g.constant([1]))
-        pixels = _pass(g, pixels, own, axis)
-    return pixels
+    split = g.op("Mul", vertical, g.constant([3]))
+    tall, wide = (g.constant([0]), split), (split, g.constant([3]))
+    done = []
+    for channels, axes in ((tall, (_HEIGHT, _WIDTH)), (wide, (_WIDTH, _HEIGHT))):
+        part = g.op("Slice", pixels, *channels, g.constant([1]))
+        for axis in axes:
+            # as many as the pixels have: ORT 1.15 repeats no weights for no channels
+            own = g.op("Slice", weights[axis], *channels, g.constant([1]))
+            part = _pass(g, part, own, axis)
+        done.append(part)
+    return g.op("Concat", *done, axis=1)
 
 
 def _weights(
     g: GraphBuilder, before: str, after: str, first: str, count: str
 ) -> tuple[str, str, str]:
     """Append an axis's weights, int32 ``(1, 3, count, pixels)``, and those pixels' start, end."""
-
-    def number(value: float) -> str:
-        return g.constant(value, np.float64)
-
-    def cast(name: str, kind: int) -> str:
-        return g.op("Cast", name, to=kind)
-
-    scale = g.op("Div", cast(before, TensorProto.DOUBLE), cast(after, TensorProto.DOUBLE))
-    support = g.op("Max", scale, number(1))
+    one, half, none = (g.constant(value, np.float64) for value in (1, 0.5, 0))
     last = g.op("Add", first, count)
+    lengths = (g.op("Cast", of, to=TensorProto.DOUBLE) for of in (before, after, first, last))
+    pixels, wanted, low, high = lengths
+    scale = g.op("Div", pixels, wanted)
+    support = g.op("Max", scale, one)
     # one more on either side than has weight, so that rounding can't lose any
-    margin = g.op("Add", support, number(1))
-    low = g.op("Sub", g.op("Mul", cast(first, TensorProto.DOUBLE), scale), margin)
-    high = g.op("Add", g.op("Mul", cast(last, TensorProto.DOUBLE), scale), margin)
-    start = g.op("Max", cast(low, TensorProto.INT64), g.constant(0))
-    end = g.op("Min", cast(high, TensorProto.INT64), before)
-    places = cast(g.op("Range", start, end, g.constant(1)), TensorProto.DOUBLE)
-    wanted = cast(g.op("Range", first, last, g.constant(1)), TensorProto.DOUBLE)
-    centres = g.op("Mul", g.op("Add", wanted, number(0.5)), scale)
-    centres = g.op("Unsqueeze", centres, g.constant([1]))
-    away = g.op("Add", g.op("Sub", places, centres), number(0.5))
-    away = g.op("Abs", g.op("Mul", away, g.op("Div", number(1), support)))
-    weights = g.op("Max", g.op("Sub", number(1), away), number(0))
+    margin = g.op("Add", support, one)
+    low = g.op("Sub", g.op("Mul", low, scale), margin)
+    high = g.op("Add", g.op("Mul", high, scale), margin)
+    start, end = (g.op("Cast", edge, to=TensorProto.INT64) for edge in (low, high))
+    start, end = g.op("Max", start, g.constant(0)), g.op("Min", end, before)
+    places, centres = (
+        g.op("Cast", g.op("Range", *ends, g.constant(1)), to=TensorProto.DOUBLE)
+        for ends in ((start, end), (first, last))
+    )
+    centres = g.op("Mul", g.op("Add", centres, half), scale)
+    away = g.op("Sub", places, g.op("Unsqueeze", centres, g.constant([1])))
+    away = g.op("Mul", g.op("Add", away, half), g.op("Div", one, support))
+    weights = g.op("Max", g.op("Sub", one, g.op("Abs", away)), none)
     weights = g.op("Div", weights, g.op("ReduceSum", weights, g.constant([1]), keepdims=1))
-    whole = g.op("Add", g.op("Mul", weights, number(_ONE)), number(0.5))
+    whole = g.op("Add", g.op("Mul", weights, g.constant(_ONE, np.float64)), half)
+    whole = g.op("Cast", whole, to=TensorProto.INT32)
     start, end = (g.op("Unsqueeze", place, g.constant([0])) for place in (start, end))
-    whole = g.op("Expand", cast(whole, TensorProto.INT32), g.constant([1, 3, 1, 1]))
-    return whole, start, end
+    return g.op("Expand", whole, g.constant([1, 3, 1, 1])), start, end
 
 
 def _pass(g: GraphBuilder, pixels: str, weights: str, axis: int) -> str:
