@@ -136,7 +136,7 @@ def in_work(
         with _decoding(data, label):
             picture.load()
             _judge(picture, label, pixels)
-            values = encode(_as_rgb(picture))
+            values = encode(as_rgb(picture))
         # only the graph's input is kept while it runs
         del picture
         try:
@@ -279,8 +279,11 @@ def _check_jpeg(data: bytes) -> None:
             )
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
-    """Return a picture in RGB; the given one may be closed, so that only two are in memory."""
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """Return a picture in RGB, transparency on white as transformers 5 has it, and 4 has not.
+
+    The given one may be closed, so that only two are in memory.
+    """
     if "A" in picture.getbands() or picture.info.get("transparency") is not None:
         layer = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         if layer is not picture:

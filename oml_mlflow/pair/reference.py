@@ -17,7 +17,7 @@ from oml_mlflow.graph.precision import FLOAT32, encoder_limit
 from oml_mlflow.graph.retarget import read_head
 from oml_mlflow.graph.runtime import open_session
 from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.pair.pictures import prepare_picture
+from oml_mlflow.pair.pictures import as_rgb, prepare_picture
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.texts import prepare_text
 from oml_mlflow.parity.compare import compare, limits_by_side
@@ -29,6 +29,9 @@ from oml_mlflow.source.tokenizer import load_tokenizer
 
 class ReferenceModel:
     """Embed with transformers, Pillow and torch in float32, one by one; holds both towers.
+
+    Transparency is put on white, as a pair does: transformers 5.24 does so itself, and 4.57 drops
+    it, so that colours show which nobody sees.
 
     Raises:
         SourceError: If torch or transformers is not installed, or they can't load the model.
@@ -44,9 +47,9 @@ class ReferenceModel:
                 "installed.",
                 hint="pip install 'oml-mlflow[build]'.",
             ) from error
-        processor = getattr(transformers, "CLIPImageProcessorPil", None)
-        processor = processor or transformers.CLIPImageProcessor
-        dtype = "dtype" if int(version("transformers").split(".")[0]) >= 5 else "torch_dtype"
+        is_5 = int(version("transformers").split(".")[0]) >= 5
+        dtype = "dtype" if is_5 else "torch_dtype"
+        by_pillow: dict[str, Any] = {"backend": "pil"} if is_5 else {"use_fast": False}
         bars = transformers.utils.logging
         shown = bars.is_progress_bar_enabled()
         bars.disable_progress_bar()
@@ -54,7 +57,10 @@ class ReferenceModel:
             self._model = transformers.CLIPModel.from_pretrained(
                 source.folder, local_files_only=True, **{dtype: torch.float32}
             ).eval()
-            self._processor: Any = processor.from_pretrained(source.folder, local_files_only=True)
+            # the class that the folder names, which `source.preparation` has judged
+            self._processor: Any = transformers.AutoImageProcessor.from_pretrained(
+                source.folder, local_files_only=True, trust_remote_code=False, **by_pillow
+            )
             self._tokenizer = load_tokenizer(source.folder)
         except OmlMlflowError:
             raise
@@ -69,11 +75,16 @@ class ReferenceModel:
                 bars.enable_progress_bar()
         self._max_length = source.vocabulary.max_length
         self._torch = torch
+        clear, white = Image.new("RGBA", (8, 8)), Image.new("RGB", (8, 8), "white")
+        self._keeps_white = np.array_equal(self._pixels(clear), self._pixels(white))
 
     def prepare(self, picture: bytes) -> np.ndarray:
         """Return a picture as the image processor prepares it, ``(1, 3, h, w)`` float32."""
         with Image.open(io.BytesIO(picture)) as opened:
-            values = self._processor(images=opened, return_tensors="np")["pixel_values"]
+            return self._pixels(opened if self._keeps_white else as_rgb(opened))
+
+    def _pixels(self, picture: Image.Image) -> np.ndarray:
+        values = self._processor(images=picture, return_tensors="np")["pixel_values"]
         return np.asarray(values, np.float32)
 
     def token_ids(self, text: str) -> list[int]:

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 
 ACTIVATIONS = ("quick_gelu", "gelu", "relu")
-# Pillow's resampling filters by number; ONNX's Resize has no Lanczos, box or Hamming.
+# Pillow's resampling filters by number; ONNX's Resize has no Lanczos, box or Hamming, and its
+# nearest is not Pillow's.
 NEAREST, BILINEAR, BICUBIC = 0, 2, 3
 RESIZE_ATTRIBUTES: dict[int, dict[str, Any]] = {
-    NEAREST: {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
     BILINEAR: {"mode": "linear", "antialias": 1, "exclude_outside": 1},
     BICUBIC: {"mode": "cubic", "antialias": 1, "exclude_outside": 1, "cubic_coeff_a": -0.5},
 }
-RESAMPLING = tuple(RESIZE_ATTRIBUTES)
+RESAMPLING = (NEAREST, *RESIZE_ATTRIBUTES)
 START_TOKEN, END_TOKEN = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -72,6 +72,9 @@ class ImagePreparation:
         rescale_factor: Factor to pixel values, or None for no rescaling.
         mean: Subtracted per channel, RGB; None for no normalisation.
         std: Divisor per channel, RGB; None for no normalisation.
+        vertical_first: Whether pictures that lose most of their height are resized vertically
+            first, as Pillow 13 and later do; earlier releases of Pillow, and pairs of earlier
+            releases of this package, never do.
     """
 
     shortest_edge_px: int | None = 224
@@ -81,6 +84,7 @@ class ImagePreparation:
     rescale_factor: float | None = 1 / 255
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    vertical_first: bool = False
 
     @classmethod
     def from_metadata(cls, entry: Mapping[str, Any]) -> ImagePreparation:

@@ -9,14 +9,13 @@ from typing import Any
 from oml_mlflow.errors import SourceError, UnsupportedSource
 from oml_mlflow.source.description import (
     ACTIVATIONS,
-    BICUBIC,
-    RESAMPLING,
     ImagePreparation,
     Tower,
     Vocabulary,
 )
-from oml_mlflow.source.json_files import read_json, values_of
 from oml_mlflow.source.layout import CLIP_MODULE, MODULES, clip_folder
+from oml_mlflow.source.preparation import IMAGE_PROCESSOR_FILES, read_preparation
+from oml_mlflow.source.reading import json_object, read_json, values_of
 from oml_mlflow.source.tokenizer import TOKENIZER_FILES, read_tokenizer
 from oml_mlflow.source.weights import (
     INDEX,
@@ -27,15 +26,10 @@ from oml_mlflow.source.weights import (
     weight_files,
 )
 
-IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _HUB_PATTERNS = ["config.json", *TOKENIZER_FILES, *IMAGE_PROCESSOR_FILES]
 # not all *.safetensors: LAION's repositories also hold OpenCLIP's own copy of the weights
 _HUB_SAFETENSORS = ["model*.safetensors", SAFETENSORS + INDEX]
 _HUB_PICKLES = ["pytorch_model*.bin", PICKLE + INDEX]
-_PROCESSORS = ("CLIPImageProcessor", "CLIPFeatureExtractor", "CLIPProcessor")
-# what transformers takes where a configuration names none
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ def open_source(
         name=model_name if revision else root.name,
         folder=folder,
         revision=revision,
-        preparation=_preparation(folder, image_px),
+        preparation=read_preparation(folder, config, image_px),
         vocabulary=read_tokenizer(folder, positions),
         vision=vision,
         text=text,
@@ -185,15 +179,10 @@ def _wherever(*names: str) -> list[str]:
     return [*names, *(f"{CLIP_MODULE}/{name}" for name in names)]
 
 
-def _dict(config: dict[str, Any], key: str) -> dict[str, Any]:
-    value = config.get(key)
-    return value if isinstance(value, dict) else {}
-
-
 def _section(config: dict[str, Any], tower: str) -> dict[str, Any]:
     # old files hold both; transformers then takes the _dict one, with its own defaults
     old = f"{tower}_config_dict"
-    return _dict(config, old if config.get(old) is not None else f"{tower}_config")
+    return json_object(config, old if config.get(old) is not None else f"{tower}_config")
 
 
 def _tower(
@@ -215,79 +204,6 @@ def _tower(
         projection=projection,
         dims=dims,
     )
-
-
-def _preparation(folder: Path, image_px: int) -> ImagePreparation:
-    path, config = folder / "processor_config.json", {}
-    if path.is_file():
-        config = _dict(read_json(path, "the image processor"), "image_processor")
-    if not config:
-        path = folder / "preprocessor_config.json"
-        config = read_json(path, "the image processor")
-    with values_of(path):
-        preparation = _read_preparation(path, config)
-    if preparation.output_px != (image_px, image_px):
-        raise UnsupportedSource(
-            f"{path}: prepared pictures are {preparation.output_px or 'of no fixed size'}, and "
-            f"the encoder takes {(image_px, image_px)} pixels. Nothing was written.",
-            hint="set size and crop_size to the model's image_size.",
-        )
-    return preparation
-
-
-def _read_preparation(path: Path, config: dict[str, Any]) -> ImagePreparation:
-    kind = config.get("image_processor_type") or config.get("feature_extractor_type")
-    kind = str(kind or "CLIPImageProcessor").removesuffix("Fast").removesuffix("Pil")
-    if kind not in _PROCESSORS:
-        raise UnsupportedSource(
-            f"{path}: image processor {kind} is not supported. Nothing was written.",
-            hint="supported is CLIPImageProcessor.",
-        )
-    resize, shortest, crop = bool(config.get("do_resize", True)), None, None
-    size: Any = config.get("size", {"shortest_edge": 224})
-    exact: tuple[int, int] | None = None
-    if resize and isinstance(size, int):
-        shortest = size
-    elif resize and isinstance(size, dict) and size.get("shortest_edge"):
-        shortest = int(size["shortest_edge"])
-    elif resize and isinstance(size, dict) and {"height", "width"} <= size.keys():
-        exact = (int(size["height"]), int(size["width"]))
-    elif resize:
-        raise UnsupportedSource(
-            f"{path}: size {size} is not supported. Nothing was written.",
-            hint="supported are shortest_edge, or height and width.",
-        )
-    if config.get("do_center_crop", True):
-        crop_size: Any = config.get("crop_size", 224)
-        if isinstance(crop_size, int):
-            crop = (crop_size, crop_size)
-        else:
-            crop = (int(crop_size["height"]), int(crop_size["width"]))
-    resample = config.get("resample", BICUBIC)
-    if resize and resample not in RESAMPLING:
-        raise UnsupportedSource(
-            f"{path}: resampling filter {resample} has no counterpart in ONNX's Resize. "
-            "Nothing was written.",
-            hint="supported are 0 (nearest), 2 (bilinear) and 3 (bicubic).",
-        )
-    normalise = bool(config.get("do_normalize", True))
-    return ImagePreparation(
-        shortest_edge_px=shortest,
-        resize_px=exact,
-        resample=int(resample) if resize else BICUBIC,
-        crop_px=crop,
-        rescale_factor=float(config.get("rescale_factor", 1 / 255))
-        if config.get("do_rescale", True)
-        else None,
-        mean=_channels(config.get("image_mean", OPENAI_MEAN)) if normalise else None,
-        std=_channels(config.get("image_std", OPENAI_STD)) if normalise else None,
-    )
-
-
-def _channels(values: Any) -> tuple[float, ...]:
-    if isinstance(values, int | float):
-        return (float(values),) * 3
-    return tuple(float(value) for value in values)
 
 
 def _check_weights(source: Source, image_px: int) -> None:

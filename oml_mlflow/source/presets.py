@@ -17,7 +17,8 @@ from typing import Any
 
 from oml_mlflow.errors import SourceError
 from oml_mlflow.files import fingerprint_file
-from oml_mlflow.source.model import OPENAI_MEAN, OPENAI_STD, Source
+from oml_mlflow.source.model import Source
+from oml_mlflow.source.preparation import OPENAI_MEAN, OPENAI_STD
 
 _log = logging.getLogger(__name__)
 _RECORD = "oml_mlflow.json"

@@ -26,7 +26,7 @@ from oml_mlflow.source.description import (
     WORD_END,
     Vocabulary,
 )
-from oml_mlflow.source.json_files import read_json, values_of
+from oml_mlflow.source.reading import read_json, values_of
 
 _WHOLE, _CONFIG, _PIECES = "tokenizer.json", "tokenizer_config.json", ("vocab.json", "merges.txt")
 _MORE = ("special_tokens_map.json", "added_tokens.json")

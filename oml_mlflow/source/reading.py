@@ -1,4 +1,4 @@
-"""Read the JSON files of a model's folder; whatever is wrong with one is named."""
+"""JSON files of a model's folder, read so that whatever is wrong is named with its file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from oml_mlflow.errors import SourceError
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Return the object in a JSON file.
+    """Return a file's JSON object.
 
     Raises:
-        SourceError: If there is no such file, or it holds none.
+        SourceError: If there is none, it can't be read, or it holds something else.
     """
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
@@ -48,3 +48,9 @@ def values_of(path: Path) -> Iterator[None]:
             "Nothing was written.",
             hint=f"correct {path.name}, or fetch or save the model again.",
         ) from error
+
+
+def json_object(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return the object under a key; an empty one if there is none."""
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
