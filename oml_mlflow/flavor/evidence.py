@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oml_mlflow.errors import SourceError
+import numpy as np
+
+from oml_mlflow.errors import GraphError, SourceError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.package import MODEL_REFERENCES, pair_references
-from oml_mlflow.graph.precision import read_precisions
+from oml_mlflow.graph.precision import read_precisions, runtime_limit
 from oml_mlflow.graph.runtime import runtime_versions
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.proof import Proof
 from oml_mlflow.pair.reference import ReferenceModel, exactness
+from oml_mlflow.pair.stages import prove
 from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes, save_probes
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.source.model import open_source
@@ -58,31 +63,81 @@ class Evidence:
 def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) -> Evidence:
     """Return the evidence for a pair; runs its graphs, and torch where the model is at hand.
 
-    The pairs are one pair for several profiles. Vectors of its model are those of the export if it
-    made them, else they are computed from ``source``.
+    The pairs are one pair for several profiles. What its export has shown is taken as it is, else
+    it is compared with the model in ``source``. No pair's bytes embed a probe twice.
     """
-    probes, first = golden_probes(), pairs[0]
+    first = pairs[0]
+    model, proof, not_run = _compared(first, on_event)
+    probes = proof.probes if proof else golden_probes()
+    made = {_bytes_of(first): proof.vectors} if proof else {}
+    for pair in pairs:
+        if not pair.unknown_operators and _bytes_of(pair) not in made:
+            item = f"pair for {pair.profile}"
+            vectors = embed_probes(pair.embedder(), probes, on_event, item)
+            made[_bytes_of(pair)] = References(vectors, runtime_versions())
+    chosen = {_bytes_of(pair): pair for pair in pairs if _bytes_of(pair) in made}
+    for key, pair in chosen.items():
+        probes = _sent_bare(pair, probes, made[key].vectors)
     ours = {
-        pair.profile: References(
-            embed_probes(pair.embedder(), probes, on_event, f"pair for {pair.profile}"),
-            runtime_versions(),
-        )
+        pair.profile: _only(made[_bytes_of(pair)], probes)
         for pair in pairs
-        if not pair.unknown_operators
+        if _bytes_of(pair) in made
     }
-    evidence = Evidence(probes, ours, None, None, first.unverifiable)
-    model = first.model_references
-    if model is None and first.source is None:
-        return replace(evidence, not_run=evidence.not_run or "the pair's model is not known")
-    if model is None:
+    if model is None or first.profile not in ours:
+        return Evidence(probes, ours, model, None, not_run)
+    model = _only(model, probes)
+    precisions = read_precisions(first.metadata)
+    report = exactness(probes, ours[first.profile], model, precisions, proof)
+    return Evidence(probes, ours, model, report, not_run)
+
+
+def _compared(
+    pair: PipelinePair, on_event: Listener
+) -> tuple[References | None, Proof | None, str]:
+    """Return the model's vectors, what comparing a pair with it has shown, and why not."""
+    not_run = pair.unverifiable
+    if pair.model_references is not None:
+        return pair.model_references, pair.proof, not_run
+    if pair.source is None:
+        return None, None, not_run or "the pair's model is not known"
+    try:
+        source = open_source(str(pair.source))
+        if not pair.unknown_operators:
+            with contextlib.suppress(GraphError):  # another maker's can't be cut into stages
+                proof = prove(pair, source, on_event)
+                return proof.model, proof, not_run
+        return ReferenceModel(source).references(golden_probes(), on_event), None, not_run
+    except (ImportError, SourceError) as error:  # a pair can be logged without torch
+        return None, None, not_run or str(error)
+
+
+def _bytes_of(pair: PipelinePair) -> tuple[str, ...]:
+    return tuple(pair.fingerprints[side] for side in SIDES)
+
+
+def _only(references: References, probes: Sequence[Probe]) -> References:
+    vectors = references.vectors
+    return replace(references, vectors={p.id: vectors[p.id] for p in probes if p.id in vectors})
+
+
+def _sent_bare(
+    pair: PipelinePair, probes: Sequence[Probe], vectors: Mapping[str, np.ndarray]
+) -> tuple[Probe, ...]:
+    """Return the probes without those of the model that a bare graph gets wrong.
+
+    A database prepares nothing: what only the preparation makes right would fail a right pair.
+    """
+    embedder, precisions = pair.embedder(), read_precisions(pair.metadata)
+
+    def is_right(probe: Probe) -> bool:
+        limit = runtime_limit(precisions[probe.side], pair.dims)
         try:
-            model = ReferenceModel(open_source(str(first.source))).references(probes, on_event)
-        except (ImportError, SourceError) as error:  # a pair can be logged without torch
-            return replace(evidence, not_run=evidence.not_run or str(error))
-    if first.profile not in ours:
-        return replace(evidence, model=model)
-    report = exactness(probes, ours[first.profile], model, read_precisions(first.metadata))
-    return replace(evidence, model=model, exactness=report)
+            bare = embedder.embed_bare(probe.side, probe.value)[0]
+        except Exception:  # onnxruntime's errors share no base class
+            return False
+        return bool(np.abs(bare - vectors[probe.id]).max() <= limit)
+
+    return tuple(probe for probe in probes if probe.is_golden or is_right(probe))
 
 
 def exported_name(pair: PipelinePair) -> str:
