@@ -16,11 +16,17 @@ from oml_mlflow.flavor.package import MODEL_REFERENCES, pair_references
 from oml_mlflow.graph.precision import read_precisions, runtime_limit
 from oml_mlflow.graph.runtime import runtime_versions
 from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.pair.proof import Proof
+from oml_mlflow.pair.pipeline_pair import PipelinePair, Proof
 from oml_mlflow.pair.reference import ReferenceModel, exactness
 from oml_mlflow.pair.stages import prove
-from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes, save_probes
+from oml_mlflow.parity.probes import (
+    Probe,
+    References,
+    embed_probes,
+    golden_probes,
+    save_probes,
+    unsafe_reason,
+)
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.source.model import open_source
 
@@ -29,10 +35,10 @@ _SIDE_NAMES = {IMG: "image", TXT: "text"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """Golden probes with two sets of reference vectors.
+    """Probes with two sets of reference vectors.
 
     Attributes:
-        probes: The probes.
+        probes: The golden probes and, where the model is at hand, those of its own.
         pairs: Vectors of the exact bytes of each profile's pair, one input at a time; a pair is
             missing if this runtime lacks one of its operators.
         model: Vectors of the model's own Python code, or None where they could not be made.
@@ -66,29 +72,26 @@ def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) 
     The pairs are one pair for several profiles. What its export has shown is taken as it is, else
     it is compared with the model in ``source``. No pair's bytes embed a probe twice.
     """
-    first = pairs[0]
+    first, runnable = pairs[0], {_key(p): p for p in pairs if not p.unknown_operators}
     model, proof, not_run = _compared(first, on_event)
     probes = proof.probes if proof else golden_probes()
-    made = {_bytes_of(first): proof.vectors} if proof else {}
-    for pair in pairs:
-        if not pair.unknown_operators and _bytes_of(pair) not in made:
-            item = f"pair for {pair.profile}"
-            vectors = embed_probes(pair.embedder(), probes, on_event, item)
-            made[_bytes_of(pair)] = References(vectors, runtime_versions())
-    chosen = {_bytes_of(pair): pair for pair in pairs if _bytes_of(pair) in made}
-    for key, pair in chosen.items():
-        probes = _sent_bare(pair, probes, made[key].vectors)
-    ours = {
-        pair.profile: _only(made[_bytes_of(pair)], probes)
-        for pair in pairs
-        if _bytes_of(pair) in made
-    }
+    made = {"".join(proof.fingerprints.values()): proof.vectors} if proof else {}
+    for key, pair in runnable.items():
+        if key not in made:
+            vectors = embed_probes(pair.embedder(), probes, on_event, f"pair for {pair.profile}")
+            made[key] = References(vectors, runtime_versions())
+    for key, pair in runnable.items():
+        probes = _gating(pair, probes, made[key].vectors)
+    ours = {pair.profile: _only(made[_key(pair)], probes) for pair in pairs if _key(pair) in made}
+    evidence = Evidence(probes, ours, _only(model, probes) if model else None, None, not_run)
     if model is None or first.profile not in ours:
-        return Evidence(probes, ours, model, None, not_run)
-    model = _only(model, probes)
+        return evidence
+    if proof and _key(first) == "".join(proof.fingerprints.values()):
+        return replace(evidence, exactness=proof.report)
+    limits = {row.probe.id: row.limit for row in proof.report.rows} if proof else None
     precisions = read_precisions(first.metadata)
-    report = exactness(probes, ours[first.profile], model, precisions, proof)
-    return Evidence(probes, ours, model, report, not_run)
+    report = exactness(probes, ours[first.profile], model, precisions, limits)
+    return replace(evidence, exactness=report)
 
 
 def _compared(
@@ -111,8 +114,8 @@ def _compared(
         return None, None, not_run or str(error)
 
 
-def _bytes_of(pair: PipelinePair) -> tuple[str, ...]:
-    return tuple(pair.fingerprints[side] for side in SIDES)
+def _key(pair: PipelinePair) -> str:
+    return "".join(pair.fingerprints.values())
 
 
 def _only(references: References, probes: Sequence[Probe]) -> References:
@@ -120,24 +123,21 @@ def _only(references: References, probes: Sequence[Probe]) -> References:
     return replace(references, vectors={p.id: vectors[p.id] for p in probes if p.id in vectors})
 
 
-def _sent_bare(
+def _gating(
     pair: PipelinePair, probes: Sequence[Probe], vectors: Mapping[str, np.ndarray]
 ) -> tuple[Probe, ...]:
-    """Return the probes without those of the model that a bare graph gets wrong.
-
-    A database prepares nothing: what only the preparation makes right would fail a right pair.
-    """
+    """Return the probes that a bare graph gets right, too: databases prepare nothing."""
     embedder, precisions = pair.embedder(), read_precisions(pair.metadata)
 
     def is_right(probe: Probe) -> bool:
-        limit = runtime_limit(precisions[probe.side], pair.dims)
         try:
             bare = embedder.embed_bare(probe.side, probe.value)[0]
         except Exception:  # onnxruntime's errors share no base class
             return False
+        limit = runtime_limit(precisions[probe.side], pair.dims)
         return bool(np.abs(bare - vectors[probe.id]).max() <= limit)
 
-    return tuple(probe for probe in probes if probe.is_golden or is_right(probe))
+    return tuple(p for p in probes if p.is_golden or (not unsafe_reason(p) and is_right(p)))
 
 
 def exported_name(pair: PipelinePair) -> str:
@@ -161,7 +161,8 @@ def model_card(pair: PipelinePair, evidence: Evidence) -> str:
             f"| {_SIDE_NAMES[side]} | `{path.name}` | {path.stat().st_size:,} | "
             f"`{pair.fingerprints[side]}` |"
         )
-    return "\n".join([*lines, "", exactness_sentence(evidence), ""])
+    stages = [f"- {stage}" for stage in evidence.exactness.stages] if evidence.exactness else []
+    return "\n".join([*lines, "", exactness_sentence(evidence), "", *stages]).rstrip() + "\n"
 
 
 def exactness_sentence(evidence: Evidence) -> str:
@@ -170,9 +171,11 @@ def exactness_sentence(evidence: Evidence) -> str:
     if report is None or model is None:
         return f"Exactness: not run ({evidence.not_run})."
     made_by = ", ".join(f"{name} {version}" for name, version in sorted(model.runtime.items()))
+    golden = sum(row.probe.is_golden for row in report.rows)
+    own = f" and {len(report.rows) - golden} of its own" if golden < len(report.rows) else ""
     return (
-        f"Exactness: {'within' if report.ok else 'NOT within'} limits on {len(report.rows)} golden "
-        f"probes; largest difference from the model's own Python code {report.max_abs(IMG):.1e} "
+        f"Exactness: {'within' if report.ok else 'NOT within'} limits on {golden} golden probes"
+        f"{own}; largest difference from the model's own Python code {report.max_abs(IMG):.1e} "
         f"(pictures) and {report.max_abs(TXT):.1e} (texts), smallest cosine "
         f"{report.min_cosine():.6f} ({made_by})."
     )

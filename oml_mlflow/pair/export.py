@@ -26,8 +26,7 @@ from oml_mlflow.graph.text import INPUT_IDS, text_pipeline
 from oml_mlflow.graph.wire import Initializer, write_model
 from oml_mlflow.names import IMG, PROPERTY, SIDES, TXT, check_export_name, model_name, pipeline_file
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.pair.reference import exactness
-from oml_mlflow.pair.stages import demand_proof, prove
+from oml_mlflow.pair.stages import demand_stages, prove
 from oml_mlflow.pair.template import ONNXPipelineConfig
 from oml_mlflow.source.model import Source
 
@@ -85,7 +84,7 @@ def export_pair(
     Raises:
         InvalidName, NameTaken, ExportError: See `check_destination`.
         GraphError: If a file breaks a rule of the profile.
-        ParityError: If a vector differs from the model's own by more than the limit.
+        ParityError: If a stage differs from the model's own by more than its limit.
     """
     config.check()
     folder = check_destination(export_name, output_dir)
@@ -113,10 +112,9 @@ def export_pair(
             _refuse_findings(pair.path(side), profile, model_name(export_name, side))
         if validate:
             proof = prove(pair, source, on_event)
-            demand_proof(proof)
-            precisions = read_precisions(metadata)
-            report = exactness(proof.probes, proof.vectors, proof.model, precisions, proof)
-            pair = replace(pair, model_references=proof.model, loss=report.loss, proof=proof)
+            demand_stages(proof.report)
+            loss = proof.report.loss
+            pair = replace(pair, model_references=proof.model, loss=loss, proof=proof)
         _publish(aside, folder, export_name)
     return replace(pair, files=_files(folder, export_name))
 

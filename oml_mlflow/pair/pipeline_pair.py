@@ -14,8 +14,27 @@ from oml_mlflow.graph.profiles import DEFAULT_PROFILE, PROFILES, Profile
 from oml_mlflow.graph.runtime import Ends, not_run_reason
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.embedder import PairEmbedder
-from oml_mlflow.pair.proof import Proof
-from oml_mlflow.parity.probes import References
+from oml_mlflow.parity.probes import Probe, References
+from oml_mlflow.parity.report import ParityReport
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What comparing a pair with its model's own Python code has shown.
+
+    Attributes:
+        fingerprints: sha256 of the pair's graphs, by side.
+        probes: What was embedded: the golden probes and the model's own.
+        vectors: The pair's vectors for them.
+        model: The model's vectors for them.
+        report: The comparison, with its stages.
+    """
+
+    fingerprints: Mapping[str, str]
+    probes: tuple[Probe, ...]
+    vectors: References
+    model: References
+    report: ParityReport
 
 
 @dataclass(frozen=True)

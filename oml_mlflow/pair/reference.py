@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +14,6 @@ from oml_mlflow.errors import SourceError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.graph.precision import FLOAT32, encoder_limit
 from oml_mlflow.names import SIDES
-from oml_mlflow.pair.proof import Proof
 from oml_mlflow.parity.compare import compare
 from oml_mlflow.parity.probes import Probe, References, embed_probes
 from oml_mlflow.parity.report import ParityReport
@@ -127,21 +125,19 @@ def exactness(
     pair: References,
     model: References,
     precisions: Mapping[str, str] | None = None,
-    proof: Proof | None = None,
+    limits: Mapping[str, float | None] | None = None,
 ) -> ParityReport:
     """Return the report of a pair's vectors against those of the model's own Python code.
 
-    The limit of a side depends on its precision; float32 by default. What the stage of prepared
-    pixels accepts, in `proof`, adds to it.
+    The limit of a side depends on its precision; float32 by default. `limits`, by probe id, go
+    before.
     """
     dims = next((vector.shape[-1] for vector in model.vectors.values()), 1)
-    limits = {side: encoder_limit((precisions or {}).get(side, FLOAT32), dims) for side in SIDES}
-    accepted = proof.accepted if proof else {}
-    report = compare(
+    by_side = {side: encoder_limit((precisions or {}).get(side, FLOAT32), dims) for side in SIDES}
+    return compare(
         "Pair against transformers + Pillow + torch",
         probes,
         pair.vectors,
         model.vectors,
-        {probe.id: limits[probe.side] + accepted.get(probe.id, 0.0) for probe in probes},
+        {probe.id: by_side[probe.side] for probe in probes} | dict(limits or {}),
     )
-    return replace(report, stages=proof.stages if proof else ())

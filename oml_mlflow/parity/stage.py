@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import takewhile
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from oml_mlflow.names import IMG, TXT
 from oml_mlflow.parity.policy import UNIT_TOLERANCE
 from oml_mlflow.source.description import BICUBIC, BILINEAR, NEAREST, ImagePreparation
 
-TOKENS, PIXELS, ENCODER, LENGTH = "token ids", "prepared pixels", "encoder", "unit length"
+TOKENS, PIXELS, ENCODER, LENGTH = "token ids", "prepared pixels", "encoder", "normalisation"
 # Levels that a value may differ by, and how many of a picture's values may. Measured against Pillow
 # with some 40 sizes: bicubic 1 level, once 2, on up to 0.18 % of the values; bilinear, where ties
 # are frequent, up to 2 levels on up to 9.7 %.
@@ -39,30 +39,31 @@ class Stage:
         name: `TOKENS`, `PIXELS`, `ENCODER` or `LENGTH`.
         side: ``img`` or ``txt``.
         figure: How close it is, such as ``at most 1 level on 0.02 % of a picture's values``.
-        error: The first probe beyond the limit, and by how much; empty if there is none.
+        errors: Each probe beyond the limit, and by how much.
     """
 
     name: str
     side: str
     figure: str
-    error: str = ""
+    errors: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return it as one line of a report."""
-        found = f"{self.side}, {self.name}: {self.figure}"
-        return f"{found}; NOT within limits: {self.error}" if self.error else found
+        wrong = f"; NOT right: {self.errors[0]}" if self.errors else ""
+        return f"{self.side}, {self.name}: {self.figure}{wrong}"
 
 
 def compare_tokens(ids: Both) -> Stage:
-    """Return the stage of token ids, which have to be equal."""
+    """Return the stage of token ids, ``(1, sequence)``, which have to be equal."""
     errors = []
     for probe, (ours, theirs) in ids.items():
-        pairs = list(zip_longest(ours.ravel().tolist(), theirs.ravel().tolist()))
-        at = next((at for at, (got, wanted) in enumerate(pairs) if got != wanted), None)
-        if at is not None:
-            got, wanted = ("none" if found is None else found for found in pairs[at])
-            errors.append(f"probe {probe}: id {at + 1} of {len(pairs)} is {got}, wanted {wanted}")
-    return _stage(TOKENS, TXT, f"equal on {len(ids) - len(errors)} of {len(ids)} texts", errors)
+        if not np.array_equal(ours, theirs):
+            same = takewhile(lambda pair: pair[0] == pair[1], zip(ours[0], theirs[0], strict=False))
+            at = len(list(same))
+            got, wanted = (row[0, at : at + 4].tolist() for row in (ours, theirs))
+            errors.append(f"probe {probe}: {got} from place {at} on, wanted {wanted}")
+    figure = f"equal on {len(ids) - len(errors)} of {len(ids)} texts"
+    return Stage(TOKENS, TXT, figure, tuple(errors))
 
 
 def compare_pixels(pixels: Both, preparation: ImagePreparation) -> Stage:
@@ -71,52 +72,36 @@ def compare_pixels(pixels: Both, preparation: ImagePreparation) -> Stage:
     most, share = _PIXEL_LIMITS[preparation.resample]
     errors, worst = [], (0.0, 0.0)
     for probe, (ours, theirs) in pixels.items():
-        if ours.shape != theirs.shape:
-            errors.append(f"probe {probe}: shape {ours.shape}, wanted {theirs.shape}")
-            continue
         levels = np.abs((ours.astype(np.float64) - theirs) * scale)
         off = int((levels > _ROUNDING).sum())
-        found = (float(levels.max()), off / levels.size)
+        found = float(levels.max()), off / levels.size
         worst = max(worst[0], found[0]), max(worst[1], found[1])
         # not `>`: NaN has to count as different
         if not (found[0] <= most + _ROUNDING and off <= max(_FEW_VALUES, share * levels.size)):
             errors.append(f"probe {probe}: {_levels(*found)}, limit {_levels(most, share)}")
-    return _stage(PIXELS, IMG, f"at most {_levels(*worst)}, {len(pixels)} pictures", errors)
+    figure = f"at most {_levels(*worst)}, {len(pixels)} pictures"
+    return Stage(PIXELS, IMG, figure, tuple(errors))
 
 
-def compare_encoder(side: str, vectors: Both, limit: float) -> Stage:
-    """Return the stage of an encoder: vectors of identical inputs, both made of unit length."""
-    errors, worst = [], 0.0
-    for probe, (ours, theirs) in vectors.items():
-        if ours.shape != theirs.shape:
-            errors.append(f"probe {probe}: shape {ours.shape}, wanted {theirs.shape}")
-            continue
-        off = float(np.abs(ours / (np.linalg.norm(ours) or 1.0) - theirs).max())
-        worst = max(worst, off)
-        if not off <= limit:
-            errors.append(f"probe {probe}: by {off:.1e}, limit {limit:.0e}")
-    figure = f"at most {worst:.1e} on {len(vectors)} identical inputs"
-    return _stage(ENCODER, side, figure, errors)
-
-
-def compare_length(side: str, vectors: Mapping[str, np.ndarray]) -> Stage:
-    """Return the stage of normalisation: the length of every vector, which has to be 1."""
-    lengths = {probe: float(np.linalg.norm(vector)) for probe, vector in vectors.items()}
-    off = {probe: abs(length - 1) for probe, length in lengths.items()}
-    errors = [
-        f"probe {probe}: length {lengths[probe]:.4g}, wanted 1"
-        for probe in off
-        if not off[probe] <= UNIT_TOLERANCE
+def compare_vectors(side: str, vectors: Both, limit: float) -> tuple[Stage, Stage]:
+    """Return the stages of an encoder, on identical inputs, and of normalisation."""
+    lengths = {probe: float(np.linalg.norm(ours)) for probe, (ours, _) in vectors.items()}
+    off = {
+        probe: float(np.abs(ours / (lengths[probe] or 1.0) - theirs).max())
+        for probe, (ours, theirs) in vectors.items()
+    }
+    far = [f"probe {p}: by {o:.1e}, limit {limit:.0e}" for p, o in off.items() if not o <= limit]
+    wrong = [
+        f"probe {probe}: length {length:.4g}, wanted 1"
+        for probe, length in lengths.items()
+        if not abs(length - 1) <= UNIT_TOLERANCE
     ]
-    figure = f"1 within {max(off.values(), default=0.0):.0e} of {len(off)} vectors"
-    return _stage(LENGTH, side, figure, errors)
-
-
-def _stage(name: str, side: str, figure: str, errors: list[str]) -> Stage:
-    more = f", and {len(errors) - 1} more probes" if len(errors) > 1 else ""
-    return Stage(name, side, figure, f"{errors[0]}{more}" if errors else "")
+    figure = f"at most {max(off.values()):.1e} on {len(off)} identical inputs"
+    shown = f"lengths from {min(lengths.values()):.6f} to {max(lengths.values()):.6f}"
+    encoder = Stage(ENCODER, side, figure, tuple(far))
+    return encoder, Stage(LENGTH, side, shown, tuple(wrong))
 
 
 def _levels(levels: float, share: float) -> str:
-    unit = "level" if levels == 1 else "levels"
+    unit = "level" if round(levels, 2) == 1 else "levels"
     return f"{levels:.3g} {unit} on {100 * share:.2g} % of a picture's values"
