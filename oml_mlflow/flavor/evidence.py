@@ -83,15 +83,15 @@ def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) 
     for key, pair in runnable.items():
         probes = _gating(pair, probes, made[key].vectors)
     ours = {pair.profile: _only(made[_key(pair)], probes) for pair in pairs if _key(pair) in made}
-    evidence = Evidence(probes, ours, _only(model, probes) if model else None, None, not_run)
-    if model is None or first.profile not in ours:
-        return evidence
-    if proof and _key(first) == "".join(proof.fingerprints.values()):
-        return replace(evidence, exactness=proof.report)
-    limits = {row.probe.id: row.limit for row in proof.report.rows} if proof else None
-    precisions = read_precisions(first.metadata)
-    report = exactness(probes, ours[first.profile], model, precisions, limits)
-    return replace(evidence, exactness=report)
+    model = _only(model, golden_probes()) if model else None
+    report = None
+    if proof and proof.fingerprints == first.fingerprints:
+        report = proof.report
+    elif model and first.profile in ours:
+        limits = {row.probe.id: row.limit for row in proof.report.rows} if proof else None
+        precisions = read_precisions(first.metadata)
+        report = exactness(golden_probes(), ours[first.profile], model, precisions, limits)
+    return Evidence(probes, ours, model, report, not_run)
 
 
 def _compared(
@@ -171,11 +171,9 @@ def exactness_sentence(evidence: Evidence) -> str:
     if report is None or model is None:
         return f"Exactness: not run ({evidence.not_run})."
     made_by = ", ".join(f"{name} {version}" for name, version in sorted(model.runtime.items()))
-    golden = sum(row.probe.is_golden for row in report.rows)
-    own = f" and {len(report.rows) - golden} of its own" if golden < len(report.rows) else ""
     return (
-        f"Exactness: {'within' if report.ok else 'NOT within'} limits on {golden} golden probes"
-        f"{own}; largest difference from the model's own Python code {report.max_abs(IMG):.1e} "
+        f"Exactness: {'within' if report.ok else 'NOT within'} limits on {len(report.rows)} golden "
+        f"probes; largest difference from the model's own Python code {report.max_abs(IMG):.1e} "
         f"(pictures) and {report.max_abs(TXT):.1e} (texts), smallest cosine "
         f"{report.min_cosine():.6f} ({made_by})."
     )

@@ -23,8 +23,8 @@ _MOST_TOKENS, _MOST_WORDS = 5, 12
 _DIGITS = "".join(f"{a}" + "".join(f"{a}{b}" for b in range(a + 1, 10)) for a in range(10))
 # what CLIP's tokenizer merges: letters, contractions, punctuation
 _PLAIN = re.compile(r"[a-z]+|'(s|t|re|ve|m|ll|d)|[^A-Za-z0-9]+")
-# those whose bytes are their own symbols in byte-level BPE, lower case
-_CHARACTERS = [chr(c) for c in (*range(33, 65), *range(91, 127), *range(0xE1, 0x100)) if c != 0xED]
+# printable ASCII, lower case: each is its own symbol in byte-level BPE
+_CHARACTERS = [chr(code) for code in (*range(33, 65), *range(91, 127))]
 # white space before one of these ends the process of some databases
 _SPECIAL = re.compile(r"\s<\|(startoftext|endoftext)\|>", re.IGNORECASE)
 # rows of a drawing, which come again, so that it takes few bytes
@@ -68,39 +68,25 @@ def model_probes(source: Source, added_tokens: Sequence[str] = ()) -> tuple[Prob
         "cmyk": _encode(_draw(37, 29).convert("CMYK"), "JPEG"),
         "grey-jpeg": _encode(grey, "JPEG"),
     }
-    return (
-        *(
-            Probe(f"own-{name}", TXT, _category(name, text), text, is_golden=False)
-            for name, text in texts.items()
-            if text.isprintable() and not _SPECIAL.search(text)
-        ),
-        *(Probe(f"own-{name}", IMG, "png", data, False) for name, data in pictures.items()),
-    )
+    probes = [Probe(f"own-{name}", IMG, "png", data, False) for name, data in pictures.items()]
+    for name, text in texts.items():
+        category = "ascii" if text.isascii() else "accents"
+        category = "digits" if name.startswith("digit") else category
+        if text.isprintable() and not _SPECIAL.search(text):
+            probes.append(Probe(f"own-{name}", TXT, category, text, is_golden=False))
+    return tuple(probes)
 
 
 def _oddities(vocabulary: Vocabulary) -> dict[str, str]:
     """Return words that CLIP's vocabulary has none of, and characters that this one lacks."""
     words = sorted({(left + right).removesuffix("</w>") for left, right in vocabulary.merges})
     odd = [word for word in words if word.isascii() and not _PLAIN.fullmatch(word)]
-    lacking = [c for c in _CHARACTERS if not _symbols(c) <= vocabulary.ids.keys()]
     found = {
         "digit-merges": [word for word in odd if re.search("[0-9]", word)],
         "merges": [word for word in odd if not re.search("[0-9]", word)],
-        "symbols": [letter for letter in lacking if letter.isascii()],
-        "symbols-accents": [letter for letter in lacking if not letter.isascii()],
+        "symbols": [c for c in _CHARACTERS if not {c, f"{c}</w>"} <= vocabulary.ids.keys()],
     }
     return {name: " ".join(parts[:_MOST_WORDS]) for name, parts in found.items() if parts}
-
-
-def _symbols(letter: str) -> set[str]:
-    symbols = letter.encode().decode("latin-1")
-    return {*symbols, f"{symbols[-1]}</w>"}
-
-
-def _category(name: str, text: str) -> str:
-    if name.startswith("digit"):
-        return "digits"
-    return "ascii" if text.isascii() else "accents"
 
 
 def _encode(picture: Image.Image, encoding: str = "PNG") -> bytes:

@@ -28,7 +28,7 @@ _FEW_VALUES = 9
 _ROUNDING = 0.01
 
 # what the pair gives and what its model gives, by probe id
-Both = Mapping[str, tuple[np.ndarray, np.ndarray]]
+Both = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def compare_pixels(pixels: Both, preparation: ImagePreparation) -> Stage:
     most, share = _PIXEL_LIMITS[preparation.resample]
     errors, worst = [], (0.0, 0.0)
     for probe, (ours, theirs) in pixels.items():
-        levels = np.abs((ours.astype(np.float64) - theirs) * scale)
+        levels = np.array([np.inf])
+        if ours.shape == theirs.shape:
+            levels = np.abs((ours.astype(np.float64) - theirs) * scale)
         off = int((levels > _ROUNDING).sum())
         found = float(levels.max()), off / levels.size
         worst = max(worst[0], found[0]), max(worst[1], found[1])
@@ -83,23 +85,29 @@ def compare_pixels(pixels: Both, preparation: ImagePreparation) -> Stage:
     return Stage(PIXELS, IMG, figure, tuple(errors))
 
 
-def compare_vectors(side: str, vectors: Both, limit: float) -> tuple[Stage, Stage]:
-    """Return the stages of an encoder, on identical inputs, and of normalisation."""
-    lengths = {probe: float(np.linalg.norm(ours)) for probe, (ours, _) in vectors.items()}
+def compare_encoder(side: str, vectors: Both, limit: float) -> Stage:
+    """Return the stage of an encoder: vectors of identical inputs, made of unit length."""
     off = {
-        probe: float(np.abs(ours / (lengths[probe] or 1.0) - theirs).max())
+        probe: float(np.abs(ours / (np.linalg.norm(ours) or 1.0) - theirs).max())
+        if ours.shape == theirs.shape
+        else np.inf
         for probe, (ours, theirs) in vectors.items()
     }
-    far = [f"probe {p}: by {o:.1e}, limit {limit:.0e}" for p, o in off.items() if not o <= limit]
-    wrong = [
+    errors = [f"probe {p}: by {o:.1e}, limit {limit:.0e}" for p, o in off.items() if not o <= limit]
+    figure = f"at most {max(off.values(), default=0):.1e} on {len(off)} identical inputs"
+    return Stage(ENCODER, side, figure, tuple(errors))
+
+
+def compare_lengths(side: str, vectors: Mapping[str, np.ndarray]) -> Stage:
+    """Return the stage of normalisation: the length of every vector, which has to be 1."""
+    lengths = {probe: float(np.linalg.norm(vector)) for probe, vector in vectors.items()}
+    errors = [
         f"probe {probe}: length {length:.4g}, wanted 1"
         for probe, length in lengths.items()
         if not abs(length - 1) <= UNIT_TOLERANCE
     ]
-    figure = f"at most {max(off.values()):.1e} on {len(off)} identical inputs"
-    shown = f"lengths from {min(lengths.values()):.6f} to {max(lengths.values()):.6f}"
-    encoder = Stage(ENCODER, side, figure, tuple(far))
-    return encoder, Stage(LENGTH, side, shown, tuple(wrong))
+    figure = f"lengths from {min(lengths.values()):.6f} to {max(lengths.values()):.6f}"
+    return Stage(LENGTH, side, figure, tuple(errors))
 
 
 def _levels(levels: float, share: float) -> str:

@@ -27,9 +27,10 @@ from oml_mlflow.parity.stage import (
     LENGTH,
     PIXELS,
     TOKENS,
+    compare_encoder,
+    compare_lengths,
     compare_pixels,
     compare_tokens,
-    compare_vectors,
 )
 from oml_mlflow.source.description import BICUBIC, BILINEAR, NEAREST, ImagePreparation
 from oml_mlflow.source.model import Source, open_source
@@ -74,7 +75,9 @@ def test_the_stage_that_differs_is_named(
     change: Callable[[Source], Source], stage: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     wrong = change(open_source(str(tiny_folder)))
-    with pytest.raises(ParityError, match=rf"in its {stage}: probe \S+: .* No file was") as err:
+    with pytest.raises(
+        ParityError, match=rf"in its {stage}, on \d+ probes; probe \S+: .*\. No file"
+    ) as err:
         export_pair(wrong, ONNXPipelineConfig(), "tiny", tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert err.value.hint
@@ -132,7 +135,7 @@ def test_what_no_vector_shows_is_seen(
     report = prove(wrong, source).report
     assert [found.name for found in report.stages if found.errors] == [stage]
     assert report.ok == (stage == TOKENS)  # the vectors are within limits
-    with pytest.raises(ParityError, match=f"its {stage}: probe ascii-cat: "):
+    with pytest.raises(ParityError, match=f"its {stage}, on .* probes; probe ascii-cat: "):
         demand_stages(report)
 
 
@@ -195,5 +198,8 @@ def test_direction_and_length_are_told_apart() -> None:
         (theirs * 0, [ENCODER, LENGTH]),
         (theirs * np.float32(np.nan), [ENCODER, LENGTH]),
     ):
-        stages = compare_vectors("txt", both(ours, theirs), 1e-4)
+        stages = (
+            compare_encoder("txt", both(ours, theirs), 1e-4),
+            compare_lengths("txt", {"probe": ours}),
+        )
         assert [stage.name for stage in stages if stage.errors] == wrong

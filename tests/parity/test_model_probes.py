@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from oml_mlflow.flavor.evidence import exactness_sentence, gather_evidence
+from oml_mlflow.flavor.evidence import gather_evidence
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.parity.compare import compare
 from oml_mlflow.parity.model_probes import model_probes
@@ -56,7 +56,7 @@ def test_probes_of_a_plain_model_are_few_small_and_always_the_same(source: Sourc
 def test_odd_vocabularies_get_probes_of_what_is_odd(source: Source) -> None:
     vocabulary = source.vocabulary
     merges = (*vocabulary.merges, ("1", "9</w>"), ("it", "'s</w>"), ("C", "at</w>"))
-    ids = {token: n for token, n in vocabulary.ids.items() if token not in ("`", "é</w>", "Ã")}
+    ids = {token: n for token, n in vocabulary.ids.items() if token not in ("`", "~</w>")}
     odd = replace(source, vocabulary=replace(vocabulary, ids=ids, merges=merges))
     added = ["<|startoftext|>", "<cat>", "two words", "\0", "<|EndOfText|>", *"abcdefgh"]
     probes = model_probes(odd, added)
@@ -64,22 +64,21 @@ def test_odd_vocabularies_get_probes_of_what_is_odd(source: Source) -> None:
     assert len(probes) <= 24
     assert found["own-digit-merges"] == "19"
     assert found["own-merges"] == "Cat it's"
-    assert found["own-symbols"] == "`"
-    assert "á" in found["own-symbols-accents"]
+    assert found["own-symbols"] == "` ~"
     assert found["own-token-1"] == "a photo of <cat>, x<cat>y <CAT>"
     assert "own-token-2" in found
     # unprintable; white space before a special token ends the process of some databases
     assert not {"own-token-3", "own-token-4"} & found.keys()
     categories = {probe.id: probe.category for probe in probes}
     assert categories["own-symbols"] == "ascii"
-    assert categories["own-symbols-accents"] == "accents"
+    assert categories["own-digit-merges"] == "digits"
 
 
 def test_they_are_read_back_as_what_they_are(source: Source, tmp_path: Path) -> None:
-    probes = (*golden_probes(), *model_probes(source)[:8])
+    probes = (*golden_probes(), *model_probes(source)[2:])
     save_probes(tmp_path, probes)
     assert read_probes(tmp_path) == probes
-    assert (tmp_path / "probes.json").read_text().count('"golden": false') == 8
+    assert (tmp_path / "probes.json").read_text().count('"golden": false') == 12
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +127,11 @@ def test_only_what_a_bare_graph_gets_right_is_stored(tiny_pair: PipelinePair) ->
     assert stored == asked - prepared
     assert not any(unsafe_reason(probe) for probe in evidence.probes)
     assert evidence.pairs["oracle-23.7"].vectors.keys() == stored
-    assert "24 golden probes and" in exactness_sentence(evidence)
+    assert evidence.exactness is not None
+    assert len(evidence.exactness.rows) == 24
+    assert any(
+        "token ids: equal on" in line for line in evidence.exactness.to_markdown().split("\n")
+    )
 
 
 def test_another_profile_s_pair_keeps_them(tiny_pair: PipelinePair, tmp_path: Path) -> None:
