@@ -76,7 +76,7 @@ def test_the_stage_that_differs_is_named(
 ) -> None:
     wrong = change(open_source(str(tiny_folder)))
     with pytest.raises(
-        ParityError, match=rf"in its {stage}, on \d+ probes; probe \S+: .*\. No file"
+        ParityError, match=rf"in its {stage}, on \d+ probes; probe .* No file"
     ) as err:
         export_pair(wrong, ONNXPipelineConfig(), "tiny", tmp_path)
     assert list(tmp_path.iterdir()) == []
