@@ -66,7 +66,6 @@ def _prepared(source: Source, **changes: object) -> Source:
     ("change", "stage"),
     [
         pytest.param(lambda s: _prepared(s, resample=BILINEAR), PIXELS, id="bilinear"),
-        pytest.param(lambda s: _prepared(s, mean=(0.5, 0.4578275, 0.40821073)), PIXELS, id="mean"),
         pytest.param(lambda s: _prepared(s, shortest_edge_px=33), PIXELS, id="crop"),
         pytest.param(lambda s: _vision(s, epsilon=1e-3), ENCODER, id="epsilon"),
     ],
