@@ -36,7 +36,7 @@ from oml_mlflow.source.model import Source
 
 _HINTS = {
     TOKENS: "export it for profile onnxruntime, whose tokenizer is another operator.",
-    PIXELS: "set size, crop_size and resample of its image processor to CLIP's own.",
+    PIXELS: "set its preparation (size, crop_size, resample) to CLIP's own.",
 }
 
 
