@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from oml_mlflow.errors import SourceError
+import numpy as np
+
+from oml_mlflow.errors import GraphError, SourceError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.package import MODEL_REFERENCES, pair_references
-from oml_mlflow.graph.precision import read_precisions
+from oml_mlflow.graph.precision import read_precisions, runtime_limit
 from oml_mlflow.graph.runtime import runtime_versions
 from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.pipeline_pair import PipelinePair, Proof
 from oml_mlflow.pair.reference import ReferenceModel, exactness
-from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes, save_probes
+from oml_mlflow.pair.stages import prove
+from oml_mlflow.parity.probes import (
+    Probe,
+    References,
+    embed_probes,
+    golden_probes,
+    save_probes,
+    unsafe_reason,
+)
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.source.model import open_source
 
@@ -24,10 +35,10 @@ _SIDE_NAMES = {IMG: "image", TXT: "text"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """Golden probes with two sets of reference vectors.
+    """Probes with two sets of reference vectors.
 
     Attributes:
-        probes: The probes.
+        probes: The golden probes and, where the model is at hand, those of its own.
         pairs: Vectors of the exact bytes of each profile's pair, one input at a time; a pair is
             missing if this runtime lacks one of its operators.
         model: Vectors of the model's own Python code, or None where they could not be made.
@@ -58,31 +69,75 @@ class Evidence:
 def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) -> Evidence:
     """Return the evidence for a pair; runs its graphs, and torch where the model is at hand.
 
-    The pairs are one pair for several profiles. Vectors of its model are those of the export if it
-    made them, else they are computed from ``source``.
+    The pairs are one pair for several profiles. What its export has shown is taken as it is, else
+    it is compared with the model in ``source``. No pair's bytes embed a probe twice.
     """
-    probes, first = golden_probes(), pairs[0]
-    ours = {
-        pair.profile: References(
-            embed_probes(pair.embedder(), probes, on_event, f"pair for {pair.profile}"),
-            runtime_versions(),
-        )
-        for pair in pairs
-        if not pair.unknown_operators
-    }
-    evidence = Evidence(probes, ours, None, None, first.unverifiable)
-    model = first.model_references
-    if model is None and first.source is None:
-        return replace(evidence, not_run=evidence.not_run or "the pair's model is not known")
-    if model is None:
+    first, runnable = pairs[0], {_key(p): p for p in pairs if not p.unknown_operators}
+    model, proof, not_run = _compared(first, on_event)
+    probes = proof.probes if proof else golden_probes()
+    made = {"".join(proof.fingerprints.values()): proof.vectors} if proof else {}
+    for key, pair in runnable.items():
+        if key not in made:
+            vectors = embed_probes(pair.embedder(), probes, on_event, f"pair for {pair.profile}")
+            made[key] = References(vectors, runtime_versions())
+    for key, pair in runnable.items():
+        probes = _gating(pair, probes, made[key].vectors)
+    ours = {pair.profile: _only(made[_key(pair)], probes) for pair in pairs if _key(pair) in made}
+    model = _only(model, golden_probes()) if model else None
+    report = None
+    if proof and proof.fingerprints == first.fingerprints:
+        report = proof.report
+    elif model and first.profile in ours:
+        limits = {row.probe.id: row.limit for row in proof.report.rows} if proof else None
+        precisions = read_precisions(first.metadata)
+        report = exactness(golden_probes(), ours[first.profile], model, precisions, limits)
+    return Evidence(probes, ours, model, report, not_run)
+
+
+def _compared(
+    pair: PipelinePair, on_event: Listener
+) -> tuple[References | None, Proof | None, str]:
+    """Return the model's vectors, what comparing a pair with it has shown, and why not."""
+    not_run = pair.unverifiable
+    if pair.model_references is not None:
+        return pair.model_references, pair.proof, not_run
+    if pair.source is None:
+        return None, None, not_run or "the pair's model is not known"
+    try:
+        source = open_source(str(pair.source))
+        if not pair.unknown_operators:
+            with contextlib.suppress(GraphError):  # another maker's can't be cut into stages
+                proof = prove(pair, source, on_event)
+                return proof.model, proof, not_run
+        return ReferenceModel(source).references(golden_probes(), on_event), None, not_run
+    except (ImportError, SourceError) as error:  # a pair can be logged without torch
+        return None, None, not_run or str(error)
+
+
+def _key(pair: PipelinePair) -> str:
+    return "".join(pair.fingerprints.values())
+
+
+def _only(references: References, probes: Sequence[Probe]) -> References:
+    vectors = references.vectors
+    return replace(references, vectors={p.id: vectors[p.id] for p in probes if p.id in vectors})
+
+
+def _gating(
+    pair: PipelinePair, probes: Sequence[Probe], vectors: Mapping[str, np.ndarray]
+) -> tuple[Probe, ...]:
+    """Return the probes that a bare graph gets right, too: databases prepare nothing."""
+    embedder, precisions = pair.embedder(), read_precisions(pair.metadata)
+
+    def is_right(probe: Probe) -> bool:
         try:
-            model = ReferenceModel(open_source(str(first.source))).references(probes, on_event)
-        except (ImportError, SourceError) as error:  # a pair can be logged without torch
-            return replace(evidence, not_run=evidence.not_run or str(error))
-    if first.profile not in ours:
-        return replace(evidence, model=model)
-    report = exactness(probes, ours[first.profile], model, read_precisions(first.metadata))
-    return replace(evidence, model=model, exactness=report)
+            bare = embedder.embed_bare(probe.side, probe.value)[0]
+        except Exception:  # onnxruntime's errors share no base class
+            return False
+        limit = runtime_limit(precisions[probe.side], pair.dims)
+        return bool(np.abs(bare - vectors[probe.id]).max() <= limit)
+
+    return tuple(p for p in probes if p.is_golden or (not unsafe_reason(p) and is_right(p)))
 
 
 def exported_name(pair: PipelinePair) -> str:
@@ -106,7 +161,8 @@ def model_card(pair: PipelinePair, evidence: Evidence) -> str:
             f"| {_SIDE_NAMES[side]} | `{path.name}` | {path.stat().st_size:,} | "
             f"`{pair.fingerprints[side]}` |"
         )
-    return "\n".join([*lines, "", exactness_sentence(evidence), ""])
+    stages = [f"- {stage}" for stage in evidence.exactness.stages] if evidence.exactness else []
+    return "\n".join([*lines, "", exactness_sentence(evidence), "", *stages]).rstrip() + "\n"
 
 
 def exactness_sentence(evidence: Evidence) -> str:

@@ -14,24 +14,20 @@ from typing import Any
 
 import onnx
 
-from oml_mlflow.errors import ConfigError, ExportError, GraphError, NameTaken, ParityError
+from oml_mlflow.errors import ConfigError, ExportError, GraphError, NameTaken
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.graph.image import PIXEL_VALUES, image_pipeline
-from oml_mlflow.graph.precision import FLOAT32, choose_precisions, read_precisions
+from oml_mlflow.graph.precision import choose_precisions, read_precisions
 from oml_mlflow.graph.profiles import DEFAULT_PROFILE, PROFILES, Profile
 from oml_mlflow.graph.retarget import side_metadata
 from oml_mlflow.graph.rules import check_file
-from oml_mlflow.graph.runtime import runtime_versions
 from oml_mlflow.graph.shrink import estimated_size_bytes, shrink
 from oml_mlflow.graph.text import INPUT_IDS, text_pipeline
 from oml_mlflow.graph.wire import Initializer, write_model
 from oml_mlflow.names import IMG, PROPERTY, SIDES, TXT, check_export_name, model_name, pipeline_file
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.pair.reference import PreparedByPair, ReferenceModel, exactness
+from oml_mlflow.pair.stages import demand_stages, prove
 from oml_mlflow.pair.template import ONNXPipelineConfig
-from oml_mlflow.parity.compare import compare
-from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes
-from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.source.model import Source
 
 
@@ -88,7 +84,7 @@ def export_pair(
     Raises:
         InvalidName, NameTaken, ExportError: See `check_destination`.
         GraphError: If a file breaks a rule of the profile.
-        ParityError: If a vector differs from the model's own by more than the limit.
+        ParityError: If a stage differs from the model's own by more than its limit.
     """
     config.check()
     folder = check_destination(export_name, output_dir)
@@ -115,8 +111,10 @@ def export_pair(
         for side in SIDES:
             _refuse_findings(pair.path(side), profile, model_name(export_name, side))
         if validate:
-            references, report = _validate(pair, source, on_event)
-            pair = replace(pair, model_references=references, loss=report.loss)
+            proof = prove(pair, source, on_event)
+            demand_stages(proof.report)
+            loss = proof.report.loss
+            pair = replace(pair, model_references=proof.model, loss=loss, proof=proof)
         _publish(aside, folder, export_name)
     return replace(pair, files=_files(folder, export_name))
 
@@ -224,48 +222,6 @@ def _refuse_findings(path: Path, profile: Profile, name: str) -> None:
             hint=first.hint,
             details={"findings": [finding.to_row() for finding in errors]},
         )
-
-
-def _validate(
-    pair: PipelinePair, source: Source, on_event: Listener
-) -> tuple[References, ParityReport]:
-    probes, precisions = golden_probes(), read_precisions(pair.metadata)
-    ours = References(embed_probes(pair.embedder(), probes, on_event, "pair"), runtime_versions())
-    model = ReferenceModel(source)
-    references = model.references(probes, on_event)
-    report = exactness(probes, ours, references, precisions)
-    _refuse_difference(report, "the pair")
-    shrunk = [probe for probe in probes if precisions[probe.side] != FLOAT32]
-    if shrunk:
-        _check_preparation(pair, model, shrunk, references, on_event)
-    return references, report
-
-
-def _check_preparation(
-    pair: PipelinePair,
-    model: ReferenceModel,
-    probes: Sequence[Probe],
-    references: References,
-    on_event: Listener,
-) -> None:
-    """Raise ParityError if what comes before a shrunk encoder exceeds float32's limit."""
-    with tempfile.TemporaryDirectory(dir=pair.img.parent) as folder:
-        prepared = PreparedByPair(pair, model, Path(folder))
-        vectors = embed_probes(prepared, probes, on_event, "preparation")
-    report = compare("Preparation", probes, vectors, references.vectors)
-    _refuse_difference(report, "the pair's preparation")
-
-
-def _refuse_difference(report: ParityReport, what: str) -> None:
-    if report.ok:
-        return
-    worst = report.worst
-    raise ParityError(
-        f"{what} differs from the model's own Python code: probe {worst.probe.id} by "
-        f"{worst.max_abs:.1e} {worst.error}, limit {worst.limit:.0e}. No file was left.",
-        hint="report it with the model's name; validate=False exports it all the same.",
-        details={"rows": report.to_rows()},
-    )
 
 
 def _refuse_taken(folder: Path, export_name: str) -> None:

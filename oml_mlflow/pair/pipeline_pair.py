@@ -14,7 +14,27 @@ from oml_mlflow.graph.profiles import DEFAULT_PROFILE, PROFILES, Profile
 from oml_mlflow.graph.runtime import Ends, not_run_reason
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.embedder import PairEmbedder
-from oml_mlflow.parity.probes import References
+from oml_mlflow.parity.probes import Probe, References
+from oml_mlflow.parity.report import ParityReport
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What comparing a pair with its model's own Python code has shown.
+
+    Attributes:
+        fingerprints: sha256 of the pair's graphs, by side.
+        probes: What was embedded: the golden probes and the model's own.
+        vectors: The pair's vectors for them.
+        model: The model's vectors for them.
+        report: The comparison, with its stages.
+    """
+
+    fingerprints: Mapping[str, str]
+    probes: tuple[Probe, ...]
+    vectors: References
+    model: References
+    report: ParityReport
 
 
 @dataclass(frozen=True)
@@ -31,6 +51,7 @@ class PipelinePair:
         source: Hub id or folder of its model, where known.
         model_references: The golden probes' vectors by the model's own Python code, where they
             were computed at export.
+        proof: What comparing it with its model has shown, where that was done at export.
         ends: Names of input and output by side.
         unknown_operators: Operators, as ``domain:Name``, that this process can't run, by side;
             a side without any is not listed. Such a pair can be logged, but not compared.
@@ -46,6 +67,7 @@ class PipelinePair:
     companions: tuple[Path, ...] = ()
     source: str | None = None
     model_references: References | None = field(default=None, repr=False)
+    proof: Proof | None = field(default=None, repr=False)
     ends: dict[str, Ends] = field(default_factory=lambda: {side: Ends() for side in SIDES})
     unknown_operators: dict[str, tuple[str, ...]] = field(default_factory=dict)
     loss: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)

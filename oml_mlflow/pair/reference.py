@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,9 @@ from PIL import Image
 from oml_mlflow.errors import OmlMlflowError, SourceError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.graph.precision import FLOAT32, encoder_limit
-from oml_mlflow.graph.retarget import read_head
-from oml_mlflow.graph.runtime import open_session
-from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.pair.pictures import as_rgb, prepare_picture
-from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.pair.texts import prepare_text
-from oml_mlflow.parity.compare import compare, limits_by_side
+from oml_mlflow.names import SIDES
+from oml_mlflow.pair.pictures import as_rgb
+from oml_mlflow.parity.compare import compare
 from oml_mlflow.parity.probes import Probe, References, embed_probes
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.source.model import Source
@@ -94,6 +89,11 @@ class ReferenceModel:
         ]
         return ids
 
+    def added_tokens(self) -> list[str]:
+        """Return what the tokenizer knows beside its vocabulary, by id."""
+        added: dict[str, int] = self._tokenizer.get_added_vocab()
+        return sorted(added, key=lambda token: added[token])
+
     def embed_pixels(self, pixel_values: np.ndarray) -> np.ndarray:
         """Return ``(n, dims)`` float32 of prepared pictures."""
         with self._torch.inference_mode():
@@ -138,48 +138,19 @@ def exactness(
     pair: References,
     model: References,
     precisions: Mapping[str, str] | None = None,
+    limits: Mapping[str, float | None] | None = None,
 ) -> ParityReport:
     """Return the report of a pair's vectors against those of the model's own Python code.
 
-    The limit of a side depends on its precision; float32 by default.
+    The limit of a side depends on its precision; float32 by default. `limits`, by probe id, go
+    before.
     """
     dims = next((vector.shape[-1] for vector in model.vectors.values()), 1)
-    limits = {side: encoder_limit((precisions or {}).get(side, FLOAT32), dims) for side in SIDES}
+    by_side = {side: encoder_limit((precisions or {}).get(side, FLOAT32), dims) for side in SIDES}
     return compare(
         "Pair against transformers + Pillow + torch",
         probes,
         pair.vectors,
         model.vectors,
-        limits_by_side(probes, limits),
+        {probe.id: by_side[probe.side] for probe in probes} | dict(limits or {}),
     )
-
-
-class PreparedByPair:
-    """Embed inputs by a pair's preparation and the model's own float32 encoder.
-
-    So the preparation of a shrunk pair is held to float32's limit, whatever its encoder loses. Two
-    small graphs are written to `folder`.
-    """
-
-    def __init__(self, pair: PipelinePair, model: ReferenceModel, folder: Path) -> None:
-        self._model = model
-        self._any_case = pair.metadata.get("any_case_tokens", ())
-        self._sessions: dict[str, Any] = {}
-        for side in SIDES:
-            path = folder / f"head_{side}.onnx"
-            path.write_bytes(read_head(pair.path(side)).SerializeToString())
-            self._sessions[side] = open_session(path)
-
-    def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
-        """Return ``(n, dims)`` float32."""
-        rows = []
-        for picture in pictures:
-            data = np.frombuffer(prepare_picture(picture, "a picture"), np.uint8)
-            pixels = self._sessions[IMG].run(None, {"input": data})[0]
-            rows.append(self._model.embed_pixels(pixels))
-        return np.concatenate(rows)
-
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Return ``(n, dims)`` float32."""
-        prepared = np.array([prepare_text(t, any_case=self._any_case) for t in texts], dtype=object)
-        return self._model.embed_ids(self._sessions[TXT].run(None, {"input": prepared})[0])

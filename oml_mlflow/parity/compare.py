@@ -10,7 +10,7 @@ import numpy as np
 from oml_mlflow.graph.precision import measure_loss
 from oml_mlflow.names import SIDES
 from oml_mlflow.parity.difference import Difference
-from oml_mlflow.parity.policy import MUST, Limits, ParityPolicy
+from oml_mlflow.parity.policy import MUST, UNIT_TOLERANCE, Limits, ParityPolicy
 from oml_mlflow.parity.probes import Probe
 from oml_mlflow.parity.report import ParityReport
 
@@ -36,20 +36,20 @@ def compare(
         probes: What was embedded.
         vectors: Vectors to judge, by probe id.
         references: Vectors to judge by.
-        limits: By category: largest difference of an element, or `Limits`; None: reported only;
-            `DEFAULT_LIMIT` for categories that are not named.
+        limits: By probe id or category: largest difference of an element, or `Limits`; None:
+            reported only; `DEFAULT_LIMIT` for those that are not named.
         policy: Which categories must be within limits. By default all; then only sides that have
             probes must have been compared.
         skipped: Why a probe was not sent, by probe id.
         errors: Why a probe failed, by probe id.
 
     Returns:
-        A row for every probe. A vector that is missing, all zero, of other dims or not finite is
-        an error, never within a limit.
+        A row for every probe. A vector that is missing, all zero, of other dims, not finite or
+        not of unit length is an error, never within a limit.
     """
-    rows = []
+    rows, chosen = [], limits or {}
     for probe in probes:
-        limit = (limits or {}).get(probe.category, DEFAULT_LIMIT)
+        limit = chosen.get(probe.id, chosen.get(probe.category, DEFAULT_LIMIT))
         row = _difference(
             probe,
             vectors,
@@ -83,19 +83,14 @@ def _difference(
         error = "not finite"
     elif not got.any():  # it has no cosine
         error = "all zero"
+    elif not abs((length := float(np.linalg.norm(got))) - 1) <= UNIT_TOLERANCE:
+        error = f"length {length:.4g}, wanted 1"
     figures = (float("inf"), -1.0)
     if not error and got is not None and wanted is not None:
         a, b = got.astype(np.float64), wanted.astype(np.float64)
         cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
         figures = (float(np.abs(a - b).max()), cosine)
     return Difference(probe, *figures, limits.max_abs, error, limits.cosine, level)
-
-
-def limits_by_side(
-    probes: Sequence[Probe], limits: Mapping[str, float | Limits]
-) -> dict[str, float | Limits | None]:
-    """Return limits by category, as `compare` wants them, from limits by side."""
-    return {probe.category: limits[probe.side] for probe in probes}
 
 
 def _loss(

@@ -30,12 +30,14 @@ class Probe:
         side: ``img`` or ``txt``.
         category: What it stands for, such as ``png``, ``jpeg-420`` or ``digits``.
         value: Bytes of an encoded picture, or a text.
+        is_golden: Whether it is the same for all models; only these say what a geometry is.
     """
 
     id: str
     side: str
     category: str
     value: bytes | str
+    is_golden: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,11 @@ def golden_probes() -> tuple[Probe, ...]:
 
 def save_probes(folder: Path, probes: Iterable[Probe]) -> None:
     """Write probes into a folder, to keep them beside the vectors made from them."""
-    entries: list[dict[str, str]] = []
+    entries: list[dict[str, Any]] = []
     for probe in probes:
-        entry = {"id": probe.id, "side": probe.side, "category": probe.category}
+        entry: dict[str, Any] = {"id": probe.id, "side": probe.side, "category": probe.category}
+        if not probe.is_golden:
+            entry["golden"] = False
         if isinstance(probe.value, bytes):
             suffix = "png" if probe.value.startswith(b"\x89PNG") else "jpg"
             entry["file"] = f"{probe.id}.{suffix}"
@@ -144,13 +148,14 @@ def _jpeg_components(data: bytes) -> int:
     return 0
 
 
-def _parse(entries: list[dict[str, str]], locate: Callable[[str], Any]) -> Iterable[Probe]:
+def _parse(entries: list[dict[str, Any]], locate: Callable[[str], Any]) -> Iterable[Probe]:
     for entry in entries:
         name = entry.get("file", "")
         if name and Path(name).name != name:
             raise PackageError(f"probe file {name!r} leaves its folder.", hint="don't trust it.")
         value = locate(name).read_bytes() if name else entry["text"]
-        yield Probe(entry["id"], entry["side"], entry["category"], value)
+        is_golden = entry.get("golden", True)
+        yield Probe(entry["id"], entry["side"], entry["category"], value, is_golden)
 
 
 def embed_probes(

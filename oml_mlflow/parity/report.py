@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
@@ -11,6 +11,7 @@ from oml_mlflow.graph.precision import loss_sentence
 from oml_mlflow.names import SIDES
 from oml_mlflow.parity.difference import ClassSummary, Difference
 from oml_mlflow.parity.policy import FAILED, MUST, OK, SKIPPED, WARNED
+from oml_mlflow.parity.stage import Stage
 from oml_mlflow.parity.tables import SYMBOLS, class_table
 
 FORMAT_VERSION = 1
@@ -26,12 +27,14 @@ class ParityReport:
         rows: A row for every probe.
         loss: Figures over all probes of a side, by side (see `measure_loss`).
         sides: Sides that must have been compared; by default those of the rows.
+        stages: What reaches the encoders, and they themselves, where they could be compared.
     """
 
     title: str
     rows: tuple[Difference, ...] = field(default=())
     loss: dict[str, dict[str, float]] = field(default_factory=dict)
     sides: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -117,6 +120,7 @@ class ParityReport:
             "classes": [summary.to_row() for summary in self.by_class()],
             "probes": self.to_rows(),
             "loss": self.loss,
+            "stages": [asdict(stage) for stage in self.stages],
         }
 
     def to_table(self) -> list[tuple[str, ...]]:
@@ -140,6 +144,7 @@ class ParityReport:
         lines = [f"### {self.title}", "", *(f"| {' | '.join(cells)} |" for cells in rows)]
         for side, loss in self.loss.items():
             lines += ["", f"{side}: {loss_sentence(loss)}."]
+        lines += ["", *(f"- {stage}" for stage in self.stages)] if self.stages else []
         return "\n".join(lines) + "\n"
 
     def _repr_html_(self) -> str:

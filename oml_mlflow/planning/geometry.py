@@ -60,8 +60,9 @@ class Geometry:
 
 
 def key_vectors(probes: Sequence[Probe], vectors: Vectors) -> dict[str, np.ndarray]:
-    """Return vectors by `probe_key`: a probe whose content changes counts as another."""
-    return {probe_key(probe): vectors[probe.id] for probe in probes if probe.id in vectors}
+    """Return golden probes' vectors by `probe_key`: one whose content changes is another probe."""
+    golden = [probe for probe in probes if probe.is_golden and probe.id in vectors]
+    return {probe_key(probe): vectors[probe.id] for probe in golden}
 
 
 def probe_key(probe: Probe) -> str:

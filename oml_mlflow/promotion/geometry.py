@@ -48,7 +48,8 @@ def with_geometry(session: Session, plan: Plan, candidate: Candidate, target: Ta
         sent = [
             probe
             for probe in candidate.probes
-            if target.policy.level(probe.category) == MUST
+            if probe.is_golden
+            and target.policy.level(probe.category) == MUST
             and not (unsafe_reason(probe) or target.skip_reason(probe, profile))
         ]
         measured = _measure(session, observed, sent)
