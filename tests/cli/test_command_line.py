@@ -25,7 +25,7 @@ def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[st
 
 def test_from_a_folder_to_a_searchable_model(mlflow_store: Path, tiny_folder: Path) -> None:
     done = run("export", tiny_folder, "clip", "--output-dir", "pairs")
-    assert "verify model references: 38 probes" in done.stderr
+    assert "verify model references: 39 probes" in done.stderr
     files = ["pairs/clip_img.onnx", "pairs/clip_txt.onnx"]
     done = run("log", *files, "--register", "clip", "--alias", "prod", "--source", tiny_folder)
     assert "alias prod is models:/clip/1" in done.stdout
@@ -44,7 +44,7 @@ def test_from_a_folder_to_a_searchable_model(mlflow_store: Path, tiny_folder: Pa
 
     verified = json.loads(run("verify", "clip", *target, "--json").stdout)
     assert verified["ok"]
-    assert len(verified["probes"]) == 34  # 24 golden ones, 10 of the model
+    assert len(verified["probes"]) == 35  # 24 golden ones, 11 of the model
     listed = json.loads(run("models", *target, "--json").stdout)
     assert [model["name"] for model in listed["models"]] == ["CLIP_IMG", "CLIP_TXT"]
     assert "generation" in run("models", *target).stdout
