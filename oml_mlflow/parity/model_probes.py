@@ -36,9 +36,9 @@ def model_probes(source: Source, added_tokens: Sequence[str] = ()) -> tuple[Prob
 
     Texts: every pair of digits; case; added tokens, characters of which the vocabulary lacks a
     byte's symbol, and merges that cross what CLIP's tokenizer splits, where there are any.
-    Pictures: 1:20, one pixel, a few, and every layout of channels. Graphs without Pillow's
-    preparation read these right but for the last four, whichever release of onnxruntime-extensions
-    decodes (measured with 0.12.0 to 0.15.2).
+    Pictures: a tall screenshot, 1:20, one pixel, a few, and every layout of channels. Graphs
+    without Pillow's preparation read these right but for the last four, whichever release of
+    onnxruntime-extensions decodes (measured with 0.12.0 to 0.15.2).
 
     Args:
         source: The model.
@@ -56,7 +56,9 @@ def model_probes(source: Source, added_tokens: Sequence[str] = ()) -> tuple[Prob
         texts[f"token-{number}"] = f"a photo of {token}, x{token}y {token.upper()}"
     grey, clear = _draw(37, 29).convert("L"), _draw(41, 31).convert("LA")
     clear.putalpha(_draw(41, 31).convert("L"))
+    px = min(source.preparation.output_px or (224, 224))
     pictures = {
+        "tall": _encode(_draw(px * 5 // 4, px * 9)),
         "wide": _encode(_draw(240, 12)),
         "pixel": _encode(_draw(1, 1)),
         "tiny": _encode(_draw(3, 2)),

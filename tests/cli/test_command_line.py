@@ -28,7 +28,7 @@ def test_from_a_folder_to_a_searchable_model(
     mlflow_store: Path, tiny_folder: Path, run: Run
 ) -> None:
     done = process("export", tiny_folder, "clip", "--output-dir", "pairs")
-    assert "verify model references: 38 probes" in done.stderr
+    assert "verify model references: 39 probes" in done.stderr
     files = ["pairs/clip_img.onnx", "pairs/clip_txt.onnx"]
     done = process("log", *files, "--register", "clip", "--alias", "prod", "--source", tiny_folder)
     assert "alias prod is models:/clip/1" in done.stdout
@@ -47,7 +47,7 @@ def test_from_a_folder_to_a_searchable_model(
 
     verified = json.loads(run("verify", "clip", *target, "--json"))
     assert verified["ok"]
-    assert len(verified["probes"]) == 34  # 24 golden ones, 10 of the model
+    assert len(verified["probes"]) == 35  # 24 golden ones, 11 of the model
     listed = json.loads(run("models", *target, "--json"))
     assert [model["name"] for model in listed["models"]] == ["CLIP_IMG", "CLIP_TXT"]
     assert "generation" in run("models", *target)

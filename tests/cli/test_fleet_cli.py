@@ -72,7 +72,7 @@ def test_two_targets_follow_an_alias(two: Path, run: Run) -> None:
     assert "Live in embedded:///" in run("models", "--target", "dev")
     assert "clip 1" in run("history", "--target", "prod")
     shown = run("verify")
-    assert "1  OK    CLIP on dev: clip 1 (generation 1), 34 ok" in shown
+    assert "1  OK    CLIP on dev: clip 1 (generation 1), 35 ok" in shown
     assert "CLIP on prod" in shown
     assert json.loads(run("verify", "--target", "prod", "--json"))["ok"]
 

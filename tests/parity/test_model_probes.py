@@ -78,7 +78,7 @@ def test_they_are_read_back_as_what_they_are(source: Source, tmp_path: Path) -> 
     probes = (*golden_probes(), *model_probes(source)[2:])
     save_probes(tmp_path, probes)
     assert read_probes(tmp_path) == probes
-    assert (tmp_path / "probes.json").read_text().count('"golden": false') == 12
+    assert (tmp_path / "probes.json").read_text().count('"golden": false') == 13
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def test_promote_by_alias_and_back(
     done = promote("models:/clip@prod", target)
     assert (done.changed, done.entry.generation, done.entry.version) == (True, 1, "1")
     assert done.report.ok
-    assert len(done.report.rows) == 34  # 24 golden ones, 10 of the model
+    assert len(done.report.rows) == 35  # 24 golden ones, 11 of the model
     text = "a photo of a cat"
     [(vector,)] = target.sql("SELECT CLIP_TXT(?)", [text])
     np.testing.assert_allclose(vector, first.embedder().embed_text([text])[0], atol=1e-6)
@@ -110,7 +110,7 @@ def test_a_failed_comparison_leaves_the_old_pair_live(
     vectors["png-portrait"] = vectors["png-portrait"] + np.float32(2e-4)
     np.savez(golden, **vectors)
     unanchor(2)  # else the manifest alone would refuse it
-    with pytest.raises(ParityError, match=r"1 of 34 .* worst png-portrait .* as it was") as err:
+    with pytest.raises(ParityError, match=r"1 of 35 .* worst png-portrait .* as it was") as err:
         promote("models:/clip/2", target, accept_new_geometry=True)
     assert err.value.exit_code == 3
     assert live(target) == before
