@@ -19,7 +19,7 @@ import oml_mlflow
 PACKAGE = Path(oml_mlflow.__file__).parent
 # a file imports rooms of its own line or an earlier one, and within a line those before it
 LAYERS = [
-    "_version errors events names files secrets deadline",
+    "_version errors documents events names files secrets deadline",
     "source graph parity pair",
     "answering registry flavor",  # to load a version asks the registry what its files are
     "planning promotion targets",
