@@ -13,6 +13,7 @@ import numpy as np
 from oml_mlflow.errors import InputError, ModelTooSlow, OmlMlflowError, TargetError
 from oml_mlflow.names import IMG
 from oml_mlflow.planning.records import LoadedModel
+from oml_mlflow.targets.embedded.database import first_lines
 from oml_mlflow.targets.embedded.folder import EmbeddedFolder
 from oml_mlflow.targets.embedded.schema import loaded_model
 
@@ -64,12 +65,14 @@ class Connection:
             names: Names of the models.
             drop: Drop it before.
         """
-        rows = self._raw.execute(_LIST_MACROS, [[name.lower() for name in names]]).fetchall()
-        for database, schema, name in rows:
+        # by a cursor, which leaves the result of the last statement alone
+        cursor = self._raw.cursor()
+        cursor.execute(_LIST_MACROS, [[name.lower() for name in names]])
+        for database, schema, name in cursor.fetchall():
             macro = f'"{database}"."{schema}"."{name}"'
             message, drop_it = f"macro {name} hides model {name.upper()}", f"DROP MACRO {macro}"
             if drop:
-                self._raw.execute(drop_it)
+                cursor.execute(drop_it)
                 hint = "give it another name."
                 raise TargetError(f"{message}, and was dropped again.", hint=hint)
             hint = f"oml-mlflow sql '{drop_it}', and make it anew under another name."
@@ -156,7 +159,8 @@ class Connection:
             return refusal
         delete = f"DELETE FROM oml.models WHERE name = '{model.name}'"  # noqa: S608 -- to read
         return TargetError(
-            f"model {model.name} can't be called in {self.target.uri}: {error}. Nothing was run.",
+            f"model {model.name} can't be called in {self.target.uri}: {first_lines(error, 1)}. "
+            "Nothing was run.",
             hint=f'oml-mlflow sql "{delete}", then promote its version again.',
         )
 

@@ -137,7 +137,7 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        told, log = _first_lines(error), _log_of(path)
+        told, log = first_lines(error), _log_of(path)
         message = f"the database refused: {told}"
         hint = "correct the statement; `oml-mlflow models` lists the loaded models."
         # a damaged block has no class of its own; a log has that of whatever it can't do again
@@ -184,5 +184,6 @@ def _holder(refusal: str) -> str:
     return found[1].strip() if found else ""
 
 
-def _first_lines(error: Exception) -> str:
-    return "\n".join(str(error).splitlines()[:4])
+def first_lines(error: duckdb.Error, count: int = 4) -> str:
+    """Return the beginning of what DuckDB says; suggestions follow."""
+    return "\n".join(str(error).splitlines()[:count])

@@ -92,9 +92,9 @@ class EmbeddedTarget(EmbeddedFolder):
 
         Raises:
             TargetLocked: If another process holds the database for longer than the timeout.
-            TargetError: If DuckDB refuses the statement, the file of a model that it calls does not
-                hold its bytes or refuses a value, a macro hides a model, or a transaction is begun and
-                not ended.
+            TargetError: If DuckDB refuses the statement, a model that it calls can't embed a value,
+                a model's file does not hold its bytes, a macro hides a model, or a transaction is
+                begun and not ended.
         """
         with self.connect("a statement", untrusted=untrusted) as connection:
             return connection.execute(statement, parameters).fetchall()
