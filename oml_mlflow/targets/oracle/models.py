@@ -198,7 +198,8 @@ def _identity(comments: str | None) -> dict[str, Any] | None:
     """Return the content of a comment if it is ours and complete."""
     try:
         found = read_json(comments or "")
-    except ValueError:
+        datetime.fromisoformat(found["loaded_at"])
+    except (ValueError, TypeError, LookupError):
         return None
     wanted = {
         "oml_mlflow": int,
