@@ -58,8 +58,6 @@ def reason_of(error: BaseException) -> str:
         return error.strerror
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    if isinstance(error, UnicodeDecodeError):  # its text quotes bytes, which may be secret
-        return "no text in UTF-8"
     if isinstance(error, KeyError):
         return f"{error} is missing"
     return " ".join(str(error).split())[:_REASON_CHARACTERS] or type(error).__name__
@@ -147,9 +145,11 @@ def _parsed(source: Path | str | bytes, parse: Any) -> Any:
             source = file.read(_MOST_BYTES + 1)
     if len(source) > _MOST_BYTES:
         raise ValueError(f"larger than {_MOST_BYTES:,} bytes")
-    text = source.decode("utf-8-sig") if isinstance(source, bytes) else source.lstrip("\ufeff")
     try:
-        value = parse(text)
+        text = source if isinstance(source, str) else source.decode("utf-8-sig")
+        value = parse(text.removeprefix("\ufeff"))
+    except UnicodeDecodeError:  # it quotes bytes, which may be secret
+        raise ValueError("no text in UTF-8") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
     _refuse_unbounded(value)

@@ -184,7 +184,7 @@ def load_config(
 def _read(path: Path) -> dict[str, Any]:
     hint = f"check the file, or name another one with --config or {CONFIG_ENV}."
     # a TOML error names a place, never a value
-    with damaged(f"{path} can't be read as TOML", ConfigError, hint=hint):
+    with damaged(f"{path} can't be read, or is no TOML", ConfigError, hint=hint):
         return read_toml(path)
 
 
