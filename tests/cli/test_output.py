@@ -169,7 +169,7 @@ def test_real_pipes(place: str) -> None:
     sql = [*PROGRAM, "sql", "--target", place]
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*sql, "INSERT INTO t VALUES (2)"], stdout=full, stderr=-1, check=False
+            [*sql, "INSERT INTO t VALUES (2)"], stdout=full, stderr=subprocess.PIPE, check=False
         )
     assert done.returncode == 74
     assert b"Traceback" not in done.stderr
@@ -181,7 +181,7 @@ def test_real_pipes(place: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     many = [*sql, "SELECT repeat('x', 100) FROM range(5000)"]
-    gone = subprocess.run(many, stdout=writer, stderr=-1, check=False)
+    gone = subprocess.run(many, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (gone.returncode, gone.stderr) == (0, b"")
     folder = place.removeprefix("embedded:///")
