@@ -5,13 +5,14 @@ The one place where they are parsed, and where what a damaged one raises becomes
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import math
 import struct
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,6 @@ else:
 
 # what is ours takes kilobytes, and has up to 10 levels; aliases of YAML can stand for 2^n values
 _MOST_BYTES, _MOST_VALUES, _MOST_LEVELS = 2**24, 1_000_000, 100
-_REASON_CHARACTERS = 200
 # all that a wrong value can raise on the way to a typed record, whatever it was taken for
 _DAMAGE = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError),
@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 def damaged(
     what: str, kind: type[OmlMlflowError], *, hint: str, state: str = "Nothing was changed."
 ) -> Iterator[None]:
-    """Turn what a damaged document raises, while it is read and understood, into an error of ours.
+    """Raise what a damaged document raises, while it is read and understood, as an error of ours.
 
     Args:
         what: What is wrong then, with the file's name; the reason follows in parentheses.
@@ -49,25 +49,16 @@ def damaged(
     try:
         yield
     except _DAMAGE as error:
-        raise kind(f"{what} ({reason_of(error)}). {state}", hint=hint) from error
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why a document could not be read, on one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    if isinstance(error, KeyError):
-        return f"{error} is missing"
-    return " ".join(str(error).split())[:_REASON_CHARACTERS] or type(error).__name__
+        missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        reason = getattr(error, "strerror", None) or missing or type(error).__name__
+        raise kind(f"{what} ({' '.join(reason.split())[:200]}). {state}", hint=hint) from error
 
 
 def read_json(source: Path | str | bytes) -> Any:
-    """Return the values of a JSON document, or of a file. NaN and Infinity are no JSON.
+    """Return the values of a JSON document, or of a file.
 
     Raises:
-        ValueError: If it is damaged, or larger or deeper than any of ours.
+        ValueError: If it is damaged, holds NaN, or is larger or deeper than any of ours.
         OSError: If the file can't be read.
     """
     return _parsed(source, lambda text: json.loads(text, parse_constant=_refuse_constant))
@@ -80,8 +71,8 @@ def read_yaml(source: Path | str | bytes) -> Any:
     try:
         return _parsed(source, yaml.safe_load)
     except (yaml.YAMLError, LookupError, AttributeError, TypeError) as error:
-        # the latter of values whose explicit type they are not of
-        raise ValueError(f"no YAML: {reason_of(error)}") from error
+        # all but the first of values that are not of the type that they claim
+        raise ValueError(f"no YAML: {error}") from error
 
 
 def read_toml(source: Path | str | bytes) -> dict[str, Any]:
@@ -91,20 +82,19 @@ def read_toml(source: Path | str | bytes) -> dict[str, Any]:
 
 
 def build(kind: type[_T], stored: Any) -> _T:
-    """Return a dataclass made from the values of a document, each of its annotated type.
+    """Return a dataclass made from stored values, each of its annotated type; others are ignored.
 
     Raises:
-        ValueError: If a value is missing or of another type; names it. Unknown ones are ignored.
+        ValueError: If a value is missing or of another type; names it.
     """
     from pydantic import ValidationError
 
     try:
-        made: _T = _adapter(kind).validate_python(stored)  # type: ignore[arg-type]  # types are hashable
-        return made
+        made: _T = _adapter(kind).validate_python(stored)  # type: ignore[arg-type]  # is hashable
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "all of it"
-        raise ValueError(f"{place}: {first['msg']}") from None
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return made
 
 
 def as_json(value: Any) -> Any:
@@ -113,20 +103,16 @@ def as_json(value: Any) -> Any:
     NaN and infinities become ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, bytes base64, keys of
     mappings text; dates, times, decimals, UUIDs and whatever else is no number become their text.
     """
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return float(value)
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if value is None or isinstance(value, bool | int | str):
-        return value
     if isinstance(value, bytes | bytearray | memoryview):
-        import base64
-
         return base64.b64encode(value).decode()
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
     if isinstance(value, Mapping):
         return {str(as_json(key)): as_json(each) for key, each in value.items()}
-    if hasattr(value, "tolist"):  # numpy's arrays and numbers
-        return as_json(value.tolist())
     if isinstance(value, list | tuple | set | frozenset):
         return [as_json(each) for each in value]
     return str(value)
@@ -139,7 +125,7 @@ def _adapter(kind: Any) -> Any:
     return TypeAdapter(kind)
 
 
-def _parsed(source: Path | str | bytes, parse: Any) -> Any:
+def _parsed(source: Path | str | bytes, parse: Callable[[str], Any]) -> Any:
     if isinstance(source, Path):
         with source.open("rb") as file:
             source = file.read(_MOST_BYTES + 1)
@@ -152,11 +138,6 @@ def _parsed(source: Path | str | bytes, parse: Any) -> Any:
         raise ValueError("no text in UTF-8") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    _refuse_unbounded(value)
-    return value
-
-
-def _refuse_unbounded(value: Any) -> None:
     waiting, count = [(value, 0)], 0
     while waiting:
         each, level = waiting.pop()
@@ -165,6 +146,7 @@ def _refuse_unbounded(value: Any) -> None:
         if level > _MOST_LEVELS or count > _MOST_VALUES:
             raise ValueError("nested too deeply" if level > _MOST_LEVELS else "too many values")
         waiting += [(found, level + 1) for found in inner]
+    return value
 
 
 def _refuse_constant(name: str) -> float:

@@ -13,18 +13,16 @@ from typing import Any
 class Stream:
     """A stream of text that is lost, not raised, where it can't be written.
 
-    A reader that has gone, as of ``| head``, has what it wanted; any other failure is kept.
-
     Args:
-        raw: The stream.
+        raw: The stream; an encoding that lacks a character gets it as an escape.
 
     Attributes:
-        failure: Why what was written is lost; empty if it is not.
+        failure: Why what was written is lost; empty if it is not, or if its reader has gone, as of
+            ``| head``, and wants no more.
     """
 
     def __init__(self, raw: Any) -> None:
         self._raw, self.failure = raw, ""
-        # what an encoding lacks is written as \\u2026, also names of files that are no UTF-8
         if isinstance(raw, io.TextIOWrapper):
             raw.reconfigure(errors="backslashreplace")
 
@@ -33,27 +31,22 @@ class Stream:
 
     def write(self, text: str) -> int:
         """Write text, or lose it."""
-        with self._losing():
-            self._raw.write(text)
+        self._try(self._raw.write, text)
         return len(text)
 
     def flush(self) -> None:
         """Flush what was written, or lose it."""
-        with self._losing():
-            self._raw.flush()
+        self._try(self._raw.flush)
 
-    @contextlib.contextmanager
-    def _losing(self) -> Iterator[None]:
+    def _try(self, call: Any, *arguments: str) -> None:
         try:
-            yield
+            call(*arguments)
         except (OSError, ValueError) as error:  # ValueError: it was closed
             if not isinstance(error, BrokenPipeError):
                 self.failure = self.failure or getattr(error, "strerror", None) or str(error)
             # what is buffered is written again at the end of the process, which would fail
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self._raw.fileno())
-                os.close(nowhere)
+            with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._raw.fileno())
 
 
 @contextlib.contextmanager
@@ -62,11 +55,11 @@ def guarded() -> Iterator[Stream]:
     before = sys.stdout, sys.stderr
     # without one, the next file that is opened would be taken for it
     kept = [stream or open(os.devnull, "w", encoding="utf-8") for stream in before]  # noqa: SIM115
-    sys.stdout, sys.stderr = (Stream(stream) for stream in kept)
-    out: Any = sys.stdout
+    out, err = map(Stream, kept)
+    sys.stdout, sys.stderr = out, err
     try:
         yield out
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        out.flush()
+        err.flush()
         sys.stdout, sys.stderr = before

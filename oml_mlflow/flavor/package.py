@@ -12,6 +12,7 @@ from oml_mlflow._version import __version__
 from oml_mlflow.documents import build, damaged, read_yaml
 from oml_mlflow.errors import IncompatiblePackage, PackageError
 from oml_mlflow.files import fingerprint_file
+from oml_mlflow.graph.precision import PRECISIONS, read_precisions
 from oml_mlflow.graph.runtime import Ends, refuse_external
 from oml_mlflow.names import SIDES
 from oml_mlflow.pair.pipeline_pair import PipelinePair
@@ -140,7 +141,10 @@ class _Section:
 def _packaged(root: Path, section: _Section, profile: str | None) -> PackagedPair:
     if not 0 < section.dims <= _MOST_DIMS:
         raise ValueError(f"dims: wanted 1 to {_MOST_DIMS:,}")
-    profiles = section.profiles
+    profiles, metadata = section.profiles, section.metadata or {}
+    int(metadata.get("max_seq_length") or 0)
+    if not {*read_precisions(metadata).values()} <= {*PRECISIONS}:
+        raise ValueError("metadata.precision: unknown")
     first = PREFERRED_PROFILE if PREFERRED_PROFILE in profiles else next(iter(profiles))
     chosen = profile or first
     if chosen not in profiles:
@@ -155,7 +159,7 @@ def _packaged(root: Path, section: _Section, profile: str | None) -> PackagedPai
         files={side: (path,) for side, path in paths.items()},
         fingerprints={side: entry[side].sha256 for side in SIDES},
         dims=section.dims,
-        metadata=section.metadata or {},
+        metadata=metadata,
         ends={side: Ends(entry[side].input, entry[side].output) for side in SIDES},
         unknown_operators={
             side: found for side in SIDES if (found := entry[side].unknown_operators)

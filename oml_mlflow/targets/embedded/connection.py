@@ -133,36 +133,32 @@ class Connection:
         """Register a function for each model that a runtime here can run."""
         self.forget_functions()
         self._fault = None
-        for model in self.models():
-            if model.metadata.get("unknown_operators"):
-                continue
-            try:
-                self._offer(model)
-            except duckdb.Error as error:
-                self._fault = self._explained(model, error)
+        try:
+            for model in self.models():
+                if not model.metadata.get("unknown_operators"):
+                    self._offer(model)
+        except TargetError as error:
+            self._fault = error
 
     def _offer(self, model: LoadedModel) -> None:
-        self._raw.create_function(
-            model.name,
-            _as_function(self.target, model),
-            ["BLOB" if model.side == IMG else "VARCHAR"],
-            f"FLOAT[{model.dims}]",
-            type="arrow",
-            null_handling="special",
-        )
-        self._functions.append(model.name)
-
-    def _explained(self, model: LoadedModel, error: duckdb.Error) -> TargetError:
         try:
+            self._raw.create_function(
+                model.name,
+                _as_function(self.target, model),
+                ["BLOB" if model.side == IMG else "VARCHAR"],
+                f"FLOAT[{model.dims}]",
+                type="arrow",
+                null_handling="special",
+            )
+        except duckdb.Error as error:
             self.refuse_macros([model.name])
-        except TargetError as refusal:
-            return refusal
-        delete = f"DELETE FROM oml.models WHERE name = '{model.name}'"  # noqa: S608 -- to read
-        return TargetError(
-            f"model {model.name} can't be called in {self.target.uri}: {first_lines(error, 1)}. "
-            "Nothing was run.",
-            hint=f'oml-mlflow sql "{delete}", then promote its version again.',
-        )
+            delete = f"DELETE FROM oml.models WHERE name = '{model.name}'"  # noqa: S608 -- to read
+            raise TargetError(
+                f"model {model.name} can't be called in {self.target.uri}: "
+                f"{first_lines(error, 1)}. Nothing was run.",
+                hint=f'oml-mlflow sql "{delete}", then promote its version again.',
+            ) from error
+        self._functions.append(model.name)
 
     def forget_functions(self) -> None:
         """Remove the functions: DuckDB prints leak messages at exit otherwise."""
