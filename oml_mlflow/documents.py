@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 def damaged(
     what: str, kind: type[OmlMlflowError], *, hint: str, state: str = "Nothing was changed."
 ) -> Iterator[None]:
-    """Raise what a damaged document raises, while it is read and understood, as an error of ours.
+    """Raise what a file or document raises, while it is read or written, as an error of ours.
 
     Args:
         what: What is wrong then, with the file's name; the reason follows in parentheses.

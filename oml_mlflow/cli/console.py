@@ -32,7 +32,7 @@ from rich.table import Table
 from rich.text import Text
 
 from oml_mlflow.cli.streams import guarded
-from oml_mlflow.documents import as_json
+from oml_mlflow.documents import as_json, damaged
 from oml_mlflow.errors import OmlMlflowError, OutputError
 from oml_mlflow.events import Event, Listener
 from oml_mlflow.planning.records import now
@@ -244,14 +244,9 @@ def write_page(report: ParityReport, path: str, version: str, target: str) -> No
     from oml_mlflow.parity.page import to_html
 
     facts = {"version": version, "target": target, "when": f"{now():%Y-%m-%d %H:%M} UTC"}
-    page = to_html(report, facts).encode("utf-8", "backslashreplace")
-    try:
-        Path(path).write_bytes(page)
-    except OSError as error:
-        raise OutputError(
-            f"{path} can't be written ({error.strerror}). The rest was done.",
-            hint="name another file with --html: `oml-mlflow verify` writes it too.",
-        ) from error
+    what, hint = f"{path} can't be written", "`oml-mlflow verify --html FILE` writes it too."
+    with damaged(what, OutputError, hint=hint, state="The rest was done."):
+        Path(path).write_text(to_html(report, facts), "utf-8", "backslashreplace")
 
 
 def show_error(error: OmlMlflowError) -> None:
@@ -283,12 +278,8 @@ def run(command: click.Command) -> None:
         logger.removeHandler(warnings)
         stdout.flush()
         if stdout.failure and not code:
-            show_error(
-                OutputError(
-                    f"what was asked for was done, but stdout can't be written ({stdout.failure}).",
-                    hint="make room, or write elsewhere; `oml-mlflow status` shows what is live.",
-                )
-            )
+            said = f"what was asked for was done, but stdout can't be written ({stdout.failure})."
+            show_error(OutputError(said, hint="write it elsewhere, or make room there."))
             code = OutputError.exit_code
     sys.exit(code)
 

@@ -84,14 +84,9 @@ def write_plan(
         "models": sorted(models),
         "waiting": waiting_in(plan),
     }
-    try:
+    with damaged(f"{path} can't be written", ConfigError, hint="name another file with --out."):
         keep_private(path)
         path.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{path} can't be written ({error.strerror}). Nothing was changed.",
-            hint="name another file with --out.",
-        ) from error
 
 
 def read_plan(path: Path) -> SavedPlan:

@@ -248,7 +248,7 @@ MACROS = (
 def test_a_macro_that_would_hide_a_model_is_dropped_again(
     target: EmbeddedTarget, statement: str
 ) -> None:
-    with pytest.raises(TargetError, match=r"hides model CLIP_.*was dropped again"):
+    with pytest.raises(TargetError, match=r"hides model CLIP_.*It was dropped again"):
         target.sql(statement)
     assert target.sql("SELECT len(CLIP_TXT('a')), len(CLIP_IMG(?))", [PICTURES[0]]) == [(16, 16)]
     target.sql("CREATE MACRO clip_lower(x) AS lower(x)")

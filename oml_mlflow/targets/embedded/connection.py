@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from oml_mlflow.documents import damaged
 from oml_mlflow.errors import InputError, ModelTooSlow, OmlMlflowError, TargetError
 from oml_mlflow.names import IMG
 from oml_mlflow.planning.records import LoadedModel
@@ -59,34 +60,27 @@ class Connection:
         return all(each.type in kinds for each in self._raw.extract_statements(statement))
 
     def refuse_macros(self, names: Collection[str], *, drop: bool = False) -> None:
-        """Raise TargetError if a macro bears the name of a model, which nobody could call then.
-
-        Args:
-            names: Names of the models.
-            drop: Drop it before.
-        """
+        """Raise TargetError if a macro bears a model's name, and hides it; `drop` it before."""
         # by a cursor, which leaves the result of the last statement alone
         cursor = self._raw.cursor()
         cursor.execute(_LIST_MACROS, [[name.lower() for name in names]])
         for database, schema, name in cursor.fetchall():
             macro = f'"{database}"."{schema}"."{name}"'
-            message, drop_it = f"macro {name} hides model {name.upper()}", f"DROP MACRO {macro}"
+            hint, state = "give it another name.", "It was dropped again."
             if drop:
-                cursor.execute(drop_it)
-                hint = "give it another name."
-                raise TargetError(f"{message}, and was dropped again.", hint=hint)
-            hint = f"oml-mlflow sql '{drop_it}', and make it anew under another name."
-            raise TargetError(f"{message} in {self.target.uri}. Nothing was changed.", hint=hint)
+                cursor.execute(f"DROP MACRO {macro}")
+            else:
+                hint, state = f"oml-mlflow sql 'DROP MACRO {macro}'", "Nothing was changed."
+            where = f"macro {name} hides model {name.upper()} in {self.target.uri}"
+            raise TargetError(f"{where}. {state}", hint=hint)
 
     def refuse_open_transaction(self) -> None:
         """Raise TargetError, rolled back, if a statement began a transaction that none ended."""
         with contextlib.suppress(duckdb.TransactionException):
             self._raw.rollback()
             raise TargetError(
-                "a transaction was begun and not ended: it was rolled back, and nothing in it was "
-                "kept.",
-                hint="end it with COMMIT in the same text, or leave out BEGIN: then each statement "
-                "commits.",
+                "a transaction was begun and not ended, so that it was rolled back.",
+                hint="end it with COMMIT in the same text, or leave out BEGIN.",
             )
 
     def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> None:
@@ -97,13 +91,10 @@ class Connection:
     def fetchall(self) -> list[tuple[Any, ...]]:
         """Return all rows of the last statement, if it gives any."""
         with self._own_refusals():
-            try:
+            # an interval of 10,000,000 years is none of Python's
+            what, hint = "Python has no such value as is in the result", "CAST it to VARCHAR."
+            with damaged(what, TargetError, hint=hint, state="The statement was run."):
                 return self._raw.fetchall() if self._raw.description else []
-            except (ValueError, OverflowError) as error:  # such as of dates that Python has not
-                raise TargetError(
-                    f"Python can't hold a value of the result: {error}. The statement was run.",
-                    hint="CAST it to VARCHAR in the statement.",
-                ) from error
 
     @contextlib.contextmanager
     def _own_refusals(self) -> Iterator[None]:

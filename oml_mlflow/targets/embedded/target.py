@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 
+from oml_mlflow.documents import damaged
 from oml_mlflow.errors import ConfigError, TargetError
 from oml_mlflow.flavor.package import PREFERRED_PROFILE
 from oml_mlflow.graph.profiles import Profile
@@ -188,15 +189,11 @@ class EmbeddedTarget(EmbeddedFolder):
                 yield connection
             return
         with self.alone(purpose):
-            try:
+            hint = "give another folder, or change its permissions."
+            with damaged(f"folder {self.folder} can't be made", TargetError, hint=hint):
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 (self.folder / MODELS_FOLDER).mkdir(mode=0o700, exist_ok=True)
                 make_file(self.folder / CATALOG)
-            except OSError as error:
-                raise TargetError(
-                    f"folder {self.folder} can't be made ({error.strerror}).",
-                    hint="give another folder, or change its permissions.",
-                ) from error
             with self.open_file(purpose) as connection, private_log(self.folder / CATALOG):
                 connection.execute(SCHEMA)
                 yield connection
