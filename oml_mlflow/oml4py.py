@@ -237,7 +237,6 @@ class EmbeddingModel(ONNXPipeline):
 
 @contextlib.contextmanager
 def _build_extra() -> Iterator[None]:
-    """Turn the absence of a package that only building needs into SourceError."""
     try:
         yield
     except ImportError as error:

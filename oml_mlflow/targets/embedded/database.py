@@ -26,11 +26,6 @@ _UNTRUSTED = {
     "allow_persistent_secrets": "false",
     "python_enable_replacements": "false",
 }
-# not of what was asked, but of the file: its blocks, its log, its place
-_OF_FILE = (
-    *(duckdb.IOException, duckdb.InternalException, duckdb.FatalException),
-    duckdb.SerializationException,
-)
 _guard = threading.Lock()
 _owners: dict[str, threading.RLock] = {}
 _HOLDER = re.compile(r"Conflicting lock is held in (.*?)\.?(?: See also|$)", re.DOTALL)
@@ -129,23 +124,19 @@ def open_file(
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Raise what DuckDB raises as TargetError; the one place for it.
-
-    Args:
-        path: The file of the database.
-    """
+    """Raise what DuckDB raises about a database, or its file, as TargetError."""
     try:
         yield
     except duckdb.Error as error:
         told, log = first_lines(error), _log_of(path)
         message = f"the database refused: {told}"
         hint = "correct the statement; `oml-mlflow models` lists the loaded models."
-        # a damaged block has no class of its own; a log has that of whatever it can't do again
+        # a log has the class of whatever it can't do again, a damaged block none of its own
         if "replaying WAL" in told:
             message = f"{log} holds what was written last, and can't be replayed: {told}"
             hint = f"restore {path.parent} from a backup, or move {log.name} away, which gives up "
             hint += "what was written last."
-        elif type(error) is duckdb.Error or isinstance(error, _OF_FILE):
+        elif type(error) in (duckdb.Error, duckdb.FatalException) or str(path) in told:
             message = f"{path} can't be read or written, or is damaged: {told}"
             hint = f"check {path.parent}: its permissions, room and backups."
         raise TargetError(message, hint=hint) from error
