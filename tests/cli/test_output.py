@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from datetime import date, timedelta
@@ -31,6 +32,8 @@ ODD = "SELECT '日本語 😀 …' AS word"
 def verb(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run a verb in this process; return its exit code."""
     monkeypatch.setattr(sys, "argv", ["oml-mlflow", *arguments])
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # the session's own
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with pytest.raises(SystemExit) as done:
         main()
     return int(done.value.code or 0)
