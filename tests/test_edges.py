@@ -24,7 +24,8 @@ FILES = (
 )
 RECORDS = (
     *("journal", "capabilities", "embedded ledger", "embedded model", "embedded note"),
-    *("Oracle's ledger", "Oracle's comment", "Oracle's note", "description", "webhook"),
+    *("Oracle's ledger", "Oracle's comment", "Oracle's note", "description", "geometry"),
+    *("metadata", "webhook"),
 )
 DATABASE = ("catalog", "log")
 

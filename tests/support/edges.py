@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import yaml
 from hypothesis import strategies as st
 
 from oml_mlflow.config.bindings import Binding
 from oml_mlflow.config.file import load_config
 from oml_mlflow.flavor.package import read_package
+from oml_mlflow.graph.metadata import parse_metadata
 from oml_mlflow.graph.needs import Capability
 from oml_mlflow.planning.capabilities import Answer, CapabilityTable
+from oml_mlflow.planning.geometry import pack_vectors, unpack_vectors
 from oml_mlflow.planning.records import Grant, LedgerEntry, Work, now
 from oml_mlflow.publish.description import Row, merge, parse
 from oml_mlflow.reconciler.plan_file import read_plan
@@ -244,6 +247,8 @@ def of_records() -> dict[str, Edge]:
             lambda text: parse(block.replace(rows, text)),
             text_of(json_of(json.loads(rows))),
         ),
+        "geometry": (unpack_vectors, damaged_bytes(pack_vectors({"a": np.ones(4, np.float32)}))),
+        "metadata": (parse_metadata, text_of(json_of({"function": "embedding"}))),
         "webhook": (lambda data: to_delivery("1", data), json_of(BODY)),
     }
 
