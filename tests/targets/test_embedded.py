@@ -263,7 +263,7 @@ def test_a_macro_from_elsewhere_is_named_with_what_drops_it(target: EmbeddedTarg
     for untrusted in (False, True):
         with pytest.raises(TargetError, match="Nothing was changed"):
             target.sql("SELECT 1", untrusted=untrusted)
-    with target.session("a test") as session, pytest.raises(TargetError, match="macro clip_txt"):
+    with pytest.raises(TargetError, match="macro clip_txt"), target.session("a test") as session:
         session.models.list()
     assert "DROP MACRO" in caught.value.hint
     target.sql(caught.value.hint.split("'")[1])
