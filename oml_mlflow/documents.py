@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 from oml_mlflow.errors import OmlMlflowError
 
@@ -29,7 +30,7 @@ _MOST_BYTES, _MOST_VALUES, _MOST_LEVELS = 2**24, 1_000_000, 100
 # all that a wrong value can raise on the way to a typed record, whatever it was taken for
 _DAMAGE = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError),
-    *(RuntimeError, StopIteration, struct.error, zlib.error),
+    *(RuntimeError, StopIteration, SyntaxError, struct.error, zlib.error, BadZipFile),
 )
 _T = TypeVar("_T")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import oml_mlflow
 from oml_mlflow.config.file import load_config
 from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.planning.capabilities import CapabilityTable
+from oml_mlflow.planning.records import Work
+from oml_mlflow.reconciler.plan_file import read_plan
 
 SHORT, LONG = 12, 250
 FILES = (
@@ -77,6 +81,14 @@ def test_mutated_inputs_end_in_our_errors(known: dict[str, Any], name: str) -> N
 @pytest.mark.parametrize("name", [*FILES, *RECORDS, *DATABASE])
 def test_many_mutated_inputs_end_in_our_errors(known: dict[str, Any], name: str) -> None:
     drive(known[name], LONG)
+
+
+def test_sound_documents_are_read_as_they_were_written(tmp_path: Path) -> None:
+    assert Work.from_json(edges.WORK.to_json()) == edges.WORK
+    assert CapabilityTable.from_json(edges.TABLE.to_json()) == edges.TABLE
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "plan").write_text(json.dumps(edges.PLAN), encoding)
+        assert read_plan(tmp_path / "plan").changes == (edges.CHANGE,)
 
 
 def test_a_byte_order_mark_is_no_damage(known: dict[str, Any], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from oml_mlflow.graph.needs import Capability
 from oml_mlflow.planning.capabilities import Answer, CapabilityTable
 from oml_mlflow.planning.geometry import pack_vectors, unpack_vectors
 from oml_mlflow.planning.records import Grant, LedgerEntry, Work, now
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.publish.description import Row, merge, parse
 from oml_mlflow.reconciler.plan_file import read_plan
 from oml_mlflow.reconciler.status import Change
@@ -123,9 +124,7 @@ PLAN = {
     "format_version": 1,
     "standings": [{"change": asdict(CHANGE)}],
     "made": {"by": "me", "at": "now"},
-    "terms": dict.fromkeys(
-        ("retry", "heal", "adopt", "take_over", "accept_new_geometry", "unverified"), False
-    ),
+    "terms": asdict(Options()),
     "target": "",
     "models": [],
     "waiting": [["dev", "CLIP", "1"]],
