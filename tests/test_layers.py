@@ -27,7 +27,7 @@ LAYERS = [
     "commands oml4py webhook deploy oml_mlflow cli",
 ]
 RANK = {room: rank for rank, room in enumerate(" ".join(LAYERS).split())}
-MOST_TOP_FILES, LONGEST_CHAIN, MOST_LINES = 12, 15, 400
+MOST_TOP_FILES, LONGEST_CHAIN, MOST_LINES = 13, 15, 400
 
 
 def modules(package: Path) -> dict[str, Path]:
