@@ -39,6 +39,7 @@ Every error says what failed, on what, what state it left, and what to do next::
      +-- GeometryChanged                1     geometry-changed
      +-- ApplyError                     1     apply-failed
      +-- ParityError                    3     parity-failed
+     +-- OutputError                    74    output-failed
 
 The base class is free of MLflow, whose import takes seconds; the flavor re-raises as
 ``MlflowException`` with the original as its cause.
@@ -243,6 +244,12 @@ class GeometryChanged(OmlMlflowError, code="geometry-changed"):
 
 class ApplyError(OmlMlflowError, code="apply-failed"):
     """A promotion stopped; the live pair is as it was."""
+
+
+class OutputError(OmlMlflowError, code="output-failed"):
+    """What was asked for was done, but what tells of it could not be written."""
+
+    exit_code = 74
 
 
 class ParityError(OmlMlflowError, code="parity-failed"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oml_mlflow.errors import ConfigError, UnsupportedSource
+from oml_mlflow.errors import ConfigError, SourceError, UnsupportedSource
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.files import spool
 from oml_mlflow.graph.profiles import DEFAULT_PROFILE, Profile, get_profile
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _LEVELS = {"DEBUG": 0, "INFO": 1, "WARNING": 2, "ERROR": 3, "CRITICAL": 4}
 _FLAGS = ("force_download", "ignore_checksum_error", "ignore_safetensors_error")
 _SETTINGS = ("cache_dir", "logging_level", *_FLAGS)
+_BUILD_EXTRA = ("huggingface_hub", "safetensors", "torch", "transformers")
 _connected: Target | None = None
 
 
@@ -125,15 +127,16 @@ class ONNXPipeline:
         """
         chosen = get_profile(profile, decode_op=decode_op) if isinstance(profile, str) else profile
         check_destination(export_name, output_dir)
-        return export_pair(
-            self._open(),
-            self.config,
-            export_name,
-            output_dir,
-            profile=chosen,
-            validate=validate,
-            on_event=on_event,
-        )
+        with _build_extra():
+            return export_pair(
+                self._open(),
+                self.config,
+                export_name,
+                output_dir,
+                profile=chosen,
+                validate=validate,
+                on_event=on_event,
+            )
 
     def export2db(
         self,
@@ -185,14 +188,8 @@ class ONNXPipeline:
         from oml_mlflow.promotion.promote import promote_candidate
 
         with spool() as folder:
-            pair = export_pair(
-                self._open(),
-                self.config,
-                export_name,
-                folder,
-                profile=chosen,
-                validate=validate,
-                on_event=on_event,
+            pair = self.export2file(
+                export_name, folder, profile=chosen, validate=validate, on_event=on_event
             )
             candidate = unregistered(pair, self.model_name, on_event)
             options = Options(adopt=adopt, accept_new_geometry=accept_new_geometry)
@@ -236,6 +233,19 @@ class EmbeddingModel(ONNXPipeline):
                 hint="give one of them.",
             )
         super().__init__(model_name, configuration or config, settings)
+
+
+@contextlib.contextmanager
+def _build_extra() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _BUILD_EXTRA:
+            raise
+        raise SourceError(
+            f"a model is read with {error.name}, which is not installed. Nothing was written.",
+            hint="pip install 'oml-mlflow[build]'.",
+        ) from error
 
 
 def _check_function(function: MiningFunction | str) -> None:

@@ -67,7 +67,7 @@ def read_secret(path: Path, what: str, ways: str) -> Secret:
                 "was not read. Nothing was connected to.",
                 hint=f"chmod 600 {path}",
             )
-        value = path.read_text(encoding="utf-8").rstrip("\r\n")
+        value = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise ConfigError(

@@ -688,3 +688,14 @@ def test_the_trap_would_work(tmp_path: Path) -> None:
     path = tmp_path / "executed"
     pickle.loads(pickle.dumps(Touch(path))).close()  # noqa: S301
     assert path.exists()
+
+
+@pytest.mark.parametrize("package", ["safetensors", "torch", "transformers"])
+def test_a_package_that_only_building_needs_is_named(
+    package: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SourceError, match=package) as caught:
+        ONNXPipeline(str(tiny_folder)).export2file("clip", tmp_path)
+    assert "oml-mlflow[build]" in caught.value.hint
+    assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ import oml_mlflow
 PACKAGE = Path(oml_mlflow.__file__).parent
 # a file imports rooms of its own line or an earlier one, and within a line those before it
 LAYERS = [
-    "_version errors events names files secrets deadline",
+    "_version errors documents events names files secrets deadline",
     "source graph parity pair",
     "answering registry flavor",  # to load a version asks the registry what its files are
     "planning promotion targets",
@@ -27,7 +27,7 @@ LAYERS = [
     "commands oml4py webhook deploy oml_mlflow cli",
 ]
 RANK = {room: rank for rank, room in enumerate(" ".join(LAYERS).split())}
-MOST_TOP_FILES, LONGEST_CHAIN, MOST_LINES = 12, 15, 400
+MOST_TOP_FILES, LONGEST_CHAIN, MOST_LINES = 13, 15, 400
 
 
 def modules(package: Path) -> dict[str, Path]:

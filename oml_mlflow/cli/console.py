@@ -31,7 +31,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from oml_mlflow.errors import OmlMlflowError
+from oml_mlflow.cli.streams import guarded
+from oml_mlflow.documents import as_json, damaged
+from oml_mlflow.errors import OmlMlflowError, OutputError
 from oml_mlflow.events import Event, Listener
 from oml_mlflow.planning.records import now
 
@@ -148,7 +150,8 @@ def choose(target: str | None, timeout: float | None) -> Chosen:
 # wide enough for a fingerprint and its place on one line of a log
 _PIPE_WIDTH = 160
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+_is_terminal = sys.stdout is not None and sys.stdout.isatty()
+out = Console(highlight=False, soft_wrap=True, width=None if _is_terminal else _PIPE_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -198,8 +201,9 @@ def say(text: str) -> None:
 
 
 def show_json(document: dict[str, Any]) -> None:
-    """Write one JSON document to stdout."""
-    sys.stdout.write(json.dumps({"format_version": 1, **document}, indent=1, default=str) + "\n")
+    """Write one JSON document to stdout; see `as_json` for what JSON has no values for."""
+    written = json.dumps(as_json({"format_version": 1, **document}), indent=1, allow_nan=False)
+    sys.stdout.write(f"{written}\n")
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -240,7 +244,9 @@ def write_page(report: ParityReport, path: str, version: str, target: str) -> No
     from oml_mlflow.parity.page import to_html
 
     facts = {"version": version, "target": target, "when": f"{now():%Y-%m-%d %H:%M} UTC"}
-    Path(path).write_text(to_html(report, facts), encoding="utf-8")
+    what, hint = f"{path} can't be written", "`oml-mlflow verify --html FILE` writes it too."
+    with damaged(what, OutputError, hint=hint, state="The rest was done."):
+        Path(path).write_text(to_html(report, facts), "utf-8", "backslashreplace")
 
 
 def show_error(error: OmlMlflowError) -> None:
@@ -267,20 +273,31 @@ def run(command: click.Command) -> None:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logger, warnings = logging.getLogger("oml_mlflow"), _Warnings(logging.WARNING)
     logger.addHandler(warnings)
+    with guarded() as stdout:
+        code = _run(command)
+        logger.removeHandler(warnings)
+        stdout.flush()
+        if stdout.failure and not code:
+            said = f"what was asked for was done, but stdout can't be written ({stdout.failure})."
+            show_error(OutputError(said, hint="write it elsewhere, or make room there."))
+            code = OutputError.exit_code
+    sys.exit(code)
+
+
+def _run(command: click.Command) -> int:
     try:
-        sys.exit(command.main(standalone_mode=False) or 0)
+        return int(command.main(standalone_mode=False) or 0)
+    except SystemExit as done:
+        return int(done.code or 0)
     except (click.Abort, KeyboardInterrupt):
         err.print("interrupted; nothing was left half done.")
-        code = _INTERRUPTED
+        return _INTERRUPTED
     except click.ClickException as error:
         error.show()
-        code = _USAGE
+        return _USAGE
     except OmlMlflowError as error:
         show_error(error)
-        code = error.exit_code
-    finally:
-        logger.removeHandler(warnings)
-    sys.exit(code)
+        return error.exit_code
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

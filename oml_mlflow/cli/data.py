@@ -70,7 +70,8 @@ def sql(statement: str, untrusted: bool, chosen: Chosen, as_json: bool) -> None:
 
     Loaded models are functions, as in CLIP_TXT('a cat'). STATEMENT may do all that you may: it
     reads and writes files, loads extensions, and can change this database's own tables. Run
-    untrusted text with --untrusted.
+    untrusted text with --untrusted. With --json, vectors are lists of numbers, bytes are base64,
+    NaN and infinities are "NaN", "Infinity" and "-Infinity", and dates, decimals and the like text.
     """
     from oml_mlflow.commands.data import sql as run
 

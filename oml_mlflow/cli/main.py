@@ -1,7 +1,8 @@
 """The command line, `oml-mlflow`: thin verbs over `oml_mlflow.commands`.
 
 Exit codes: 0 ok, 1 handled error, 2 changes pending (only `plan --detailed-exitcode`), 3 vectors or
-models differ, 64 usage, 75 try again, 130 interrupted.
+models differ, 64 usage, 74 done, but its output could not be written, 75 try again, 130
+interrupted.
 
 Verbs import what they need when they run: MLflow alone would delay `--help` by seconds.
 """

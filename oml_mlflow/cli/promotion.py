@@ -144,7 +144,7 @@ def _ask(diff: Diff, as_json: bool) -> None:
     """Ask whether to go on; exit if not, UsageError without a terminal."""
     from oml_mlflow.cli.text import show_plan
 
-    if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if as_json or not (sys.stdin and sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError(
             f"{diff.summary()} There is no terminal to ask on. Give --yes, or apply a plan file "
             "made by `oml-mlflow plan --out FILE`."

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -30,14 +29,10 @@ from oml_mlflow.config.values import (
     variable_of,
 )
 from oml_mlflow.config.webhook import WebhookConfig, read_webhook
+from oml_mlflow.documents import damaged, read_toml
 from oml_mlflow.errors import ConfigError, InvalidName
 from oml_mlflow.names import check_export_name, showable
 from oml_mlflow.targets import is_same
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 REPORT, HEAL = "report", "heal"
 DEFAULT_TARGET = "embedded:///database"
@@ -187,19 +182,10 @@ def load_config(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            document: dict[str, Any] = tomllib.load(file)
-        return document
-    except OSError as error:
-        reason = f"can't be read ({error.strerror})"
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        # a TOML error names a place, never a value; a decoding error would quote bytes
-        reason = "is no TOML" + ("" if isinstance(error, UnicodeDecodeError) else f": {error}")
-    raise ConfigError(
-        f"{path} {reason}. Nothing was changed.",
-        hint=f"check the file, or name another one with --config or {CONFIG_ENV}.",
-    )
+    hint = f"check the file, or name another one with --config or {CONFIG_ENV}."
+    # a TOML error names a place, never a value
+    with damaged(f"{path} can't be read, or is no TOML", ConfigError, hint=hint):
+        return read_toml(path)
 
 
 def _targets(tables: Any, values: Values) -> dict[str, TargetConfig]:

@@ -12,8 +12,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-import yaml
-
+from oml_mlflow.documents import read_yaml
 from oml_mlflow.errors import PackageError
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.flavor.package import GOLDEN_FOLDER, PROFILES_FOLDER, SOURCE_FOLDER, read_package
@@ -121,8 +120,8 @@ def _files(folder: Path) -> Mapping[str, str]:
 
 def _flavors(mlmodel: Path) -> str:
     try:
-        flavors = yaml.safe_load(mlmodel.read_text(encoding="utf-8"))["flavors"]
+        flavors = read_yaml(mlmodel)["flavors"]
         written = json.dumps(flavors, sort_keys=True)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (OSError, LookupError, TypeError, ValueError):
         return fingerprint_file(mlmodel)
     return hashlib.sha256(written.encode()).hexdigest()

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from oml_mlflow._version import __version__
+from oml_mlflow.documents import build, damaged, read_yaml
 from oml_mlflow.errors import IncompatiblePackage, PackageError
 from oml_mlflow.files import fingerprint_file
+from oml_mlflow.graph.precision import PRECISIONS, read_precisions
 from oml_mlflow.graph.runtime import Ends, refuse_external
 from oml_mlflow.names import SIDES
 from oml_mlflow.pair.pipeline_pair import PipelinePair
@@ -27,6 +27,9 @@ FORMAT_VERSION = 1
 PREFERRED_PROFILE = "onnxruntime"
 PROFILES_FOLDER, GOLDEN_FOLDER, SOURCE_FOLDER = "profiles", "golden", "source"
 MODEL_REFERENCES = "model"
+# of VECTOR in Oracle Database
+_MOST_DIMS = 65_535
+_NOTHING, _LOG_AGAIN = "Nothing was loaded.", "log the pair again."
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,15 @@ class PackagedPair(PipelinePair):
 
     def probes(self) -> tuple[Probe, ...]:
         """Return the golden probes stored with the pair."""
-        return read_probes(self.folder / GOLDEN_FOLDER)
+        with damaged("the package's golden probes are damaged", PackageError, hint=_LOG_AGAIN):
+            return read_probes(self.folder / GOLDEN_FOLDER)
 
     def references(self, *, of_model: bool = False) -> References:
         """Return stored reference vectors: those of this profile's pair, or of the model."""
         kind = MODEL_REFERENCES if of_model else pair_references(self.profile)
-        found = References.read(self.folder / GOLDEN_FOLDER, kind)
+        what = f"the package's {kind} reference vectors are damaged"
+        with damaged(what, PackageError, hint=_LOG_AGAIN):
+            found = References.read(self.folder / GOLDEN_FOLDER, kind)
         if found is None:
             raise PackageError(
                 f"the package holds no {kind} reference vectors: "
@@ -93,14 +99,9 @@ def read_package(folder: str | Path, profile: str | None = None) -> PackagedPair
         IncompatiblePackage: If a newer release wrote it.
     """
     root = Path(folder)
-    try:
-        mlmodel = yaml.safe_load((root / "MLmodel").read_text(encoding="utf-8"))
-        section = dict(mlmodel["flavors"][FLAVOR_NAME])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise PackageError(
-            f"{root.name}: no model of flavor {FLAVOR_NAME} ({type(error).__name__}).",
-            hint="log one with oml_mlflow.log_model.",
-        ) from error
+    what = f"{root.name}: no model of flavor {FLAVOR_NAME}"
+    with damaged(what, PackageError, hint="log one with oml_mlflow.log_model.", state=_NOTHING):
+        section = dict(read_yaml(root / "MLmodel")["flavors"][FLAVOR_NAME])
     # before any other file is opened: the folder may be anybody's
     _refuse_links(root)
     found = section.get("format_version")
@@ -110,20 +111,40 @@ def read_package(folder: str | Path, profile: str | None = None) -> PackagedPair
             f"one, {__version__}, reads format_version {FORMAT_VERSION}. Nothing was loaded.",
             hint="upgrade oml_mlflow here: pip install --upgrade oml-mlflow.",
         )
-    try:
+    what = f"{root.name}: the MLmodel file's section {FLAVOR_NAME} is damaged"
+    with damaged(what, PackageError, hint=_LOG_AGAIN, state=_NOTHING):
         if found != FORMAT_VERSION:
-            raise ValueError(f"format_version {found!r}")
-        return _packaged(root, section, profile)
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise PackageError(
-            f"{root.name}: the MLmodel file's section {FLAVOR_NAME} is damaged "
-            f"({type(error).__name__}: {error}).",
-            hint="log the pair again.",
-        ) from error
+            raise ValueError(f"format_version {str(found)[:20]!r}")
+        return _packaged(root, build(_Section, section), profile)
 
 
-def _packaged(root: Path, section: Mapping[str, Any], profile: str | None) -> PackagedPair:
-    profiles: Mapping[str, Any] = section["profiles"]
+@dataclass(frozen=True)
+class _File:
+    """One pipeline, as the MLmodel file names it."""
+
+    path: str
+    sha256: str
+    input: str = "input"
+    output: str = "embedding"
+    unknown_operators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Section:
+    """What is read of this flavor's section of an MLmodel file."""
+
+    dims: int
+    profiles: dict[str, dict[str, _File]]
+    metadata: dict[str, Any] | None = None
+
+
+def _packaged(root: Path, section: _Section, profile: str | None) -> PackagedPair:
+    if not 0 < section.dims <= _MOST_DIMS:
+        raise ValueError(f"dims: wanted 1 to {_MOST_DIMS:,}")
+    profiles, metadata = section.profiles, section.metadata or {}
+    int(metadata.get("max_seq_length") or 0)
+    if not {*read_precisions(metadata).values()} <= {*PRECISIONS}:
+        raise ValueError("metadata.precision: unknown")
     first = PREFERRED_PROFILE if PREFERRED_PROFILE in profiles else next(iter(profiles))
     chosen = profile or first
     if chosen not in profiles:
@@ -131,22 +152,17 @@ def _packaged(root: Path, section: Mapping[str, Any], profile: str | None) -> Pa
             f"the model has no profile {chosen!r}.", hint=f"it has {', '.join(profiles)}."
         )
     entry = profiles[chosen]
-    paths = {side: _inside(root, entry[side]["path"]) for side in SIDES}
+    paths = {side: _inside(root, entry[side].path) for side in SIDES}
     return PackagedPair(
         folder=root,
         profile=chosen,
         files={side: (path,) for side, path in paths.items()},
-        fingerprints={side: entry[side]["sha256"] for side in SIDES},
-        dims=int(section["dims"]),
-        metadata=dict(section.get("metadata") or {}),
-        ends={
-            side: Ends(entry[side].get("input", "input"), entry[side].get("output", "embedding"))
-            for side in SIDES
-        },
+        fingerprints={side: entry[side].sha256 for side in SIDES},
+        dims=section.dims,
+        metadata=metadata,
+        ends={side: Ends(entry[side].input, entry[side].output) for side in SIDES},
         unknown_operators={
-            side: tuple(entry[side]["unknown_operators"])
-            for side in SIDES
-            if entry[side].get("unknown_operators")
+            side: found for side in SIDES if (found := entry[side].unknown_operators)
         },
         stored_profiles=tuple(profiles),
     )

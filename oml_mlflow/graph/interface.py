@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
+from oml_mlflow.documents import read_json
 from oml_mlflow.errors import PackageError
 from oml_mlflow.graph.rules import EMBEDDING, dims, model_inputs, shown_shape, type_name
 from oml_mlflow.graph.runtime import Ends, refuse_external, unknown_operators
@@ -130,7 +130,7 @@ def _read_metadata(model: onnx.ModelProto) -> dict[str, Any]:
     for entry in model.metadata_props:
         if entry.key == PROPERTY:
             try:
-                loaded = json.loads(entry.value)
+                loaded = read_json(entry.value)
             except ValueError:
                 break
             return loaded if isinstance(loaded, dict) else {}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from oml_mlflow.documents import read_json
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.graph.finding import ERROR, WARNING, Finding
 
@@ -47,11 +48,8 @@ def parse_metadata(given: str) -> dict[str, Any]:
     Raises:
         ConfigError: If it is neither a file nor a JSON object, or the file holds none.
     """
-    text = given
     try:
-        if not given.lstrip().startswith("{"):
-            text = Path(given).read_text(encoding="utf-8")
-        loaded = json.loads(text)
+        loaded = read_json(given if given.lstrip().startswith("{") else Path(given))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"metadata {given[:80]!r} is neither a readable file nor JSON ({error}).",

@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 import onnx.numpy_helper
 
+from oml_mlflow.documents import damaged, read_json
 from oml_mlflow.errors import GraphError
 from oml_mlflow.graph.image import PIXEL_VALUES, image_head
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model
@@ -40,13 +41,15 @@ def retarget_pipeline(
     """
     header, stored = read_model(path)
     properties = {entry.key: entry.value for entry in header.metadata_props}
-    metadata = json.loads(properties.get(PROPERTY, "{}"))
+    hint = f"export the model for profile {profile.name}."
+    with damaged(f"{path.name}: its metadata is damaged", GraphError, hint=hint):
+        metadata = read_json(properties.get(PROPERTY, "{}"))
     outputs = {name for node in header.graph.node for name in node.output}
     if not metadata or not outputs & {PIXEL_VALUES, INPUT_IDS}:
         raise GraphError(
             f"{path.name} was not written by this package: it has no tensor {PIXEL_VALUES} or "
             f"{INPUT_IDS} to cut at, or no metadata. Nothing was written.",
-            hint=f"export the model for profile {profile.name}.",
+            hint=hint,
         )
     cut = PIXEL_VALUES if PIXEL_VALUES in outputs else INPUT_IDS
     head: GraphBuilder

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from oml_mlflow.documents import build, read_json
 from oml_mlflow.graph.needs import Capability
-from oml_mlflow.planning.records import now
+from oml_mlflow.planning.records import damaged_record, now
 
 FORMAT_VERSION = "1.0"
 _CODE = re.compile(r"\bORA-\d{5}\b")
@@ -94,10 +95,5 @@ class CapabilityTable:
     @classmethod
     def from_json(cls, text: str) -> CapabilityTable:
         """Return what `to_json` wrote."""
-        stored: Mapping[str, Any] = json.loads(text)
-        rows = tuple(
-            Answer(Capability(**row["capability"]), row["taken"], row["message"])
-            for row in stored["rows"]
-        )
-        probed_at = datetime.fromisoformat(stored["probed_at"])
-        return cls(rows, probed_at, stored["database_version"])
+        with damaged_record("of its capabilities"):
+            return build(cls, read_json(text))

@@ -15,6 +15,7 @@ import numpy as np
 
 from oml_mlflow.names import SIDES
 from oml_mlflow.parity.probes import Probe
+from oml_mlflow.planning.records import damaged_record
 
 Vectors = Mapping[str, np.ndarray]
 
@@ -80,7 +81,10 @@ def pack_vectors(vectors: Vectors) -> bytes:
 
 def unpack_vectors(packed: bytes) -> dict[str, np.ndarray]:
     """Return the vectors that `pack_vectors` packed."""
-    with np.load(io.BytesIO(packed), allow_pickle=False) as stored:
+    with (
+        damaged_record("of a geometry"),
+        np.load(io.BytesIO(packed), allow_pickle=False) as stored,
+    ):
         return {key: stored[key] for key in stored.files}
 
 

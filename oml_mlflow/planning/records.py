@@ -8,11 +8,13 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
 from oml_mlflow._version import __version__
+from oml_mlflow.documents import build, damaged, read_json
 from oml_mlflow.errors import SchemaNewer, TargetError
 
 _SLOT = re.compile(r"_S\d+$")
@@ -154,21 +156,13 @@ class Work:
 
     @classmethod
     def from_json(cls, text: str) -> Work:
-        """Return what `to_json` wrote."""
-        stored = json.loads(text)
-        entry = LedgerEntry(**stored["entry"])
-        return cls(
-            entry=replace(entry, promoted_at=_read_time(entry.promoted_at)),
-            before=stored["before"],
-            uploads=tuple(stored["uploads"]),
-            incoming=stored["incoming"],
-            outgoing=stored["outgoing"],
-            grants=tuple(Grant(**grant) for grant in stored["grants"]),
-            revokes=tuple(Grant(**grant) for grant in stored["revokes"]),
-            drops=tuple(stored["drops"]),
-            holder=stored["holder"],
-            started_at=_read_time(stored["started_at"]),
-        )
+        """Return what `to_json` wrote.
+
+        Raises:
+            TargetError: If it is damaged.
+        """
+        with damaged_record("of what was begun"):
+            return build(cls, read_json(text))
 
 
 @dataclass(frozen=True)
@@ -220,6 +214,15 @@ def refuse_unplanned(names: Sequence[str], state: Callable[[str], LiveState]) ->
             )
 
 
+def damaged_record(what: str) -> AbstractContextManager[None]:
+    """Turn what a damaged record of a target raises into TargetError."""
+    hint = (
+        "nothing but oml_mlflow writes its tables: restore them from a backup, or find out who "
+        "changed them."
+    )
+    return damaged(f"the target's record {what} is damaged", TargetError, hint=hint)
+
+
 def refuse_newer(uri: str, found: int, known: int) -> None:
     """Raise SchemaNewer if the version of a target's tables is above the one that is known."""
     if found > known:
@@ -254,10 +257,6 @@ def _written(value: Any) -> str:
     if isinstance(value, datetime):
         return value.astimezone(timezone.utc).isoformat()
     raise TypeError(type(value))
-
-
-def _read_time(value: Any) -> datetime | None:
-    return datetime.fromisoformat(value) if value else None
 
 
 @dataclass(frozen=True)

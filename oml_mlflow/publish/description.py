@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from urllib.parse import quote, unquote
 
+from oml_mlflow.documents import read_json
 from oml_mlflow.names import IMG, TXT
 from oml_mlflow.targets import sql_call
 
@@ -255,7 +256,7 @@ def _written(rows: Sequence[Row]) -> str:
 
 def _read(text: str) -> tuple[Row, ...]:
     try:
-        rows = tuple(Row(*columns) for columns in json.loads(text))
+        rows = tuple(Row(*columns) for columns in read_json(text))
     except (ValueError, TypeError):
         return ()
     kinds = [type(value) for value in astuple(Row("", "", ""))]

@@ -6,10 +6,9 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from oml_mlflow._version import __version__
-from oml_mlflow.config.bindings import Binding
+from oml_mlflow.documents import build, damaged, read_json
 from oml_mlflow.errors import ConfigError, PlanStale
 from oml_mlflow.files import keep_private
 from oml_mlflow.planning.records import now, this_process
@@ -85,14 +84,9 @@ def write_plan(
         "models": sorted(models),
         "waiting": waiting_in(plan),
     }
-    try:
+    with damaged(f"{path} can't be written", ConfigError, hint="name another file with --out."):
         keep_private(path)
         path.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"{path} can't be written ({error.strerror}). Nothing was changed.",
-            hint="name another file with --out.",
-        ) from error
 
 
 def read_plan(path: Path) -> SavedPlan:
@@ -101,13 +95,14 @@ def read_plan(path: Path) -> SavedPlan:
     Raises:
         ConfigError: If the file is no plan, or one of another format.
     """
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+    hint = "make one with `oml-mlflow plan --out FILE`."
+    with damaged(f"{path} is no plan that this release wrote", ConfigError, hint=hint):
+        stored = read_json(path)
         if stored["format_version"] not in (FORMAT_VERSION, "1.0"):
-            raise ValueError
+            raise ValueError("another format")
         return SavedPlan(
             changes=tuple(
-                _change(status["change"])
+                build(Change, status["change"])
                 for status in stored["standings"]
                 if status["change"] is not None
             ),
@@ -118,13 +113,3 @@ def read_plan(path: Path) -> SavedPlan:
             models=tuple(map(str, stored["models"])),
             made=f"{stored['made']['by']} at {stored['made']['at']}",
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path} is no plan that this release wrote ({type(error).__name__}). Nothing was "
-            "changed.",
-            hint="make one with `oml-mlflow plan --out FILE`.",
-        ) from error
-
-
-def _change(stored: dict[str, Any]) -> Change:
-    return Change(**{**stored, "binding": Binding(**stored["binding"])})

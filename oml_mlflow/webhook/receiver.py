@@ -27,6 +27,7 @@ from starlette.requests import ClientDisconnect
 
 from oml_mlflow.config.file import Config
 from oml_mlflow.config.webhook import WebhookConfig
+from oml_mlflow.documents import read_json
 from oml_mlflow.errors import ConfigError, WebhookRejected
 from oml_mlflow.secrets import Secret
 from oml_mlflow.webhook.metrics import Metrics
@@ -189,7 +190,7 @@ def to_delivery(delivery_id: str, body: bytes) -> Delivery | None:
         WebhookRejected: If it is not what MLflow sends.
     """
     try:
-        document = json.loads(body.decode("utf-8"))
+        document = read_json(body)
         event = f"{document['entity']}.{document['action']}"
         if event not in EVENTS:
             return None
@@ -198,7 +199,7 @@ def to_delivery(delivery_id: str, body: bytes) -> Delivery | None:
             if not isinstance(text, str) or not 0 < len(text) <= _LONGEST_NAME:
                 raise rejected(MALFORMED)
             text.encode("utf-8")
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         raise rejected(MALFORMED) from None
     return Delivery(delivery_id, event, model, alias)
 

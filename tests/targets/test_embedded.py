@@ -5,6 +5,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -227,3 +228,140 @@ def test_interpreter_exits_quietly(target: EmbeddedTarget) -> None:
     )
     assert done.stdout == "[(16,)]\n"
     assert done.stderr == ""
+
+
+def beneath(target: EmbeddedTarget, statement: str) -> None:
+    """Run a statement as any program that knows DuckDB can."""
+    raw = duckdb.connect(str(target.folder / "catalog.duckdb"))
+    raw.execute(statement)
+    raw.close()
+
+
+MACROS = (
+    "CREATE MACRO clip_txt(x) AS lower(x)",
+    "CREATE OR REPLACE FUNCTION Clip_Txt(a, b) AS a + b",
+    "BEGIN; CREATE MACRO clip_img(x) AS NULL; COMMIT",
+)
+
+
+@pytest.mark.parametrize("statement", MACROS)
+def test_a_macro_that_would_hide_a_model_is_dropped_again(
+    target: EmbeddedTarget, statement: str
+) -> None:
+    with pytest.raises(TargetError, match=r"hides model CLIP_.*It was dropped again"):
+        target.sql(statement)
+    assert target.sql("SELECT len(CLIP_TXT('a')), len(CLIP_IMG(?))", [PICTURES[0]]) == [(16, 16)]
+    target.sql("CREATE MACRO clip_lower(x) AS lower(x)")
+    assert target.sql("SELECT clip_lower('A')") == [("a",)]
+
+
+def test_a_macro_from_elsewhere_is_named_with_what_drops_it(target: EmbeddedTarget) -> None:
+    beneath(target, MACROS[0])
+    for statement in ("SELECT 1", "SELECT CLIP_TXT('a')", "SELECT 1; DROP MACRO clip_txt"):
+        with pytest.raises(TargetError, match="macro clip_txt hides model CLIP_TXT") as caught:
+            target.sql(statement)
+    for untrusted in (False, True):
+        with pytest.raises(TargetError, match="Nothing was changed"):
+            target.sql("SELECT 1", untrusted=untrusted)
+    with pytest.raises(TargetError, match="macro clip_txt"), target.session("a test") as session:
+        session.models.list()
+    assert "DROP MACRO" in caught.value.hint
+    target.sql(caught.value.hint.split("'")[1])
+    assert target.sql("SELECT len(CLIP_TXT('a'))") == [(16,)]
+
+
+@pytest.mark.parametrize("name", ["clip_img", "CLIP_TXT", "clip_img_s1"])
+def test_a_macro_that_was_there_first_stops_a_promotion(
+    tmp_path: Path, tiny_pair: PipelinePair, name: str
+) -> None:
+    target = EmbeddedTarget(tmp_path / "database")
+    target.sql(f"CREATE MACRO {name}(x) AS 'mine'")
+    with (
+        target.session("a test") as session,
+        pytest.raises(TargetError, match=f"(?i)macro {name} hides model"),
+    ):
+        session.journal.begin(work_to(1, tiny_pair))
+    assert target.sql(f"SELECT {name}(1)") == [("mine",)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "BEGIN",
+        "BEGIN TRANSACTION; CREATE TABLE t (a INT)",
+        "CREATE TABLE t (a INT); START TRANSACTION",
+    ],
+)
+def test_a_transaction_that_nobody_ends_is_an_error(target: EmbeddedTarget, statement: str) -> None:
+    with pytest.raises(TargetError, match=r"a transaction was begun and not ended.*rolled back"):
+        target.sql(statement)
+    target.sql("BEGIN; CREATE TABLE kept (a INT); COMMIT")
+    assert target.sql("SELECT count(*) FROM kept") == [(0,)]
+
+
+def test_a_value_that_a_model_refuses_has_no_number_in_sql(target: EmbeddedTarget) -> None:
+    target.sql("CREATE TABLE p AS SELECT i AS id, NULL::BLOB AS b FROM range(3000) r(i)")
+    target.sql("INSERT INTO p VALUES (5000, 'bad'::BLOB)")
+    with pytest.raises(TargetError, match="CLIP_IMG: a picture: 3 bytes can't") as caught:
+        target.sql("SELECT CLIP_IMG(b) FROM p")
+    assert "picture 0" not in str(caught.value)
+    condition = caught.value.hint.partition("found by: ")[2].partition(". ")[0].replace("v", "b")
+    assert target.sql(f"SELECT id FROM p WHERE {condition}") == [(5000,)]  # noqa: S608
+
+
+def test_a_log_that_cannot_be_replayed_is_named(target: EmbeddedTarget) -> None:
+    program = f"""
+import os
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
+with EmbeddedTarget({str(target.folder)!r}).connect() as c:
+    c.execute("CREATE TABLE t (c VARCHAR)")
+    c.execute("INSERT INTO t VALUES ('a cat')")
+    c.execute("ALTER TABLE t ALTER c SET DATA TYPE FLOAT[16] USING CLIP_TXT(c)")
+    os.kill(os.getpid(), 9)
+"""  # noqa: S608
+    subprocess.run([sys.executable, "-c", program], check=False)
+    log = target.folder / "catalog.duckdb.wal"
+    content = log.read_bytes()
+    for call in (target.survey, lambda: target.sql("SELECT 1")):
+        with pytest.raises(
+            TargetError, match=r"catalog\.duckdb\.wal holds what.*replayed"
+        ) as caught:
+            call()
+    assert "move catalog.duckdb.wal away" in caught.value.hint
+    assert log.read_bytes() == content
+    log.unlink()
+    assert target.sql("SELECT len(CLIP_TXT('a'))") == [(16,)]
+
+
+@pytest.mark.parametrize("at", [0, 8200, 4096])
+def test_damaged_blocks_are_named(target: EmbeddedTarget, at: int) -> None:
+    file = target.folder / "catalog.duckdb"
+    data = file.read_bytes()
+    file.write_bytes(data[:at] + bytes(200) + data[at + 200 :])
+    with pytest.raises(TargetError, match=r"catalog\.duckdb can't be read or written, or is dam"):
+        target.sql("SELECT * FROM oml.models")
+
+
+RECORDS = {
+    "UPDATE oml.models SET metadata = '[1]'": "of model CLIP_IMG is damaged",
+    "UPDATE oml.models SET metadata = repeat('[', 5000) || repeat(']', 5000)": "nested too deeply",
+    "UPDATE oml.models SET fingerprint = 'a' || chr(0)": "of model CLIP_IMG is damaged",
+    "UPDATE oml.live SET work = '{}'": "of what was begun is damaged",
+    "UPDATE oml.ledger SET parity = '{\"max_abs\": []}'": "of CLIP, generation 1, is damaged",
+    "INSERT INTO oml.notes VALUES ('CLIP', 'pin', '5', now()::TIMESTAMP, '')": "of the pin of CLIP",
+}
+
+
+@pytest.mark.parametrize("statement", RECORDS)
+def test_damaged_records_are_named(target: EmbeddedTarget, statement: str) -> None:
+    beneath(target, statement)
+    with pytest.raises(TargetError, match=RECORDS[statement]):
+        target.survey()
+
+
+def test_a_model_that_cannot_be_called_can_be_dropped(target: EmbeddedTarget) -> None:
+    beneath(target, "UPDATE oml.models SET dims = -3 WHERE name = 'CLIP_TXT'")
+    with pytest.raises(TargetError, match="model CLIP_TXT can't be called") as caught:
+        target.sql("SELECT 1")
+    target.sql(caught.value.hint.split('"')[1])
+    assert target.sql("SELECT len(CLIP_IMG(?))", [PICTURES[0]]) == [(16,)]

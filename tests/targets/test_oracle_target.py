@@ -330,6 +330,19 @@ def test_pool_gets_its_connection_back(server: OracleServer) -> None:
     pool.close()
 
 
+def test_a_closed_pool_is_refused(server: OracleServer) -> None:
+    pool = oracledb.create_pool(user="vec", password=PASSWORD, dsn=server.dsn, min=1, max=2)
+    named, unnamed = OracleTarget(pool=pool), OracleTarget(pool=pool)
+    assert named.uri.startswith("oracle://vec@")
+    pool.close()
+    for target in (named, unnamed):
+        with pytest.raises(TargetError, match="Nothing was changed") as caught, target.session("x"):
+            pass
+        assert caught.value.hint
+    with pytest.raises(TargetError, match="handed in"):
+        repr(unnamed)
+
+
 def test_one_way_in_is_needed() -> None:
     with pytest.raises(ConfigError, match="0 of them"):
         OracleTarget()

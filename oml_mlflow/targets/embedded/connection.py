@@ -3,36 +3,85 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import duckdb
 import numpy as np
 
-from oml_mlflow.errors import ModelTooSlow
+from oml_mlflow.documents import damaged
+from oml_mlflow.errors import InputError, ModelTooSlow, OmlMlflowError, TargetError
 from oml_mlflow.names import IMG
 from oml_mlflow.planning.records import LoadedModel
+from oml_mlflow.targets.embedded.database import first_lines
 from oml_mlflow.targets.embedded.folder import EmbeddedFolder
 from oml_mlflow.targets.embedded.schema import loaded_model
 
+_MAKES_MACRO = re.compile(r"\b(macro|function)\b", re.IGNORECASE)
+# of one schema DuckDB takes a macro before our function, of another only where it is named
+_LIST_MACROS = (
+    "SELECT database_name, schema_name, function_name FROM duckdb_functions() "
+    "WHERE NOT internal AND function_type = 'macro' AND schema_name = 'main' "
+    "AND list_contains(?, lower(function_name))"
+)
+_NUMBER = re.compile(r"^(picture|text) \d+")
+
 
 class Connection:
-    """An open connection in which every loaded model is a SQL function."""
+    """An open connection in which every loaded model is a SQL function.
+
+    Where that is not possible for one of them, nothing is run but what may mend it.
+    """
 
     def __init__(self, raw: duckdb.DuckDBPyConnection, target: EmbeddedFolder) -> None:
         self._raw, self.target = raw, target
         self._functions: list[str] = []
+        self._fault: TargetError | None = None
         self.offer_functions()
 
     def execute(self, statement: str, parameters: Sequence[Any] | None = None) -> Connection:
         """Run SQL; fetch the rows with `fetchall`.
 
         Raises:
-            TargetError: If the file of a model that it calls does not hold its bytes.
+            TargetError: If DuckDB refuses it, the file of a model that it calls does not hold its
+                bytes, or a macro hides a model: one that it made is dropped again.
         """
         with self._own_refusals():
+            if self._fault is not None and not self._mends(statement):
+                raise self._fault
             self._raw.execute(statement, parameters)
+        if _MAKES_MACRO.search(statement):
+            self.refuse_macros(self._functions, drop=True)
         return self
+
+    def _mends(self, statement: str) -> bool:
+        kinds = (duckdb.StatementType.DROP, duckdb.StatementType.DELETE)
+        return all(each.type in kinds for each in self._raw.extract_statements(statement))
+
+    def refuse_macros(self, names: Collection[str], *, drop: bool = False) -> None:
+        """Raise TargetError if a macro bears a model's name, and hides it; `drop` it before."""
+        # by a cursor, which leaves the result of the last statement alone
+        cursor = self._raw.cursor()
+        cursor.execute(_LIST_MACROS, [[name.lower() for name in names]])
+        for database, schema, name in cursor.fetchall():
+            macro = f'"{database}"."{schema}"."{name}"'
+            hint, state = "give it another name.", "It was dropped again."
+            if drop:
+                cursor.execute(f"DROP MACRO {macro}")
+            else:
+                hint, state = f"oml-mlflow sql 'DROP MACRO {macro}'", "Nothing was changed."
+            where = f"macro {name} hides model {name.upper()} in {self.target.uri}"
+            raise TargetError(f"{where}. {state}", hint=hint)
+
+    def refuse_open_transaction(self) -> None:
+        """Raise TargetError, rolled back, if a statement began a transaction that none ended."""
+        with contextlib.suppress(duckdb.TransactionException):
+            self._raw.rollback()
+            raise TargetError(
+                "a transaction was begun and not ended, so that it was rolled back.",
+                hint="end it with COMMIT in the same text, or leave out BEGIN.",
+            )
 
     def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> None:
         """Run one statement for many sets of values."""
@@ -42,7 +91,10 @@ class Connection:
     def fetchall(self) -> list[tuple[Any, ...]]:
         """Return all rows of the last statement, if it gives any."""
         with self._own_refusals():
-            return self._raw.fetchall() if self._raw.description else []
+            # an interval of 10,000,000 years is none of Python's
+            what, hint = "Python has no such value as is in the result", "CAST it to VARCHAR."
+            with damaged(what, TargetError, hint=hint, state="The statement was run."):
+                return self._raw.fetchall() if self._raw.description else []
 
     @contextlib.contextmanager
     def _own_refusals(self) -> Iterator[None]:
@@ -71,9 +123,16 @@ class Connection:
     def offer_functions(self) -> None:
         """Register a function for each model that a runtime here can run."""
         self.forget_functions()
-        for model in self.models():
-            if model.metadata.get("unknown_operators"):
-                continue
+        self._fault = None
+        try:
+            for model in self.models():
+                if not model.metadata.get("unknown_operators"):
+                    self._offer(model)
+        except TargetError as error:
+            self._fault = error
+
+    def _offer(self, model: LoadedModel) -> None:
+        try:
             self._raw.create_function(
                 model.name,
                 _as_function(self.target, model),
@@ -82,12 +141,21 @@ class Connection:
                 type="arrow",
                 null_handling="special",
             )
-            self._functions.append(model.name)
+        except duckdb.Error as error:
+            self.refuse_macros([model.name])
+            delete = f"DELETE FROM oml.models WHERE name = '{model.name}'"  # noqa: S608 -- to read
+            raise TargetError(
+                f"model {model.name} can't be called in {self.target.uri}: "
+                f"{first_lines(error, 1)}. Nothing was run.",
+                hint=f'oml-mlflow sql "{delete}", then promote its version again.',
+            ) from error
+        self._functions.append(model.name)
 
     def forget_functions(self) -> None:
         """Remove the functions: DuckDB prints leak messages at exit otherwise."""
         while self._functions:
-            self._raw.remove_function(self._functions.pop())
+            with contextlib.suppress(duckdb.Error):  # of a database that it gave up
+                self._raw.remove_function(self._functions.pop())
 
 
 def _as_function(target: EmbeddedFolder, model: LoadedModel) -> Any:
@@ -110,8 +178,22 @@ def _as_function(target: EmbeddedFolder, model: LoadedModel) -> Any:
                     "busy, try it again (`oml-mlflow apply --retry`).",
                 )
                 raise target.refusal from None
+            except OmlMlflowError as error:
+                target.refusal = _of_statement(error, model.name)
+                raise target.refusal from error
         return pa.FixedSizeListArray.from_arrays(
             pa.array(vectors.reshape(-1)), model.dims, mask=pa.array(~present)
         )
 
     return embed
+
+
+def _of_statement(error: OmlMlflowError, model: str) -> TargetError:
+    """Return the error for a statement that calls a model."""
+    if isinstance(error, TargetError):
+        return error
+    # numbered within what DuckDB handed over, which is nobody's row
+    message, hint = _NUMBER.sub(r"a \1", error.message), error.hint
+    if isinstance(error, InputError):
+        hint = f"such values v are found by: v IS NOT NULL AND TRY({model}(v)) IS NULL. {hint}"
+    return TargetError(f"{model}: {message}", hint=hint)

@@ -25,7 +25,6 @@ _UNTRUSTED = {
     "enable_external_access": "false",
     "allow_persistent_secrets": "false",
     "python_enable_replacements": "false",
-    "lock_configuration": "true",
 }
 _guard = threading.Lock()
 _owners: dict[str, threading.RLock] = {}
@@ -55,7 +54,7 @@ def private_log(path: Path) -> Iterator[None]:
 
     DuckDB removes an empty log when it opens the database, and creates one after a checkpoint.
     """
-    log = path.with_name(f"{path.name}.wal")
+    log = _log_of(path)
     with contextlib.suppress(OSError):
         keep_private(log)
     try:
@@ -109,22 +108,38 @@ def open_file(
         SchemaNewer: If a newer release made its tables.
         TargetError: If it can't be opened, or DuckDB refuses what is done inside.
     """
-    connection = _connect(path, purpose, timeout_s, _UNTRUSTED if untrusted else {})
-    try:
-        if not untrusted:
-            # else an unknown table name would be looked up among Python variables
-            connection.execute("SET python_enable_replacements = false")
+    options = _UNTRUSTED if untrusted else {}
+    with translated(path), contextlib.closing(_connect(path, purpose, timeout_s, options)) as raw:
+        # else an unknown table name would be looked up among Python variables
+        raw.execute("SET python_enable_replacements = false")
+        # DuckDB's own goes to stdout, between the lines of a result
+        raw.execute("SET enable_progress_bar = false")
+        if untrusted:
+            raw.execute("SET lock_configuration = true")
         with contextlib.suppress(duckdb.CatalogException):  # no tables, or without a version
-            [(version,)] = connection.execute(READ_VERSION).fetchall()
+            [(version,)] = raw.execute(READ_VERSION).fetchall()
             refuse_newer(str(path.parent), version, SCHEMA_VERSION)
-        yield connection
+        yield raw
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Raise what DuckDB raises about a database, or its file, as TargetError."""
+    try:
+        yield
     except duckdb.Error as error:
-        raise TargetError(
-            f"the database refused: {_first_lines(error)}",
-            hint="correct the statement; `oml-mlflow models` lists the loaded models.",
-        ) from error
-    finally:
-        connection.close()
+        told, log = first_lines(error), _log_of(path)
+        message = f"the database refused: {told}"
+        hint = "correct the statement; `oml-mlflow models` lists the loaded models."
+        # a log has the class of whatever it can't do again, a damaged block none of its own
+        if "replaying WAL" in told:
+            message = f"{log} holds what was written last, and can't be replayed: {told}"
+            hint = f"restore {path.parent} from a backup, or move {log.name} away, which gives up "
+            hint += "what was written last."
+        elif type(error) in (duckdb.Error, duckdb.FatalException) or str(path) in told:
+            message = f"{path} can't be read or written, or is damaged: {told}"
+            hint = f"check {path.parent}: its permissions, room and backups."
+        raise TargetError(message, hint=hint) from error
 
 
 def _connect(
@@ -137,9 +152,7 @@ def _connect(
         except (duckdb.IOException, duckdb.ConnectionException) as error:
             holder = _holder(str(error))
             if not holder:
-                raise TargetError(
-                    f"{path} can't be opened: {error}", hint="check the file and its folder."
-                ) from error
+                raise
             if time.monotonic() >= deadline:
                 raise TargetLocked(
                     f"{path} is held by {holder}; waited {timeout_s:g} s for {purpose}. Nothing "
@@ -150,6 +163,10 @@ def _connect(
             time.sleep(_POLL_S)
 
 
+def _log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.wal")
+
+
 def _holder(refusal: str) -> str:
     """Return who holds the file that DuckDB can't open; empty if nobody does."""
     if "different configuration" in refusal:
@@ -158,5 +175,6 @@ def _holder(refusal: str) -> str:
     return found[1].strip() if found else ""
 
 
-def _first_lines(error: Exception) -> str:
-    return "\n".join(str(error).splitlines()[:4])
+def first_lines(error: duckdb.Error, count: int = 4) -> str:
+    """Return the beginning of what DuckDB says; suggestions follow."""
+    return "\n".join(str(error).splitlines()[:count])

@@ -70,12 +70,11 @@ class EmbeddedFolder:
                     del self._embedders[fingerprint]
                     damage = f"changed: its file {path} was replaced while it was loaded"
             if damage:
-                self.refusal = TargetError(
+                raise TargetError(
                     f"{model.name} was {damage}. Nothing was embedded.",
                     hint="promote its version again, or run `oml-mlflow apply --heal`: the file is "
                     "written anew.",
                 )
-                raise self.refusal
             return self._embedders[fingerprint]
 
     def alone(self, purpose: str) -> AbstractContextManager[None]:

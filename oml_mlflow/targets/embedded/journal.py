@@ -50,6 +50,8 @@ class EmbeddedJournal:
         state = self.state(name)
         if state.phase != WHOLE or state.generation != work.before:
             raise _stale(name, work, state)
+        live = [model_name(name, side) for side in work.incoming]
+        self._db.refuse_macros([*live, *work.incoming.values()])
         self._db.execute(
             "INSERT OR REPLACE INTO oml.live VALUES (?, ?, ?, ?)",
             [name, work.before, LOADING, work.to_json()],

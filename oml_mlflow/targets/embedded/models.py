@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oml_mlflow.documents import damaged
 from oml_mlflow.errors import TargetError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.planning.records import Grant, LoadedModel, refuse_unplanned
@@ -55,22 +56,16 @@ class EmbeddedModels:
     def load(self, model: LoadedModel, path: Path, on_event: Listener = silent) -> None:
         """Copy the bytes and list them under a free name; a damaged model is rewritten. Commits."""
         stored = self._db.target.model_path(model.fingerprint)
-        if model.damage:
-            try:
-                copy_whole(path, stored, model, on_event)
-            except OSError as error:
-                raise TargetError(
-                    f"{model.name}: {stored} can't be written ({error.strerror}). What is live is "
-                    "as it was.",
-                    hint="move away what is there, or make room; then try again.",
-                ) from error
-            return
-        if any(loaded.name == model.name for loaded in self._db.models()):
+        if not model.damage and any(m.name == model.name for m in self._db.models()):
             raise TargetError(
                 f"{model.name} is taken. Nothing was loaded.", hint="run `oml-mlflow models`."
             )
-        if find_damage(stored, model.fingerprint):
-            copy_whole(path, stored, model, on_event)
+        what, hint = f"{model.name}: {stored} can't be written", "move it away, or make room there."
+        with damaged(what, TargetError, hint=hint, state="What is live is as it was."):
+            if model.damage or find_damage(stored, model.fingerprint):
+                copy_whole(path, stored, model, on_event)
+        if model.damage:
+            return
         row = [model.name, model.side, model.fingerprint, model.dims, model.size_bytes]
         self._db.execute(
             "INSERT INTO oml.models VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -110,13 +105,9 @@ class EmbeddedModels:
         for model in self._db.models():
             if model.name == name.upper():
                 path = self._db.target.model_path(model.fingerprint)
-                try:
+                what = f"{model.name}: its file {path} can't be read"
+                with damaged(what, TargetError, hint="promote its version again."):
                     return read_fingerprint(path)
-                except OSError as error:
-                    raise TargetError(
-                        f"{model.name}: its file {path} can't be read ({error.strerror}).",
-                        hint="promote its version again.",
-                    ) from error
         raise TargetError(
             f"no model {name} is loaded in {self._db.target.uri}.", hint="run `oml-mlflow models`."
         )

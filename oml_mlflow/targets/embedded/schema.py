@@ -6,8 +6,9 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
+from oml_mlflow.documents import build, read_json
 from oml_mlflow.names import IMG, TXT
-from oml_mlflow.planning.records import LedgerEntry, LoadedModel, Note
+from oml_mlflow.planning.records import LedgerEntry, LoadedModel, Note, damaged_record
 
 # Version of the tables. It rises when a release that knows the one before could misread or damage
 # what is written from then on: not for a table or column that others can do without. A database
@@ -79,6 +80,7 @@ CREATE TABLE IF NOT EXISTS oml.notes (
     PRIMARY KEY (name, kind)
 );
 """  # noqa: S608
+_SHA256 = 64
 READ_VERSION = "SELECT coalesce(max(version), 1) FROM oml.schema_versions"
 LEDGER_COLUMNS = (
     *("name", "generation", "registered_model", "version", "run_id", "img_fingerprint"),
@@ -104,15 +106,19 @@ def ledger_entry(row: tuple[Any, ...]) -> LedgerEntry:
     known = dict(zip(LEDGER_COLUMNS, row, strict=True))
     img, txt = known.pop("img_fingerprint"), known.pop("txt_fingerprint")
     known["fingerprints"] = {IMG: img, TXT: txt} if img or txt else {}
-    known["parity"] = json.loads(known["parity"])
-    known["promoted_at"] = known["promoted_at"].replace(tzinfo=timezone.utc)
-    return LedgerEntry(**known)
+    with damaged_record(f"of {known['name']}, generation {known['generation']},"):
+        known["parity"] = read_json(known["parity"])
+        known["promoted_at"] = known["promoted_at"].replace(tzinfo=timezone.utc)
+        return build(LedgerEntry, known)
 
 
 def loaded_model(row: tuple[Any, ...]) -> LoadedModel:
     """Return the model of a row of the catalogue."""
     name, side, fingerprint, dims, size_bytes, written, loaded_at = row
-    metadata = json.loads(written)
+    with damaged_record(f"of model {name}"):
+        metadata = read_json(written)
+        if not isinstance(metadata, dict) or "\0" in fingerprint or len(fingerprint) > _SHA256:
+            raise ValueError("no metadata, or no sha256")
     # every promotion records an origin, even if it is no registry
     foreign = "registered_model" not in metadata
     return LoadedModel(name, side, fingerprint, dims, size_bytes, metadata, loaded_at, foreign)
@@ -122,7 +128,8 @@ def note_from(row: tuple[Any, ...]) -> Note:
     """Return the note of a row."""
     name, kind, content, written_at, written_by = row
     at = written_at.replace(tzinfo=timezone.utc)
-    return Note(name, kind, json.loads(content), at, written_by)
+    with damaged_record(f"of the {kind} of {name}"):
+        return build(Note, vars(Note(name, kind, read_json(content), at, written_by)))
 
 
 def naive_now() -> datetime:

@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 
+from oml_mlflow.documents import damaged
 from oml_mlflow.errors import ConfigError, TargetError
 from oml_mlflow.flavor.package import PREFERRED_PROFILE
 from oml_mlflow.graph.profiles import Profile
@@ -24,7 +25,7 @@ from oml_mlflow.planning.plan import Plan
 from oml_mlflow.planning.records import Dependant
 from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.targets.embedded.connection import Connection
-from oml_mlflow.targets.embedded.database import make_file, private_log
+from oml_mlflow.targets.embedded.database import make_file, private_log, translated
 from oml_mlflow.targets.embedded.folder import MODELS_FOLDER, EmbeddedFolder
 from oml_mlflow.targets.embedded.models import EmbeddedModels
 from oml_mlflow.targets.embedded.schema import SCHEMA
@@ -92,8 +93,9 @@ class EmbeddedTarget(EmbeddedFolder):
 
         Raises:
             TargetLocked: If another process holds the database for longer than the timeout.
-            TargetError: If DuckDB refuses the statement, or the file of a model that it calls does
-                not hold its bytes.
+            TargetError: If DuckDB refuses the statement, a model that it calls can't embed a value,
+                a model's file does not hold its bytes, a macro hides a model, or a transaction is
+                begun and not ended.
         """
         with self.connect("a statement", untrusted=untrusted) as connection:
             return connection.execute(statement, parameters).fetchall()
@@ -113,6 +115,7 @@ class EmbeddedTarget(EmbeddedFolder):
             connection = Connection(raw, self)
             try:
                 yield connection
+                connection.refuse_open_transaction()
             finally:
                 connection.forget_functions()
 
@@ -122,7 +125,8 @@ class EmbeddedTarget(EmbeddedFolder):
     ) -> Iterator[EmbeddedSession]:
         """Hold the database open; `missing_ok` gives an empty one in memory. See `Target`."""
         if missing_ok and not create and not (self.folder / CATALOG).is_file():
-            with contextlib.closing(duckdb.connect(":memory:")) as raw:
+            nowhere = contextlib.closing(duckdb.connect(":memory:"))
+            with translated(self.folder / CATALOG), nowhere as raw:
                 raw.execute(SCHEMA)
                 yield EmbeddedSession(Connection(raw, self))
             return
@@ -185,15 +189,11 @@ class EmbeddedTarget(EmbeddedFolder):
                 yield connection
             return
         with self.alone(purpose):
-            try:
+            hint = "give another folder, or change its permissions."
+            with damaged(f"folder {self.folder} can't be made", TargetError, hint=hint):
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 (self.folder / MODELS_FOLDER).mkdir(mode=0o700, exist_ok=True)
                 make_file(self.folder / CATALOG)
-            except OSError as error:
-                raise TargetError(
-                    f"folder {self.folder} can't be made ({error.strerror}).",
-                    hint="give another folder, or change its permissions.",
-                ) from error
             with self.open_file(purpose) as connection, private_log(self.folder / CATALOG):
                 connection.execute(SCHEMA)
                 yield connection

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from datetime import datetime
 from typing import Any
 
+from oml_mlflow.documents import build, read_json
 from oml_mlflow.names import SIDES
-from oml_mlflow.planning.records import LedgerEntry, LiveState, Work
+from oml_mlflow.planning.records import LedgerEntry, LiveState, Work, damaged_record
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.connection import Database
 
@@ -51,9 +50,9 @@ def ledger_entry(row: tuple[Any, ...]) -> tuple[LedgerEntry, dict[str, int]]:
     # Oracle has no empty text but NULL
     known: dict[str, Any] = {c: value or "" for c, value in zip(columns, row, strict=True)}
     hashes = {side: known.pop(f"{side}_sha256") for side in SIDES}
-    sizes = {side: int(size) for side in SIDES if (size := known.pop(f"{side}_bytes"))}
-    known |= {number: int(known[number] or 0) for number in ("generation", "restores", "dims")}
-    known["fingerprints"] = {side: sha256 for side, sha256 in hashes.items() if sha256}
-    known["parity"] = json.loads(known["parity"] or "{}")
-    known["promoted_at"] = datetime.fromisoformat(known["promoted_at"])
-    return LedgerEntry(**known), sizes
+    with damaged_record(f"of {known['name']}, generation {known['generation']},"):
+        sizes = {side: int(size) for side in SIDES if (size := known.pop(f"{side}_bytes"))}
+        known |= {number: int(known[number] or 0) for number in ("generation", "restores", "dims")}
+        known["fingerprints"] = {side: sha256 for side, sha256 in hashes.items() if sha256}
+        known["parity"] = read_json(known["parity"] or "{}")
+        return build(LedgerEntry, known), sizes

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from oml_mlflow.documents import read_json
 from oml_mlflow.errors import ForeignModel, InputError, OmlMlflowError, TargetError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.names import IMG, model_name, slot_name
@@ -196,8 +197,9 @@ def model_from(name: str, size: Any, created: Any, comments: str | None) -> Load
 def _identity(comments: str | None) -> dict[str, Any] | None:
     """Return the content of a comment if it is ours and complete."""
     try:
-        found = json.loads(comments or "")
-    except ValueError:
+        found = read_json(comments or "")
+        datetime.fromisoformat(found["loaded_at"])
+    except (ValueError, TypeError, LookupError):
         return None
     wanted = {
         "oml_mlflow": int,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from oml_mlflow.documents import build, read_json
 from oml_mlflow.names import check_export_name
-from oml_mlflow.planning.records import Note, now, this_process
+from oml_mlflow.planning.records import Note, damaged_record, now, this_process
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.connection import Database
 
@@ -54,5 +55,6 @@ class OracleNotes:
 
 def note_from(name: str, kind: str, content: str, written_at: str, written_by: Any) -> Note:
     """Return the note of a row."""
-    at = datetime.fromisoformat(written_at)
-    return Note(name, kind, json.loads(content), at, written_by or "")
+    with damaged_record(f"of the {kind} of {name}"):
+        at = datetime.fromisoformat(written_at)
+        return build(Note, vars(Note(name, kind, read_json(content), at, written_by or "")))

@@ -101,10 +101,11 @@ class OracleTarget:
         if self._settings is not None:
             return self._settings.uri
         source = self._connection if self._connection is not None else self._pool
-        where = str(source.dsn or "").rpartition("@")[2]
+        with translated("using what was handed in", hint="hand in one that is open."):
+            user, where = str(source.username or ""), str(source.dsn or "").rpartition("@")[2]
         if where.startswith("("):
             where = " ".join(re.findall(r"\((?:HOST|PORT|SERVICE_NAME)=([^)]*)\)", where, re.I))
-        return f"{PREFIX}{quote(str(source.username or ''))}@{quote(where, safe='/:')}"
+        return f"{PREFIX}{quote(user)}@{quote(where, safe='/:')}"
 
     def __repr__(self) -> str:
         """Return its URI."""
@@ -261,13 +262,15 @@ class OracleTarget:
     def _prepared(self, connection: Any, purpose: str) -> Iterator[None]:
         """Set up a connection for a session; restore it afterwards if it is not ours."""
         is_ours = self._settings is not None
-        if not is_ours and connection.transaction_in_progress:
+        with translated(f"using a connection to {self.uri}", hint="hand in one that is open."):
+            is_busy = not is_ours and connection.transaction_in_progress
+            before = {name: getattr(connection, name) for name in _PUT_BACK}
+        if is_busy:
             raise ConfigError(
                 f"the connection to {self.uri} has a transaction in progress, which would be "
                 "committed: loading a model commits. Nothing was run.",
                 hint="commit or roll back first, or hand in another connection.",
             )
-        before = {name: getattr(connection, name) for name in _PUT_BACK}
         connection.inputtypehandler = connection.outputtypehandler = None
         connection.autocommit = False
         limit_calls(connection, self._call_timeout_s)
