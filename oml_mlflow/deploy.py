@@ -42,7 +42,7 @@ from oml_mlflow.flavor.scoring import PyfuncPair
 from oml_mlflow.names import check_export_name
 from oml_mlflow.planning.observed import Observed
 from oml_mlflow.planning.records import BINDING
-from oml_mlflow.registry import get_version
+from oml_mlflow.registry.versions import get_version
 
 if TYPE_CHECKING:
     from oml_mlflow.reconciler.status import Status

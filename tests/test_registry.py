@@ -25,7 +25,7 @@ from oml_mlflow.errors import (
     RegistryRefused,
 )
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.registry import get_version, register_alias
+from oml_mlflow.registry.versions import get_version, register_alias
 from oml_mlflow.targets import open_target
 
 FILE = """

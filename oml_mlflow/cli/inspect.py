@@ -128,9 +128,9 @@ def status(target: str | None, only_drift: bool, as_json: bool) -> None:
 
     Exits 75 if a target can't be reached, and with --drift 3 if there is any.
     """
-    from oml_mlflow.answering import shown_registry
     from oml_mlflow.cli.text import looking_code, show_pass_json, show_statuses
     from oml_mlflow.commands import operate
+    from oml_mlflow.registry.answering import shown_registry
 
     config = console.configuration()
     if only_drift:

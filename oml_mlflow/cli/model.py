@@ -87,11 +87,11 @@ def log(
         raise click.UsageError("--alias needs --register.")
     import mlflow
 
-    from oml_mlflow.answering import answering, started_run
     from oml_mlflow.flavor.evidence import exported_name
     from oml_mlflow.flavor.save import log_model
     from oml_mlflow.pair.pipeline_pair import PipelinePair
-    from oml_mlflow.registry import ModelVersion, register_alias
+    from oml_mlflow.registry.answering import answering, started_run
+    from oml_mlflow.registry.versions import ModelVersion, register_alias
 
     pair = PipelinePair.from_files(img, txt, source=source)
     if reason := pair.unverifiable:
@@ -127,7 +127,7 @@ def relog(model_uri: str, as_json: bool) -> None:
     """
     from oml_mlflow.commands.build import relog as run
     from oml_mlflow.flavor.manifest import UNANCHORED
-    from oml_mlflow.registry import get_version, is_anchored
+    from oml_mlflow.registry.versions import get_version, is_anchored
 
     source = get_version(model_uri)
     anchored = is_anchored(source)

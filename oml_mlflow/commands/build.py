@@ -19,7 +19,7 @@ from oml_mlflow.flavor.package import FLAVOR_NAME, read_package
 from oml_mlflow.flavor.save import EXACTNESS_TAG, facts_of, identity_tags, log_anchored, write_model
 from oml_mlflow.names import IMG
 from oml_mlflow.publish.description import without_block
-from oml_mlflow.registry import (
+from oml_mlflow.registry.versions import (
     CODE_FOLDER,
     ModelVersion,
     describe_version,

@@ -23,7 +23,7 @@ from oml_mlflow.promotion.candidate import checked_files
 from oml_mlflow.promotion.options import Options
 from oml_mlflow.promotion.run import Promotion, observe
 from oml_mlflow.promotion.target import Target
-from oml_mlflow.registry import ModelVersion, get_registered, get_version, identified
+from oml_mlflow.registry.versions import ModelVersion, get_registered, get_version, identified
 
 
 def promote(

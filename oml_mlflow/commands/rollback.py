@@ -21,7 +21,7 @@ from oml_mlflow.promotion.run import Promotion, made_meanwhile, observe
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler.loop import Pass, Reconciler
 from oml_mlflow.reconciler.status import PAUSED, PINNED, Status
-from oml_mlflow.registry import get_version, register_alias
+from oml_mlflow.registry.versions import get_version, register_alias
 
 
 def rollback(

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from mlflow.tracking.artifact_utils import _download_artifact_from_uri
 
-from oml_mlflow.answering import fetching
 from oml_mlflow.flavor.manifest import check_manifest
 from oml_mlflow.flavor.package import read_package
 from oml_mlflow.flavor.scoring import PyfuncPair
 from oml_mlflow.pair.embedder import PairEmbedder
-from oml_mlflow.registry import MANIFEST_TAG, locate
+from oml_mlflow.registry.answering import fetching
+from oml_mlflow.registry.versions import MANIFEST_TAG, locate
 
 
 def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
@@ -26,7 +26,7 @@ def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
         ``(n, dims)`` float32.
 
     Raises:
-        RegistryError: If it can't be fetched; see `oml_mlflow.answering`.
+        RegistryError: If it can't be fetched; see `oml_mlflow.registry.answering`.
         PackageError: If it is no pair, or its files, code included, are not those that the registry
             says were logged. Of a folder, and of a model of an early release, only the ONNX files
             are compared, with the MLmodel file.

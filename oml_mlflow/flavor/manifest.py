@@ -16,7 +16,7 @@ from oml_mlflow.documents import read_yaml
 from oml_mlflow.errors import PackageError
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.flavor.package import GOLDEN_FOLDER, PROFILES_FOLDER, SOURCE_FOLDER, read_package
-from oml_mlflow.registry import EVIDENCE_FOLDER, MANIFEST_TAG
+from oml_mlflow.registry.versions import EVIDENCE_FOLDER, MANIFEST_TAG
 
 UNANCHORED = "unanchored: the registry does not say what its files are"
 # written after logging: evidence of promotions, and MLflow's own file in a download

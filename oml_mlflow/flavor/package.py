@@ -64,15 +64,12 @@ class PackagedPair(PipelinePair):
 
     def probes(self) -> tuple[Probe, ...]:
         """Return the golden probes stored with the pair."""
-        with damaged("the package's golden probes are damaged", PackageError, hint=_LOG_AGAIN):
-            return read_probes(self.folder / GOLDEN_FOLDER)
+        return read_probes(self.folder / GOLDEN_FOLDER)
 
     def references(self, *, of_model: bool = False) -> References:
         """Return stored reference vectors: those of this profile's pair, or of the model."""
         kind = MODEL_REFERENCES if of_model else pair_references(self.profile)
-        what = f"the package's {kind} reference vectors are damaged"
-        with damaged(what, PackageError, hint=_LOG_AGAIN):
-            found = References.read(self.folder / GOLDEN_FOLDER, kind)
+        found = References.read(self.folder / GOLDEN_FOLDER, kind)
         if found is None:
             raise PackageError(
                 f"the package holds no {kind} reference vectors: "

@@ -30,7 +30,6 @@ from mlflow.utils.model_utils import (
 )
 
 from oml_mlflow._version import __version__
-from oml_mlflow.answering import answering
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.environment import index_requirements, write_environment
@@ -46,7 +45,8 @@ from oml_mlflow.flavor.package import (
 from oml_mlflow.graph.profiles import Profile, get_profile
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.pipeline_pair import PipelinePair
-from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG, ModelVersion, describe_version
+from oml_mlflow.registry.answering import answering
+from oml_mlflow.registry.versions import CODE_TAG, MANIFEST_TAG, ModelVersion, describe_version
 
 SIGNATURE = ModelSignature(
     inputs=Schema(
@@ -209,7 +209,7 @@ def log_model(
 
     Raises:
         MlflowException, ConfigError: See `save_model`.
-        RegistryError: See `oml_mlflow.answering`; it says what is left.
+        RegistryError: See `oml_mlflow.registry.answering`; it says what is left.
     """
     with tempfile.TemporaryDirectory() as scratch:
         pairs = for_profiles(pair, profiles, Path(scratch), on_event)

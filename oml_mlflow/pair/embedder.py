@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from oml_mlflow.deadline import within
+from oml_mlflow.documents import read_json
 from oml_mlflow.errors import InputError
 from oml_mlflow.graph.reach import reach_bytes, read_merges
 from oml_mlflow.graph.runtime import Ends, open_session, run
@@ -114,7 +114,7 @@ class PairEmbedder:
         """What the text pipeline says of itself, if it is one of ours."""
         properties = self._session(TXT).get_modelmeta().custom_metadata_map
         try:
-            found = json.loads(properties.get(PROPERTY, "{}"))
+            found = read_json(properties.get(PROPERTY, "{}"))
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}

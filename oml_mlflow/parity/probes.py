@@ -9,16 +9,18 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 
+from oml_mlflow.documents import damaged, read_json
 from oml_mlflow.errors import PackageError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.names import IMG, TXT
 
 # start of a JPEG's frame: SOF0 to SOF15 without DHT, JPG and DAC (ITU-T T.81, table B.1)
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+_LOG_AGAIN = "log the pair again."
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,11 @@ class References:
         path = folder / f"{name}.npz"
         if not path.is_file():
             return None
-        try:
+        what = f"{path.parent.name}/{path.name} of reference vectors is damaged"
+        with damaged(what, PackageError, hint=_LOG_AGAIN):
             with np.load(path, allow_pickle=False) as stored:
                 vectors = {key: stored[key] for key in stored.files}
-            runtime = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError, AttributeError, BadZipFile) as error:
-            raise PackageError(
-                f"{path} can't be read ({error}).", hint="log the pair again."
-            ) from error
-        return cls(vectors, runtime)
+            return cls(vectors, dict(read_json(folder / f"{name}.json")))
 
 
 class Embedder(Protocol):
@@ -112,13 +110,8 @@ def save_probes(folder: Path, probes: Iterable[Probe]) -> None:
 
 def read_probes(folder: Path) -> tuple[Probe, ...]:
     """Return probes written by `save_probes`."""
-    try:
-        entries = json.loads((folder / "probes.json").read_text(encoding="utf-8"))
-        return tuple(_parse(entries, folder.joinpath))
-    except (OSError, ValueError, KeyError) as error:
-        raise PackageError(
-            f"{folder} holds no readable golden probes.", hint="log the pair again."
-        ) from error
+    with damaged(f"{folder} holds no readable golden probes", PackageError, hint=_LOG_AGAIN):
+        return tuple(_parse(read_json(folder / "probes.json"), folder.joinpath))
 
 
 def unsafe_reason(probe: Probe) -> str:

@@ -77,7 +77,7 @@ class LedgerEntry:
         profile: Profile of the pair.
         promoted_by: User, host and process.
         registry: Which registry, and which model of that name there; see
-            `oml_mlflow.registry.Registered`. Empty if unknown.
+            `oml_mlflow.registry.versions.Registered`. Empty if unknown.
     """
 
     name: str

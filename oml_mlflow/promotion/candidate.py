@@ -22,7 +22,7 @@ from oml_mlflow.planning.geometry import key_vectors
 from oml_mlflow.planning.records import LoadedModel, now
 from oml_mlflow.promotion.capabilities import ask, choose_profile, pair_needs
 from oml_mlflow.promotion.target import Session, Target
-from oml_mlflow.registry import UNUSED, ModelVersion, local_files, logged_tags
+from oml_mlflow.registry.versions import UNUSED, ModelVersion, local_files, logged_tags
 
 _UNREGISTERED = ModelVersion("", "")
 

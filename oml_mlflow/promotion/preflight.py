@@ -19,7 +19,7 @@ from oml_mlflow.planning.records import ADOPT, LOADING, WHOLE, LoadedModel
 from oml_mlflow.promotion.candidate import checked_files, choose_candidate
 from oml_mlflow.promotion.capabilities import ask, next_command, pair_needs
 from oml_mlflow.promotion.target import Session, Target
-from oml_mlflow.registry import get_version
+from oml_mlflow.registry.versions import get_version
 
 _MIB = 2**20
 

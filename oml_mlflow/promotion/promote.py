@@ -38,7 +38,13 @@ from oml_mlflow.promotion.run import (
 )
 from oml_mlflow.promotion.target import Session, Target
 from oml_mlflow.promotion.verify import demand_vectors, refuse_unverifiable
-from oml_mlflow.registry import ModelVersion, get_version, identified, is_anchored, tag_version
+from oml_mlflow.registry.versions import (
+    ModelVersion,
+    get_version,
+    identified,
+    is_anchored,
+    tag_version,
+)
 
 VERIFICATION_TAG = "oml.verification"
 

@@ -31,7 +31,7 @@ from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.promotion.candidate import Candidate, checked_files, registered
 from oml_mlflow.promotion.run import observe
 from oml_mlflow.promotion.target import Session, Target
-from oml_mlflow.registry import MANIFEST_TAG, UNUSED, get_version, local_files, logged_tags
+from oml_mlflow.registry.versions import MANIFEST_TAG, UNUSED, get_version, local_files, logged_tags
 
 _WHERE_IT_IS = "The whole table is in the error's details; promote with --html FILE writes it."
 

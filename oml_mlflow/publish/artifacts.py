@@ -13,7 +13,7 @@ from mlflow.entities import LifecycleStage
 from oml_mlflow.parity.page import to_html
 from oml_mlflow.parity.plot import write_plot
 from oml_mlflow.parity.report import ParityReport
-from oml_mlflow.registry import ModelVersion, find, get_version, originals
+from oml_mlflow.registry.versions import ModelVersion, find, get_version, originals
 
 
 def log_parity(

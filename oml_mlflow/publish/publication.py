@@ -12,7 +12,7 @@ from oml_mlflow.names import IMG, TXT
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.records import UNVERIFIED, LedgerEntry, now
 from oml_mlflow.publish.description import FAILED, LIVE, SUPERSEDED, Row
-from oml_mlflow.registry import EVIDENCE_FOLDER
+from oml_mlflow.registry.versions import EVIDENCE_FOLDER
 
 TAG_PREFIX = "oml.target."
 _UNUSUAL = re.compile(r"[^\w.-]+")

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from oml_mlflow.answering import NOTHING_CHANGED, answering
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.records import now
 from oml_mlflow.publish.artifacts import log_parity
@@ -26,7 +25,8 @@ from oml_mlflow.publish.description import (
     update,
 )
 from oml_mlflow.publish.publication import TAG_PREFIX, Publication, tag_key, tag_value
-from oml_mlflow.registry import is_anchored, to_version
+from oml_mlflow.registry.answering import NOTHING_CHANGED, answering
+from oml_mlflow.registry.versions import is_anchored, to_version
 
 # the reconciler promotes into several targets at once, and all of them share one description
 _one_writer = threading.Lock()

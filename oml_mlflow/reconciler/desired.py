@@ -6,11 +6,11 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from oml_mlflow import registry
 from oml_mlflow.config.bindings import TAG, Binding
 from oml_mlflow.errors import OmlMlflowError, OtherRegistry
 from oml_mlflow.planning.observed import Survey
-from oml_mlflow.registry import BIND_TAG, Registered
+from oml_mlflow.registry import versions as registry
+from oml_mlflow.registry.versions import BIND_TAG, Registered
 
 _TAG_BINDING = re.compile(
     r"\s*(?P<alias>[\w-]+)\s*(?:->|→)\s*(?P<target>[\w.-]+)(?:\s+as\s+(?P<name>[\w$#]+))?\s*"

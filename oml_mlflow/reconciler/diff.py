@@ -37,7 +37,7 @@ from oml_mlflow.reconciler.status import (
     Change,
     Status,
 )
-from oml_mlflow.registry import PAUSE_TAG, Registered
+from oml_mlflow.registry.versions import PAUSE_TAG, Registered
 
 # (target, model, version) that was once live and verified there
 Proven = Collection[tuple[str, str, str]]

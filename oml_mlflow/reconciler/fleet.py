@@ -36,7 +36,7 @@ from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler.desired import Desired, demand_registry, read_desired
 from oml_mlflow.reconciler.diff import Diff, Proven, compare, tried
 from oml_mlflow.reconciler.status import UNBOUND, Change, Status
-from oml_mlflow.registry import ModelVersion, get_version
+from oml_mlflow.registry.versions import ModelVersion, get_version
 from oml_mlflow.targets import open_target
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from oml_mlflow.flavor.manifest import UNANCHORED
 from oml_mlflow.planning.records import LedgerEntry, is_other_registry
 from oml_mlflow.reconciler.diff import Diff
 from oml_mlflow.reconciler.status import Status
-from oml_mlflow.registry import CODE_TAG, MANIFEST_TAG, find_version, logged_tags
+from oml_mlflow.registry.versions import CODE_TAG, MANIFEST_TAG, find_version, logged_tags
 
 # Versions carry our code: the release that fixes a fault, and the fault of all earlier ones.
 # Versions that do not name the release that logged them are older than 0.2.0.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from oml_mlflow.errors import SourceError, UnsupportedSource
 from oml_mlflow.source.links import refuse_links
+from oml_mlflow.source.reading import read_any_json, values_of
 
 # Source: sentence-transformers writes a list of modules, each in a folder of its own.
 MODULES, CLIP_MODULE = "modules.json", "0_CLIPModel"
@@ -36,18 +36,11 @@ def clip_folder(root: Path) -> Path:
 
 def _of_sentence_transformers(root: Path) -> Path:
     path = root / MODULES
-    try:
-        modules = [
-            (module["type"].rpartition(".")[2], module["path"])
-            for module in json.loads(path.read_text(encoding="utf-8"))
-        ]
+    listed = read_any_json(path, "the list of modules")
+    with values_of(path):
+        modules = [(module["type"].rpartition(".")[2], module["path"]) for module in listed]
         folder = root / next((name for kind, name in modules if kind == "CLIPModel"), "")
         inside = folder.resolve().is_relative_to(root.resolve()) and folder.is_dir()
-    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
-        raise SourceError(
-            f"{path} can't be read: {type(error).__name__}. Nothing was written.",
-            hint="fetch or save the model again, or give the folder that holds the CLIP model.",
-        ) from error
     kinds = [kind for kind, _ in modules]
     if {*kinds} - {"CLIPModel", "Normalize"} or folder == root:
         raise UnsupportedSource(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from oml_mlflow import documents
 from oml_mlflow.errors import SourceError
+
+_STATE, _HINT = "Nothing was written.", "fetch or save the model again."
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -17,37 +18,31 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     Raises:
         SourceError: If there is none, it can't be read, or it holds something else.
     """
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise SourceError(
-            f"{path.parent} holds no {path.name} ({what}). Nothing was written.",
+            f"{path.parent} holds no {path.name} ({what}). {_STATE}",
             hint="give a folder in the Hugging Face layout, as model.save_pretrained writes it.",
-        ) from None
-    except (OSError, RecursionError, ValueError) as error:
-        raise SourceError(
-            f"{path} ({what}) can't be read: {type(error).__name__}. Nothing was written.",
-            hint="fetch or save the model again.",
-        ) from error
-    if not isinstance(loaded, dict):
-        raise SourceError(
-            f"{path} ({what}) is no JSON object. Nothing was written.",
-            hint="fetch or save the model again.",
         )
-    return loaded
+    found = read_any_json(path, what)
+    if not isinstance(found, dict):
+        raise SourceError(f"{path} ({what}) is no JSON object. {_STATE}", hint=_HINT)
+    return found
 
 
-@contextlib.contextmanager
-def values_of(path: Path) -> Iterator[None]:
+def read_any_json(path: Path, what: str) -> Any:
+    """Return what a JSON file holds; see `read_json`."""
+    with documents.damaged(f"{path} ({what}) can't be read", SourceError, hint=_HINT, state=_STATE):
+        return documents.read_json(path)
+
+
+def values_of(path: Path) -> AbstractContextManager[None]:
     """Raise a SourceError that names the file for whatever a value of the wrong kind raises."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise SourceError(
-            f"{path} holds a value of the wrong kind ({type(error).__name__}: {error}). "
-            "Nothing was written.",
-            hint=f"correct {path.name}, or fetch or save the model again.",
-        ) from error
+    return documents.damaged(
+        f"{path} holds a value of the wrong kind",
+        SourceError,
+        hint=f"correct {path.name}, or fetch or save the model again.",
+        state=_STATE,
+    )
 
 
 def json_object(config: dict[str, Any], key: str) -> dict[str, Any]:

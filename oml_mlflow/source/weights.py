@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from abc import ABC, abstractmethod
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from oml_mlflow.errors import SourceError, UnsupportedSource
+from oml_mlflow.source.reading import read_json, values_of
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
@@ -180,16 +180,11 @@ def weight_files(folder: Path, name: str) -> list[Path]:
         return [folder / name]
     if not index.is_file():
         return []
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    listed = read_json(index, "the index of the weights")
+    with values_of(index):
+        names = sorted(set(listed["weight_map"].values()))
         inside = all(Path(shard).name == shard for shard in names)
         missing = [shard for shard in names if not (folder / shard).is_file()]
-    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        raise SourceError(
-            f"{index} (the index of the weights) can't be read: {type(error).__name__}. Nothing "
-            "was written.",
-            hint="fetch or save the model again.",
-        ) from error
     if not inside:
         raise SourceError(f"{index} names files outside its folder.", hint="don't trust it.")
     if missing:

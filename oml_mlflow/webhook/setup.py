@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import mlflow
 
-from oml_mlflow.answering import answering, shown_registry
 from oml_mlflow.errors import ConfigError, RegistryError, RegistryRefused
+from oml_mlflow.registry.answering import answering, shown_registry
 from oml_mlflow.secrets import Secret
 from oml_mlflow.webhook.receiver import EVENTS, PATH, TESTED
 

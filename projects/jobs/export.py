@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 import oml_mlflow
-from oml_mlflow.answering import started_run
 from oml_mlflow.cli import console
 from oml_mlflow.events import Listener
-from oml_mlflow.registry import ModelVersion, get_version, register_alias
+from oml_mlflow.registry.answering import started_run
+from oml_mlflow.registry.versions import ModelVersion, get_version, register_alias
 
 DEMO = Path(__file__).resolve().parents[1] / "demo_model" / "demo"
 

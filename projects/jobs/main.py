@@ -12,11 +12,11 @@ from export import export_and_log
 from grid import result_grid
 
 from oml_mlflow import open_target, promote
-from oml_mlflow.answering import answering, started_run
 from oml_mlflow.cli import console
 from oml_mlflow.commands.data import columns
 from oml_mlflow.commands.operate import verify_bytes
 from oml_mlflow.names import IMG
+from oml_mlflow.registry.answering import answering, started_run
 
 if TYPE_CHECKING:
     from oml_mlflow.promotion.verify import Trace

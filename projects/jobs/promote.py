@@ -8,9 +8,9 @@ import click
 import mlflow
 from record import configured, recorded_apply
 
-from oml_mlflow.answering import answering, started_run
 from oml_mlflow.cli import console
-from oml_mlflow.registry import get_version, register_alias
+from oml_mlflow.registry.answering import answering, started_run
+from oml_mlflow.registry.versions import get_version, register_alias
 
 
 @click.command()

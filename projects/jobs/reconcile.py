@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 from record import configured, log_pass, recorded_apply
 
-from oml_mlflow.answering import started_run
 from oml_mlflow.cli import console
 from oml_mlflow.commands import operate
 from oml_mlflow.commands.operate import Options
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import OmlMlflowError
+from oml_mlflow.registry.answering import started_run
 
 if TYPE_CHECKING:
     from oml_mlflow.reconciler.loop import Pass

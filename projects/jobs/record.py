@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import mlflow
 
-from oml_mlflow.answering import answering
 from oml_mlflow.cli import console
 from oml_mlflow.cli.text import exit_code, outcome_line, show_statuses
 from oml_mlflow.commands import operate
 from oml_mlflow.commands.operate import DEFAULTS, Options
 from oml_mlflow.config.file import Config, load_config
+from oml_mlflow.registry.answering import answering
 
 if TYPE_CHECKING:
     from oml_mlflow.reconciler.loop import Pass

@@ -10,8 +10,8 @@ import mlflow
 from grid import result_grid
 
 from oml_mlflow import open_target
-from oml_mlflow.answering import answering, started_run
 from oml_mlflow.cli import console
+from oml_mlflow.registry.answering import answering, started_run
 
 
 @click.command()

@@ -19,7 +19,7 @@ from oml_mlflow.errors import PackageError
 from oml_mlflow.flavor.save import SIGNATURE
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.promotion.verify import trace_bytes, verify
-from oml_mlflow.registry import MANIFEST_TAG
+from oml_mlflow.registry.versions import MANIFEST_TAG
 from oml_mlflow.targets import open_target
 
 Pairs = tuple[PipelinePair, ...]

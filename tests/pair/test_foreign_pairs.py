@@ -32,7 +32,7 @@ from oml_mlflow.graph.runtime import Ends
 from oml_mlflow.pair.pictures import picture_pixels
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.promotion.verify import verify
-from oml_mlflow.registry import fetch_version, get_version
+from oml_mlflow.registry.versions import fetch_version, get_version
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 PICTURES = [probe.value for probe in golden_probes() if probe.side == "img"]

@@ -61,7 +61,7 @@ def test_one_error_page_does_not_stop_a_promotion(
     done = promote("models:/clip/1", EmbeddedTarget(tmp_path / "database"))
     assert (done.entry.version, done.report.ok) == ("1", True)
     assert asked(store, file) == 2
-    [record] = [r for r in caplog.records if r.name == "oml_mlflow.registry"]
+    [record] = [r for r in caplog.records if r.name == "oml_mlflow.registry.versions"]
     assert "models:/clip/1 is downloaded again" in record.getMessage()
 
 

@@ -12,7 +12,7 @@ from registry_copies import copy_store, log_versions, using
 from oml_mlflow import PipelinePair, promote
 from oml_mlflow.errors import ApplyError, InvalidName, PackageError, ParityError, RegistryError
 from oml_mlflow.promotion.verify import trace_bytes, verify
-from oml_mlflow.registry import fetch_version, get_version, register_alias
+from oml_mlflow.registry.versions import fetch_version, get_version, register_alias
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 

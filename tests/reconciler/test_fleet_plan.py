@@ -38,7 +38,7 @@ from oml_mlflow.reconciler.status import (
     UNREACHABLE,
     Change,
 )
-from oml_mlflow.registry import BIND_TAG, Registered
+from oml_mlflow.registry.versions import BIND_TAG, Registered
 
 TARGETS, MODELS, ALIASES, NAMES = ("dev", "test", "live"), ("a", "b"), ("x", "y"), ("N", "M")
 VERSIONS = ("1", "2", "3")

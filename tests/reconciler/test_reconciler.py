@@ -29,7 +29,7 @@ from oml_mlflow.promotion.hooks import HookContext, Hooks
 from oml_mlflow.promotion.options import Options
 from oml_mlflow.promotion.run import observe
 from oml_mlflow.reconciler.loop import Reconciler
-from oml_mlflow.registry import registry_id
+from oml_mlflow.registry.versions import registry_id
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The MLflow model registry: versions and aliases. Never touches a target.
 
-Everything here raises what `oml_mlflow.answering` says where the registry does not do it.
+Everything here raises what `oml_mlflow.registry.answering` says where the registry does not do it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.artifact.runs_artifact_repo import RunsArtifactRepository
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
-from oml_mlflow.answering import answering, fetching, shown_registry
 from oml_mlflow.errors import PackageError, RegistryError
+from oml_mlflow.registry.answering import answering, fetching, shown_registry
 
 _log = logging.getLogger(__name__)
 _DEFAULT_EXPERIMENT = "0"

@@ -1,0 +1,1 @@
+"""The MLflow model registry: its versions and aliases, and what keeps it from answering."""
