@@ -1,1 +1,1 @@
-from in_process import run  # noqa: F401 -- for pytest
+from in_process import call, run  # noqa: F401 -- for pytest

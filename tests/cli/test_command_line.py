@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
-from in_process import Run
+from in_process import Call
 
 from oml_mlflow.cli.main import cli
 
@@ -25,7 +25,7 @@ def process(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_from_a_folder_to_a_searchable_model(
-    mlflow_store: Path, tiny_folder: Path, run: Run
+    mlflow_store: Path, tiny_folder: Path, call: Call
 ) -> None:
     done = process("export", tiny_folder, "clip", "--output-dir", "pairs")
     assert "verify model references: 39 probes" in done.stderr
@@ -37,29 +37,35 @@ def test_from_a_folder_to_a_searchable_model(
     promoted = json.loads(process("promote", "models:/clip@prod", *target, "--json").stdout)
     assert (promoted["format_version"], promoted["changed"]) == (1, True)
     assert promoted["generation"] == 1
-    again = run("promote", "models:/clip@prod", *target)
-    assert "was already clip version 1 (generation 1)" in again
+    again = call("promote", "models:/clip@prod", *target)
+    assert "was already clip version 1 (generation 1)" in again.stdout
 
-    traces = json.loads(run("verify", "clip", *files, "--bytes", *target, "--json"))
+    traces = json.loads(call("verify", "clip", *files, "--bytes", *target, "--json").stdout)
     assert traces["equal"]
     assert len(traces["bytes"]) == 6
     assert len({trace["sha256"] for trace in traces["bytes"]}) == 2
 
-    verified = json.loads(run("verify", "clip", *target, "--json"))
+    verified = json.loads(call("verify", "clip", *target, "--json").stdout)
     assert verified["ok"]
     assert len(verified["probes"]) == 35  # 24 golden ones, 11 of the model
-    listed = json.loads(run("models", *target, "--json"))
+    listed = json.loads(call("models", *target, "--json").stdout)
     assert [model["name"] for model in listed["models"]] == ["CLIP_IMG", "CLIP_TXT"]
-    assert "generation" in run("models", *target)
-    found = json.loads(run("sql", "SELECT len(clip_txt('a cat')) AS n", *target, "--json"))
+    assert "generation" in call("models", *target).stdout
+    found = json.loads(call("sql", "SELECT len(clip_txt('a cat')) AS n", *target, "--json").stdout)
     assert found["rows"] == [[16]]
 
-    with Path(files[0]).open("ab") as file:
+
+def test_differing_bytes_exit_3(mlflow_store: Path, tiny_folder: Path, call: Call) -> None:
+    call("export", tiny_folder, "clip", "--no-validate")
+    call("log", "clip_img.onnx", "clip_txt.onnx", "--register", "clip")
+    call("promote", "models:/clip/1")
+    with Path("clip_img.onnx").open("ab") as file:
         file.write(b"\0")
-    assert "DIFFERS" in run("verify", "clip", files[0], "--bytes", *target, code=3)
+    done = call("verify", "clip", "clip_img.onnx", "--bytes", code=3)
+    assert "DIFFERS" in done.stdout
     stored = max(Path("database/models").glob("*.onnx"), key=lambda p: p.stat().st_size)
     stored.write_bytes(stored.read_bytes()[:-1])
-    assert "was altered: its file" in run("verify", "clip", *target, code=3)
+    assert "was altered: its file" in call("verify", "clip", code=3).stderr
 
 
 @pytest.mark.parametrize(
@@ -77,23 +83,19 @@ def test_from_a_folder_to_a_searchable_model(
     ],
 )
 def test_errors_have_codes_next_steps_and_no_secrets(
-    mlflow_store: Path,
-    run: Run,
-    arguments: tuple[str, ...],
-    code: int,
-    message: str,
+    mlflow_store: Path, call: Call, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    said = run(*arguments, code=code)
-    # nothing stands on stdout, which programs read
-    assert said.splitlines()[0].lower().startswith(("error", "usage"))
-    assert message in said
-    assert "tiger" not in said
+    done = call(*arguments, code=code)
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert "tiger" not in done.stderr
     if code == 1:
-        assert "Next: " in said
+        assert "Next: " in done.stderr
 
 
-def test_wrong_sql_is_an_error_not_a_traceback(mlflow_store: Path, run: Run) -> None:
-    assert "no_such_function" in run("sql", "SELECT no_such_function()", code=1)
+def test_wrong_sql_is_an_error_not_a_traceback(mlflow_store: Path, call: Call) -> None:
+    done = call("sql", "SELECT no_such_function()", code=1)
+    assert "no_such_function" in done.stderr
 
 
 def commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:

@@ -392,5 +392,9 @@ def test_interrupted_at_every_statement(
 ) -> None:
     prepare, follow = STAGES[name]
     with running(monkeypatch, grants_follow_rename=follow) as oracle:
-        drill = drill_all(prepare(oracle, versions, tmp_path), f"{name}, Oracle", None)
-    assert drill.killed > 1.9 * drill.steps
+        stage = prepare(oracle, versions, tmp_path)
+        drill = drill_all(stage, f"{name}, Oracle", None)
+    # only looks at tables that are not there yet fail, and so have no moment after them
+    failed = [step.text for step in stage.steps if step.index not in stage.ended]
+    assert all(text.lstrip().upper().startswith("SELECT") for text in failed), failed
+    assert drill.killed >= 2 * drill.steps - len(failed)
