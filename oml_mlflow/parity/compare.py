@@ -45,7 +45,8 @@ def compare(
 
     Returns:
         A row for every probe. A vector that is missing, all zero, of other dims, not finite or
-        not of unit length is an error, never within a limit.
+        not of unit length is an error, never within a limit; one not of unit length fails, too,
+        where its class only warns.
     """
     rows, chosen = [], limits or {}
     for probe in probes:
@@ -84,7 +85,8 @@ def _difference(
     elif not got.any():  # it has no cosine
         error = "all zero"
     elif not abs((length := float(np.linalg.norm(got))) - 1) <= UNIT_TOLERANCE:
-        error = f"length {length:.4g}, wanted 1"
+        # whatever its class: a distance between such vectors means something else
+        error, level = f"length {length:.4g}, wanted 1", MUST
     figures = (float("inf"), -1.0)
     if not error and got is not None and wanted is not None:
         a, b = got.astype(np.float64), wanted.astype(np.float64)

@@ -19,9 +19,8 @@ from oml_mlflow.source.description import BICUBIC, BILINEAR, NEAREST, ImagePrepa
 
 TOKENS, PIXELS, ENCODER, LENGTH = "token ids", "prepared pixels", "encoder", "normalisation"
 # Levels that a value may differ by, and how many of a picture's values may. Measured against Pillow
-# with some 40 sizes: bicubic 1 level, once 2, on up to 0.18 % of the values; bilinear, where ties
-# are frequent, up to 2 levels on up to 9.7 %.
-_PIXEL_LIMITS = {NEAREST: (0, 0.0), BILINEAR: (2, 0.1), BICUBIC: (2, 0.003)}
+# with some 40 sizes: bicubic 1 level, once 2, on up to 0.18 % of the values; the others are exact.
+_PIXEL_LIMITS = {NEAREST: (0, 0.0), BILINEAR: (0, 0.0), BICUBIC: (2, 0.003)}
 # whatever the size of a picture: three pixels with all their channels
 _FEW_VALUES = 9
 # float32 keeps a level to less than 1e-4

@@ -236,7 +236,7 @@ def _check_weights(source: Source, image_px: int) -> None:
                 hint="correct config.json.",
             )
     rows = weights.shape("text_model.embeddings.token_embedding.weight")[0]
-    highest = max(*source.vocabulary.ids.values(), *source.vocabulary.added.values())
+    highest = max([*source.vocabulary.ids.values(), *source.vocabulary.added.values()])
     if highest >= rows:
         raise SourceError(
             f"{source.folder}: the tokenizer has ids up to {highest}, "

@@ -17,7 +17,7 @@ from oml_mlflow.flavor.evidence import gather_evidence
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.parity.compare import compare
 from oml_mlflow.parity.model_probes import model_probes
-from oml_mlflow.parity.policy import CLASSES, Limits
+from oml_mlflow.parity.policy import CLASSES, FAILED, OK, Limits, ParityPolicy
 from oml_mlflow.parity.probes import (
     Probe,
     References,
@@ -170,8 +170,12 @@ UNIT = np.full(64, 0.125, np.float32)
 def test_a_vector_that_is_not_of_unit_length_is_never_verified(
     vector: np.ndarray, error: str
 ) -> None:
-    """However wide the limits of a target are."""
+    """However wide the limits of a target are, and where its class only warns."""
     probe = golden_probes()[0]
     wide = {probe.category: Limits(1.0, 0.0)}
-    report = compare("Any", [probe], {probe.id: vector}, {probe.id: UNIT}, wide)
-    assert (report.ok, report.worst.error) == (not error, error)
+    tolerant = ParityPolicy(frozenset({probe.category}))
+    for policy in (None, tolerant):
+        report = compare(
+            "Any", [probe], {probe.id: vector}, {probe.id: UNIT}, wide, policy=policy
+        )
+        assert (report.worst.state, report.worst.error) == (FAILED if error else OK, error)
