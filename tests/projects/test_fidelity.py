@@ -143,12 +143,22 @@ def test_oracle_text_expression() -> None:
 
 def test_the_sql_expression_takes_out_what_ends_the_process(fidelity: SimpleNamespace) -> None:
     texts = ["a\ncat", "cat <|endoftext|>", "cat \t<|StartOfText|>", "a\0b", "we 's"]
+    texts += [
+        "a \x1f<|endoftext|>",
+        "!\x1c \x1d\n\x1e<|startoftext|>b",
+        "\x1f<|endoftext|>",
+        "a \x1fb",
+    ]
     assert list(fidelity.texts.sql_texts(texts).values()) == [
         "a cat",
         "cat<|endoftext|>",
         "cat <| StartOfText|> ",
         "ab",
         "we's",
+        "a<|endoftext|>",
+        "!\x1c<|startoftext|>b",
+        "\x1f<|endoftext|>",
+        "a \x1fb",
     ]
 
 
