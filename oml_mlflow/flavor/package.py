@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,12 +169,15 @@ def _packaged(root: Path, section: _Section, profile: str | None) -> PackagedPai
 def _refuse_links(root: Path) -> None:
     """Raise PackageError if a link in the package leads out of it."""
     inside = root.resolve()
-    for path in root.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):
-            raise PackageError(
-                f"link {path.relative_to(root)} leaves the package. Nothing was loaded.",
-                hint="don't trust it.",
-            )
+    # not rglob, which takes ten times as long: each look at a package does this
+    for folder, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            path = os.path.join(folder, name)
+            if os.path.islink(path) and not Path(path).resolve().is_relative_to(inside):
+                raise PackageError(
+                    f"link {os.path.relpath(path, root)} leaves the package. Nothing was loaded.",
+                    hint="don't trust it.",
+                )
 
 
 def _inside(root: Path, relative: str) -> Path:
