@@ -66,7 +66,7 @@ class References:
         path = folder / f"{name}.npz"
         if not path.is_file():
             return None
-        what = f"{path.parent.name}/{path.name} of reference vectors is damaged"
+        what = f"{path.parent.name}/{path.name} (reference vectors) can't be read"
         with damaged(what, PackageError, hint=_LOG_AGAIN):
             with np.load(path, allow_pickle=False) as stored:
                 vectors = {key: stored[key] for key in stored.files}

@@ -131,7 +131,7 @@ def _check_class(settings: _Settings, model: _Settings) -> None:
             raise model.refusal("auto_map", f"leave it out: {_REFUSED['auto_map']}")
     if not isinstance(name, str | None) or (name or _CLASS) not in _CLASSES:
         raise UnsupportedSource(
-            f"{settings.path}: image processor {reprlib.repr(name)} is not supported. "
+            f"{settings.path}: image processor {str(name)[:80]} is not supported. "
             "Nothing was written.",
             hint=f"supported is {_CLASS}; another class prepares pictures in its own way.",
         )

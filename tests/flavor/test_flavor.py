@@ -19,6 +19,7 @@ import oml_mlflow
 from oml_mlflow import PipelinePair
 from oml_mlflow.errors import ConfigError, IncompatiblePackage, PackageError
 from oml_mlflow.files import fingerprint_file
+from oml_mlflow.names import SIDES
 from oml_mlflow.parity.probes import golden_probes
 
 PICTURES = [probe.value for probe in golden_probes() if probe.side == "img"]
@@ -206,12 +207,15 @@ def test_changed_bytes_are_refused(saved: Path, tmp_path: Path) -> None:
         oml_mlflow.load_model(str(copy))
 
 
+OUTSIDE = {"path": "../x", "sha256": "0" * 64}
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         ({"format_version": 2}, IncompatiblePackage, "format_version 2.*Nothing was .*upgrade oml"),
         ({"format_version": "2"}, PackageError, "damaged .*format_version '2'"),
-        ({"profiles": {"p": {"img": {"path": "../x"}}}}, PackageError, "leaves the package"),
+        ({"profiles": {"p": dict.fromkeys(SIDES, OUTSIDE)}}, PackageError, "leaves the package"),
     ],
 )
 def test_other_formats_and_paths_outside_are_refused(

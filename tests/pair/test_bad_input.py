@@ -200,14 +200,14 @@ DAMAGES: dict[str, Damage] = {
     "Lanczos": (
         change(PREPROCESSOR, resample=1),
         UnsupportedSource,
-        "filter 1 has no counterpart",
+        "resample 1 is not supported",
         "3 (bicubic)",
     ),
     "crop without height": (
         change(PREPROCESSOR, crop_size={"width": 32}),
-        SourceError,
-        PREPROCESSOR,
-        PREPROCESSOR,
+        UnsupportedSource,
+        f"{PREPROCESSOR}: crop_size {{'width': 32}}",
+        "give height and width",
     ),
     "longest edge": (
         change(PREPROCESSOR, size={"longest_edge": 32}),
@@ -430,8 +430,10 @@ INTERRUPTED = textwrap.dedent(
     import onnxruntime, onnxruntime_extensions, torch, transformers
     import oml_mlflow.pair.reference
     from oml_mlflow.oml4py import ONNXPipeline
+    from oml_mlflow.source.model import open_source
 
     folder, root, cases = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    open_source(folder)  # the tokenizer is kept, and read once for all
 
     def export(out, number, item, point):
         seen = 0

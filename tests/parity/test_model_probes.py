@@ -175,7 +175,5 @@ def test_a_vector_that_is_not_of_unit_length_is_never_verified(
     wide = {probe.category: Limits(1.0, 0.0)}
     tolerant = ParityPolicy(frozenset({probe.category}))
     for policy in (None, tolerant):
-        report = compare(
-            "Any", [probe], {probe.id: vector}, {probe.id: UNIT}, wide, policy=policy
-        )
+        report = compare("Any", [probe], {probe.id: vector}, {probe.id: UNIT}, wide, policy=policy)
         assert (report.worst.state, report.worst.error) == (FAILED if error else OK, error)

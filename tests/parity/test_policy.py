@@ -45,12 +45,18 @@ def unit_vectors(dims: int = 16) -> dict[str, np.ndarray]:
 def report(
     off: dict[str, float] | None = None, policy: ParityPolicy = DEFAULT, **given: Any
 ) -> ParityReport:
-    """Return a report in which an element of each probe of a class is off by so much."""
+    """Return a report in which an element of each probe of a class is off by so much.
+
+    The vectors stay of unit length.
+    """
     references = unit_vectors()
     vectors = {key: vector.copy() for key, vector in references.items()}
     limits = {p.category: policy.limits("float32", 16) for p in PROBES}
     for probe in PROBES:
-        vectors[probe.id][0] += (off or {}).get(probe.category, 0.0)
+        vector = vectors[probe.id]
+        before = vector[0]
+        vector[0] += (off or {}).get(probe.category, 0.0)
+        vector[1:] *= np.sqrt((1 - vector[0] ** 2) / (1 - before**2))
     for missing in given.get("errors") or {}:
         del vectors[missing]
     return compare("title", PROBES, vectors, references, limits, policy=policy, **given)

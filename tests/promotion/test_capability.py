@@ -116,7 +116,7 @@ def test_an_operator_of_unknown_form_is_not_asked_for(
 def test_probe_models_are_small_and_keep_the_rules(capability: Capability, tmp_path: Path) -> None:
     probe = probe_model(capability)
     assert probe is not None
-    assert len(probe.data) < 8_000
+    assert len(probe.data) < 12_000  # the symbols of all bytes are in a vocabulary
     (tmp_path / "probe.onnx").write_bytes(probe.data)
     findings = check_file(tmp_path / "probe.onnx", get_profile("oracle-23.7"), name="OML_PROBE_1")
     if "Json" not in capability.operator and "Regex" not in capability.operator:

@@ -10,7 +10,14 @@ from fleets import unanchor
 from registry_copies import copy_store, log_versions, using
 
 from oml_mlflow import PipelinePair, promote
-from oml_mlflow.errors import ApplyError, InvalidName, PackageError, ParityError, RegistryError
+from oml_mlflow.errors import (
+    ApplyError,
+    InvalidName,
+    PackageError,
+    ParityError,
+    RegistryError,
+    TargetError,
+)
 from oml_mlflow.promotion.verify import trace_bytes, verify
 from oml_mlflow.registry.versions import fetch_version, get_version, register_alias
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
@@ -136,16 +143,27 @@ def test_an_interrupted_promotion_leaves_the_old_pair_live(
     assert again.entry.generation == 2
 
 
+@pytest.mark.parametrize(
+    ("cause", "error", "state"),
+    [
+        (OSError(28, "No space left on device"), TargetError, "What is live is as it was"),
+        (RuntimeError("No space left in a listener"), ApplyError, "The live pair is as it was"),
+    ],
+)
 def test_a_step_that_fails_is_reported_with_the_state_that_was_left(
-    versions: tuple[PipelinePair, PipelinePair], target: EmbeddedTarget
+    versions: tuple[PipelinePair, PipelinePair],
+    target: EmbeddedTarget,
+    cause: Exception,
+    error: type[Exception],
+    state: str,
 ) -> None:
     promote("models:/clip/1", target)
     before = live(target)
 
     def fail(event: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise cause
 
-    with pytest.raises(ApplyError, match=r"No space left.* The live pair is as it was"):
+    with pytest.raises(error, match=f"No space left.* {state}"):
         promote("models:/clip/2", target, accept_new_geometry=True, on_event=fail)
     assert live(target) == before
 

@@ -61,7 +61,8 @@ def entry(version: str, generation: int, **changes: object) -> LedgerEntry:
 def report(off: str = "") -> ParityReport:
     """Return a comparison of all golden probes; one class is far off, if named."""
     rng = np.random.default_rng(0)
-    wanted = {p.id: rng.normal(size=16).astype(np.float32) for p in golden_probes()}
+    drawn = {p.id: rng.normal(size=16).astype(np.float32) for p in golden_probes()}
+    wanted = {name: vector / np.linalg.norm(vector) for name, vector in drawn.items()}
     got = {p.id: wanted[p.id] + (0.1 if p.category == off else 1e-7) for p in golden_probes()}
     return compare("Database against references", golden_probes(), got, wanted)
 

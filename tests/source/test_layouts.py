@@ -85,12 +85,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], type[SourceError], str]] = {
     "no list": (
         lambda root: (root / "modules.json").write_text("3"),
         SourceError,
-        "modules.json can't be read: TypeError",
+        "modules.json holds a value of the wrong kind",
     ),
     "deep": (
         lambda root: (root / "modules.json").write_text("[" * 10**5),
         SourceError,
-        "modules.json can't be read: RecursionError",
+        r"modules.json \(the list of modules\) can't be read \(nested too deeply",
     ),
     "OpenCLIP": (open_clip, UnsupportedSource, "model of OpenCLIP .open_clip_config.json"),
 }

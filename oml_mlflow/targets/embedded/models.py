@@ -60,10 +60,15 @@ class EmbeddedModels:
             raise TargetError(
                 f"{model.name} is taken. Nothing was loaded.", hint="run `oml-mlflow models`."
             )
-        what, hint = f"{model.name}: {stored} can't be written", "move it away, or make room there."
-        with damaged(what, TargetError, hint=hint, state="What is live is as it was."):
+        try:
             if model.damage or find_damage(stored, model.fingerprint):
                 copy_whole(path, stored, model, on_event)
+        except OSError as error:
+            raise TargetError(
+                f"{model.name}: {stored} can't be written ({error.strerror}). What is live is as "
+                "it was.",
+                hint="move away what is there, or make room; then try again.",
+            ) from error
         if model.damage:
             return
         row = [model.name, model.side, model.fingerprint, model.dims, model.size_bytes]
