@@ -259,7 +259,11 @@ def _looked_up(vocabulary: Vocabulary) -> dict[str, int]:
     symbols = [symbol + end for end in ("", WORD_END) for symbol in BYTE_SYMBOLS]
     made = {*symbols, START_TOKEN, END_TOKEN, *map("".join, vocabulary.merges)}
     known = {token: number for token, number in vocabulary.ids.items() if token in made}
-    return {**dict.fromkeys(symbols, vocabulary.ids[END_TOKEN]), **known}
+    # no id may be missing: where the highest one is the number of tokens, operators write it beyond
+    # their table, and the process ends. White space is in no token that a text can have.
+    missing = set(range(max(known.values()))) - set(known.values())
+    fill = {f" {number}": number for number in sorted(missing)}
+    return {**dict.fromkeys(symbols, vocabulary.ids[END_TOKEN]), **fill, **known}
 
 
 def _digits_alone(ids: dict[str, int]) -> dict[str, int]:

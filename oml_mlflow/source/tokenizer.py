@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -240,12 +240,24 @@ def _vocabulary(description: dict[str, Any]) -> Vocabulary:
     tokens, model = description["added_tokens"], description["model"]
     return Vocabulary(
         model["vocab"],
-        # every digit is a word of its own to CLIP, and "2019" is one to an operator
-        tuple((a, b) for a, b in model.get("merges", ()) if not set("0123456789") & set(a + b)),
+        tuple(_carried_out(model.get("merges", ()))),
         0,
         tuple(sorted(token["content"] for token in tokens if token["normalized"])),
         {t["content"]: t["id"] for t in tokens if t["content"] not in _SPECIAL},
     )
+
+
+def _carried_out(merges: Iterable[Sequence[str]]) -> Iterator[tuple[str, str]]:
+    """Yield the merges that CLIP's tokenizer can come to carry out, in their order.
+
+    Every digit is a word of its own to CLIP, and "2019" is one to an operator. A part that is no
+    symbol, and that no merge makes, never comes up.
+    """
+    known = {symbol + end for symbol in BYTE_SYMBOLS for end in ("", WORD_END)}
+    for a, b in merges:
+        if {a, b} <= known and not set("0123456789") & set(a + b):
+            known.add(a + b)
+            yield a, b
 
 
 def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:

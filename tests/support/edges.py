@@ -271,10 +271,11 @@ def of_database(folder: Path, made: Path) -> dict[str, Edge]:
             target = EmbeddedTarget(folder)
             try:
                 target.survey()
-                target.sql("SELECT count(*) FROM kept")
             except Exception:
                 assert (folder / catalog).read_bytes() == written[catalog]
                 raise
+            # a log that DuckDB could do again is part of the file now
+            target.sql("SELECT count(*) FROM kept")
 
         return read, damaged_bytes(original[name])
 
