@@ -19,8 +19,9 @@ from oml_mlflow.source.description import BICUBIC, BILINEAR, NEAREST, ImagePrepa
 
 TOKENS, PIXELS, ENCODER, LENGTH = "token ids", "prepared pixels", "encoder", "normalisation"
 # Levels that a value may differ by, and how many of a picture's values may. Measured against Pillow
-# with some 40 sizes: bicubic 1 level, once 2, on up to 0.18 % of the values; the others are exact.
-_PIXEL_LIMITS = {NEAREST: (0, 0.0), BILINEAR: (0, 0.0), BICUBIC: (2, 0.003)}
+# with some 60 sizes: bicubic 1 level, once 2, on up to 0.56 % of the values, most on tall pictures
+# and large edges (another filter: above 4 %); the others are exact.
+_PIXEL_LIMITS = {NEAREST: (0, 0.0), BILINEAR: (0, 0.0), BICUBIC: (2, 0.01)}
 # whatever the size of a picture: three pixels with all their channels
 _FEW_VALUES = 9
 # float32 keeps a level to less than 1e-4

@@ -160,11 +160,16 @@ def _open_files(files: tuple[tuple[str, bytes], ...], class_name: str) -> _Opene
     loaded = json.loads(tokenizer.backend_tokenizer.to_str())
     held = json.loads(whole.to_str()) if whole else None
     vocabulary = _vocabulary(loaded)
-    found = chain(
+    # as it is in use: transformers 4.57 with an added_tokens.json does not do what its flags say
+    ids = vocabulary.ids | vocabulary.added
+    found_in = {t: tokenizer(t.upper())["input_ids"][1:-1] for t in vocabulary.any_case}
+    any_case = tuple(token for token, found in found_in.items() if ids.get(token) in found)
+    vocabulary = replace(vocabulary, any_case=any_case)
+    differences = chain(
         *(_differences_described(description) for description in (held, loaded) if description),
         _differences_in_use(tokenizer, vocabulary, whole, held and _vocabulary(held)),
     )
-    return _Opened(tokenizer, vocabulary, next(found, None))
+    return _Opened(tokenizer, vocabulary, next(differences, None))
 
 
 def _differences_in_use(

@@ -387,7 +387,8 @@ def test_values_on_many_sizes(resample: int, tmp_path: Path) -> None:
                 values = (values > 127) * np.uint8(255)
             picture = Image.fromarray(values)
             wanted = processor(picture)
-            limit = max(3, BICUBIC_SHARE * wanted.size) if resample == 3 else 0
+            # as the comparison of an export accepts: noise and black and white have more
+            limit = max(9, 0.01 * wanted.size) if resample == 3 else 0
             assert differing(wanted, graph(picture), preparation) <= limit, (size, px, shape)
 
 

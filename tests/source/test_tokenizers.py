@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,9 @@ from oml_mlflow.source.model import open_source
 from oml_mlflow.source.tokenizer import TOKENIZER_FILES, load_tokenizer, read_tokenizer
 
 MERGES = 1500
+IS_4 = version("transformers") < "5"
+# behind what looks like a special token, 4.57 goes on with punctuation, and pairs follow 5
+SPLIT = re.compile(r"<\|(?:start|end)oftext\|>(?=[^\w\s]|_)", re.IGNORECASE)
 FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
 PIECES = [*"abcxyz019`~^é漢ß²½'!?_<|>A ", "\n", "\u2009", "the", "cat", "2019", "İ", "e\u0301"]
 PIECES += [
@@ -398,7 +402,7 @@ def check(folder: Path, texts: list[str], operators: tuple[str, ...] = BOTH) -> 
     for operator in (*operators, operators[0]):
         path = written_head(vocabulary, operator, folder / "head.onnx")
         session = open_session(path)
-        for text in texts:
+        for text in (t for t in texts if not (IS_4 and SPLIT.search(t))):
             own = tokenizer(text, truncation=True, max_length=length)["input_ids"]
             prepared = prepare_text(text, any_case=any_case)
             ids = session.run(None, {"input": np.array([prepared], dtype=object)})[0]
@@ -437,6 +441,8 @@ UNREADABLE |= {"class without a fast form", "ignore_merges", "2 tokens"}
 UNREADABLE |= {"cased, class CLIPTokenizer"}
 OTHERS = [*(n for n, row in RIGHT.items() if not row[1]), *ADDED]
 OTHERS += [name for name in REFUSED if name not in UNREADABLE]
+if IS_4:  # it reads the published CLIP so, too
+    OTHERS.remove("saved by transformers 4")
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -547,8 +553,9 @@ def test_special_tokens_are_found_in_the_cases_that_the_folder_says(tmp_path: Pa
     }
     assert found[published] == (START,)
     assert found[both_in_any_case] == tuple(sorted((START, END)))
-    assert read_tokenizer(write(tmp_path / "a", adding("sks")), 77).any_case == ("sks",)
-    assert found[pieces] == (() if version("transformers") >= "5" else tuple(sorted((START, END))))
+    added = read_tokenizer(write(tmp_path / "a", adding("sks")), 77).any_case
+    assert added == (*found[pieces], "sks")
+    assert found[pieces] == (tuple(sorted((START, END))) if IS_4 else ())
 
 
 @pytest.mark.drill
