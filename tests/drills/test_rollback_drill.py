@@ -20,7 +20,8 @@ from servers import PROGRAM
 from oml_mlflow.config.file import load_config
 from oml_mlflow.webhook.signature import SECRET_ENV
 
-SHORT, LONG = 2, 50
+# a round takes half a minute
+SHORT, LONG = 1, 50
 FILE = """
 # as eager as deliveries could make it
 poll_s = 0.1
