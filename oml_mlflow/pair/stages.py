@@ -38,9 +38,8 @@ _HINTS = {
     TOKENS: "export it for profile onnxruntime, whose tokenizer is another operator.",
     PIXELS: "set its preparation (size, crop_size, resample) to CLIP's own.",
 }
-# transformers 4 drops transparency, which a pair puts on white as transformers 5 does, and takes a
-# single pixel's colours for its height
-_NOT_WITH_4 = ("own-transparent", "own-pixel")
+# transformers 4 takes a single pixel's colours for its height
+_NOT_WITH_4 = "own-pixel"
 
 
 def prove(pair: PipelinePair, source: Source, on_event: Listener = silent) -> Proof:
@@ -56,7 +55,7 @@ def prove(pair: PipelinePair, source: Source, on_event: Listener = silent) -> Pr
     heads, model = _heads(pair), ReferenceModel(source)
     probes = (*golden_probes(), *model_probes(source, model.added_tokens()))
     if int(version("transformers").split(".")[0]) < 5:
-        probes = tuple(probe for probe in probes if probe.id not in _NOT_WITH_4)
+        probes = tuple(probe for probe in probes if probe.id != _NOT_WITH_4)
     ours = embed_probes(pair.embedder(), probes, on_event, "pair")
     theirs = model.references(probes, on_event)
     prepared: dict[str, Both] = {IMG: {}, TXT: {}}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from oml_mlflow.names import IMG, TXT
 from oml_mlflow.parity.probes import Probe
-from oml_mlflow.source.description import END_TOKEN, START_TOKEN, Vocabulary
+from oml_mlflow.source.description import END_TOKEN, START_TOKEN, WORD_END, Vocabulary
 from oml_mlflow.source.model import Source
 
 _MOST_TOKENS, _MOST_WORDS = 5, 12
@@ -81,12 +81,12 @@ def model_probes(source: Source, added_tokens: Sequence[str] = ()) -> tuple[Prob
 
 def _oddities(vocabulary: Vocabulary) -> dict[str, str]:
     """Return words that CLIP's vocabulary has none of, and characters that this one lacks."""
-    words = sorted({(left + right).removesuffix("</w>") for left, right in vocabulary.merges})
+    words = sorted({(left + right).removesuffix(WORD_END) for left, right in vocabulary.merges})
     odd = [word for word in words if word.isascii() and not _PLAIN.fullmatch(word)]
     found = {
         "digit-merges": [word for word in odd if re.search("[0-9]", word)],
         "merges": [word for word in odd if not re.search("[0-9]", word)],
-        "symbols": [c for c in _CHARACTERS if not {c, f"{c}</w>"} <= vocabulary.ids.keys()],
+        "symbols": [c for c in _CHARACTERS if not {c, c + WORD_END} <= vocabulary.ids.keys()],
     }
     return {name: " ".join(parts[:_MOST_WORDS]) for name, parts in found.items() if parts}
 
