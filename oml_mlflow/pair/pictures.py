@@ -144,10 +144,10 @@ def in_work(
         finally:
             del values
             if pixels >= _TRIMMED_PIXELS:
-                _give_back()
+                give_back()
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Return freed memory to the system: glibc keeps up to 64 MB for every thread."""
     # other libraries have no such function, and no such habit
     with contextlib.suppress(AttributeError, OSError, TypeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +19,14 @@ from oml_mlflow.graph.runtime import Ends, runtime_versions
 from oml_mlflow.graph.text import INPUT_IDS
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.embedder import PairEmbedder
+from oml_mlflow.pair.pictures import give_back
 from oml_mlflow.pair.pipeline_pair import PipelinePair, Proof
-from oml_mlflow.pair.reference import ReferenceModel, exactness
+from oml_mlflow.pair.reference import (
+    ReferenceModel,
+    exactness,
+    import_reference,
+    reference_versions,
+)
 from oml_mlflow.parity.model_probes import model_probes
 from oml_mlflow.parity.probes import References, by_side, embed_probes, golden_probes
 from oml_mlflow.parity.report import ParityReport
@@ -33,6 +40,7 @@ from oml_mlflow.parity.stage import (
     compare_tokens,
 )
 from oml_mlflow.source.model import Source
+from oml_mlflow.source.tokenizer import load_tokenizer
 
 _HINTS = {
     TOKENS: "export it for profile onnxruntime, whose tokenizer is another operator.",
@@ -52,39 +60,52 @@ def prove(pair: PipelinePair, source: Source, on_event: Listener = silent) -> Pr
         PackageError: If this process can't run it.
         SourceError: See `ReferenceModel`.
     """
-    heads, model = _heads(pair), ReferenceModel(source)
-    probes = (*golden_probes(), *model_probes(source, model.added_tokens()))
+    heads, added = _heads(pair), load_tokenizer(source.folder).get_added_vocab()
+    probes = (
+        *golden_probes(),
+        *model_probes(source, sorted(added, key=lambda token: added[token])),
+    )
     if int(version("transformers").split(".")[0]) < 5:
         probes = tuple(probe for probe in probes if probe.id != _NOT_WITH_4)
-    ours = embed_probes(pair.embedder(), probes, on_event, "pair")
-    theirs = model.references(probes, on_event)
+    ours: dict[str, np.ndarray] = {}
+    with ThreadPoolExecutor(1) as aside:
+        # takes a core for as long as the pair's vectors take; what it raises, ReferenceModel raises
+        aside.submit(import_reference)
+        for side in SIDES:
+            # one after the other: ONNX Runtime holds a file twice while it opens it
+            ours |= embed_probes(pair.embedder(), by_side(probes, side), on_event, f"pair, {side}")
+            give_back()
+    # not before the pair's graphs are gone from memory
+    model = ReferenceModel(source)
     prepared: dict[str, Both] = {IMG: {}, TXT: {}}
-    alike: dict[str, Both] = {IMG: {}, TXT: {}}
-    limits: dict[str, float] = {}
-    precisions = read_precisions(pair.metadata)
     for probe in probes:
-        value, key, wanted = probe.value, probe.id, theirs.vectors[probe.id]
-        if isinstance(value, bytes):
-            both = heads.embed_image([value]), model.prepare(value)
-        else:
-            both = heads.embed_text([value]), np.array([model.token_ids(value)], np.int64)
-        prepared[probe.side][key] = both
-        limits[key] = encoder_limit(precisions[probe.side], pair.dims)
-        if np.array_equal(*both):
+        given = embed_probes(heads, [probe])[probe.id][None]
+        prepared[probe.side][probe.id] = given, model.prepared(probe)
+    inputs = {key: wanted for both in prepared.values() for key, (_, wanted) in both.items()}
+    theirs = References(model.embed_prepared(inputs, on_event), reference_versions())
+    precisions = read_precisions(pair.metadata)
+    limits = {probe.id: encoder_limit(precisions[probe.side], pair.dims) for probe in probes}
+    alike: dict[str, Both] = {IMG: {}, TXT: {}}
+    for probe in probes:
+        key, wanted = probe.id, theirs.vectors[probe.id]
+        given, right = prepared[probe.side][key]
+        is_near = probe.side == IMG and given.shape == right.shape
+        if np.array_equal(given, right):
             alike[probe.side][key] = ours[key], wanted
-        elif probe.side == IMG and both[0].shape == both[1].shape:
-            # the model's own vector of what the pair prepared; its stage accepts such a difference
-            moved = model.embed_pixels(both[0])[0]
-            alike[IMG][key] = ours[key], moved
+        elif is_near and np.abs(ours[key] - wanted).max() <= limits[key]:
+            alike[IMG][key] = ours[key], wanted
+        elif is_near:
+            # the model's own vector of what the pair prepared, whose stage accepts a level
+            alike[IMG][key] = ours[key], (moved := model.embed_pixels(given)[0])
             limits[key] += float(np.abs(moved - wanted).max())
     stages = [compare_tokens(prepared[TXT]), compare_pixels(prepared[IMG], source.preparation)]
     for side in SIDES:
         limit = encoder_limit(precisions[side], pair.dims)
         lengths = {probe.id: ours[probe.id] for probe in by_side(probes, side)}
         stages += [compare_encoder(side, alike[side], limit), compare_lengths(side, lengths)]
-    vectors = References(ours, runtime_versions())
-    report = exactness(golden_probes(), vectors, theirs, limits=limits)
-    return Proof(pair.fingerprints, probes, vectors, theirs, replace(report, stages=tuple(stages)))
+    mine = References(ours, runtime_versions())
+    report = exactness(golden_probes(), mine, theirs, limits=limits)
+    return Proof(pair.fingerprints, probes, mine, theirs, replace(report, stages=tuple(stages)))
 
 
 def demand_stages(report: ParityReport) -> None:

@@ -26,6 +26,7 @@ from oml_mlflow.source.description import (
     WORD_END,
     Vocabulary,
 )
+from oml_mlflow.source.importing import collection_paused
 from oml_mlflow.source.reading import read_json, values_of
 
 _WHOLE, _CONFIG, _PIECES = "tokenizer.json", "tokenizer_config.json", ("vocab.json", "merges.txt")
@@ -116,6 +117,7 @@ def _open(folder: Path) -> _Opened:
         ) from error
 
 
+@collection_paused()
 def _class_name(folder: Path) -> str:
     """Return the class that a folder names, if transformers has it, in a form that is fast."""
     paths = [folder / _CONFIG, folder / "config.json"]
@@ -143,6 +145,7 @@ def _class_name(folder: Path) -> str:
 
 
 @lru_cache(2)
+@collection_paused()
 def _open_files(files: tuple[tuple[str, bytes], ...], class_name: str) -> _Opened:
     """Return the tokenizer in files, each a name and its content."""
     from tokenizers import Tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from abc import ABC, abstractmethod
@@ -16,6 +17,8 @@ from oml_mlflow.source.reading import read_json, values_of
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
+# 64 MiB of float32
+_MAPPED_VALUES = 1 << 24
 # up to 2.5 torch.load(weights_only=True) could be made to run code: CVE-2025-32434
 _SAFE_TORCH = (2, 6)
 
@@ -67,6 +70,9 @@ class SafetensorsWeights(Checkpoint):
         from safetensors import SafetensorError, safe_open
 
         super().__init__(files)
+        self._opened: Any = None
+        self._opened_path: Path | None = None
+        self._mapped_values = 0
         self._found: dict[str, tuple[Path, tuple[int, ...]]] = {}
         for path in files:
             try:
@@ -84,9 +90,13 @@ class SafetensorsWeights(Checkpoint):
     def _tensor(self, name: str) -> Any:
         from safetensors import safe_open
 
-        # opened anew each time: pages of a file that stays mapped count as this process's memory
-        with safe_open(self._entry(name)[0], framework="pt") as opened:
-            return opened.get_tensor(self._stored(name, self._found))
+        path, shape = self._entry(name)
+        # opened anew now and then: pages of a file that stays mapped count as this process's memory
+        if path != self._opened_path or self._mapped_values > _MAPPED_VALUES:
+            self._opened, self._opened_path = safe_open(path, framework="pt"), path
+            self._mapped_values = 0
+        self._mapped_values += math.prod(shape)
+        return self._opened.get_tensor(self._stored(name, self._found))
 
     def _entry(self, name: str) -> tuple[Path, tuple[int, ...]]:
         return self._found[self._stored(name, self._found)]

@@ -427,13 +427,14 @@ def test_unsupported_function(function: MiningFunction | str) -> None:
 INTERRUPTED = textwrap.dedent(
     """
     import json, os, signal, sys
-    import onnxruntime, onnxruntime_extensions, torch, transformers
-    import oml_mlflow.pair.reference
+    import onnxruntime, onnxruntime_extensions
     from oml_mlflow.oml4py import ONNXPipeline
+    from oml_mlflow.pair.reference import import_reference
     from oml_mlflow.source.model import open_source
 
     folder, root, cases = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     open_source(folder)  # the tokenizer is kept, and read once for all
+    import_reference()
 
     def export(out, number, item, point):
         seen = 0
@@ -480,7 +481,7 @@ INTERRUPTED = textwrap.dedent(
 SIGNALS = {"interrupted": signal.SIGINT, "killed": signal.SIGKILL}
 POINTS = [
     (item, point)
-    for item in ("tiny_img.onnx", "tiny_txt.onnx", "pair", "model references")
+    for item in ("tiny_img.onnx", "tiny_txt.onnx", "pair, img", "pair, txt", "model references")
     for point in ("first", "middle", "last")
 ]
 LINKS = [("os.link", (event, call)) for call in (1, 2) for event in ("c_call", "c_return")]
