@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_set
     _cores = sorted(os.sched_getaffinity(0))[int(_worker.removeprefix("gw")) :: _workers]
     os.sched_setaffinity(0, _cores or os.sched_getaffinity(0))
 
+# The collector goes through torch, transformers and MLflow again and again, a tenth of the time of
+# tests that promote, and finds nothing in what stays: see `pytest_collection_finish`.
+if gc.isenabled():
+    gc.disable()
+
 import clip_folders
 import oracle_fixtures
 from live.options import pytest_addoption, pytest_report_header  # noqa: F401 -- for pytest
@@ -36,6 +42,12 @@ from oml_mlflow.source.model import open_source
 
 if TYPE_CHECKING:
     from registry_copies import Registry
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector run again, on what is made from now on."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

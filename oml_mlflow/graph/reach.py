@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from oml_mlflow.graph.protobuf import BYTES, fields, mapped
+from oml_mlflow.source.description import END_TOKEN, START_TOKEN, WORD_END
 
 # ModelProto.graph, GraphProto.node, NodeProto.attribute; AttributeProto.name and .s
 _TO_ATTRIBUTES, _NAME, _STRING = (7, 1, 5), 1, 4
-_WORD_END = "</w>"
-_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+_SPECIAL = (START_TOKEN, END_TOKEN)
 _SPECIAL_BYTES = max(map(len, _SPECIAL))
 # a cut also changes its own last character, and may fall into a special token or a contraction
 _AT_THE_CUT_BYTES = 32
@@ -68,12 +68,12 @@ def reach_bytes(merges: Sequence[tuple[str, str]], tokens: int) -> int | None:
         if max(made.get(left, -1), made.get(right, -1)) >= rank:
             return None
         if right not in starts:
-            whole = right.removesuffix(_WORD_END)
+            whole = right.removesuffix(WORD_END)
             prefixes = [whole[:n] for n in range(len(whole) + 1)]
             starts[right] = [prefix for prefix in prefixes if prefix in lost]
         behind = max([lost[start] for start in starts[right]])
         lost[left] = max(lost[left], len(left) + behind)
-    longest = max((len(token.removesuffix(_WORD_END)) for token in made), default=0)
+    longest = max((len(token.removesuffix(WORD_END)) for token in made), default=0)
     chain = max(lost.values())
     return tokens * max(longest, _SPECIAL_BYTES) + chain + _AT_THE_CUT_BYTES
 

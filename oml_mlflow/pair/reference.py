@@ -32,6 +32,11 @@ def reference_versions() -> dict[str, str]:
     return {name: version(name) for name in ("transformers", "torch", "pillow", "numpy")}
 
 
+def transformers_release() -> int:
+    """Return the major release of transformers that is installed, such as 5."""
+    return int(version("transformers").split(".")[0])
+
+
 def import_reference() -> tuple[Any, Any]:
     """Import torch and transformers, with what CLIP's model needs of them, and return both.
 
@@ -66,7 +71,7 @@ class ReferenceModel:
                 "installed.",
                 hint="pip install 'oml-mlflow[build]'.",
             ) from error
-        is_5 = int(version("transformers").split(".")[0]) >= 5
+        is_5 = transformers_release() >= 5
         dtype = "dtype" if is_5 else "torch_dtype"
         by_pillow: dict[str, Any] = {"backend": "pil"} if is_5 else {"use_fast": False}
         bars = transformers.utils.logging

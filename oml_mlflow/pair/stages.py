@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from oml_mlflow.pair.reference import (
     exactness,
     import_reference,
     reference_versions,
+    transformers_release,
 )
 from oml_mlflow.parity.model_probes import model_probes
 from oml_mlflow.parity.probes import References, by_side, embed_probes, golden_probes
@@ -65,7 +65,7 @@ def prove(pair: PipelinePair, source: Source, on_event: Listener = silent) -> Pr
         *golden_probes(),
         *model_probes(source, sorted(added, key=lambda token: added[token])),
     )
-    if int(version("transformers").split(".")[0]) < 5:
+    if transformers_release() < 5:
         probes = tuple(probe for probe in probes if probe.id != _NOT_WITH_4)
     ours: dict[str, np.ndarray] = {}
     with ThreadPoolExecutor(1) as aside:
