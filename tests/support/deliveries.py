@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from drilled import look
 from fleets import NAME
-from receiving import Header, alias_body, signed
+from receiving import Header, alias_body, ask, signed
 
 from oml_mlflow.config.file import Config
 from oml_mlflow.planning.records import WHOLE
@@ -215,11 +215,10 @@ def judge_targets(
 
 
 def wait(condition: Callable[[], bool], seconds: float, what: str) -> bool:
-    """Return whether a condition becomes true in time; ask again every 0.05 s."""
+    """Return whether a condition becomes true in time."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not ask(condition, deadline):
         if time.monotonic() > deadline:
             print(f"waited {seconds:.0f} s in vain: {what}")
             return False
-        time.sleep(0.05)
     return True
