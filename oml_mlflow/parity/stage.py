@@ -86,7 +86,7 @@ def compare_pixels(pixels: Both, preparation: ImagePreparation) -> Stage:
 
 
 def compare_encoder(side: str, vectors: Both, limit: float) -> Stage:
-    """Return the stage of an encoder: vectors of identical inputs, made of unit length."""
+    """Return the stage of an encoder: vectors of inputs that are alike, made of unit length."""
     off = {
         probe: float(np.abs(ours / (np.linalg.norm(ours) or 1.0) - theirs).max())
         if ours.shape == theirs.shape
@@ -94,7 +94,7 @@ def compare_encoder(side: str, vectors: Both, limit: float) -> Stage:
         for probe, (ours, theirs) in vectors.items()
     }
     errors = [f"probe {p}: by {o:.1e}, limit {limit:.0e}" for p, o in off.items() if not o <= limit]
-    figure = f"at most {max(off.values(), default=0):.1e} on {len(off)} identical inputs"
+    figure = f"at most {max(off.values(), default=0):.1e} on {len(off)} inputs"
     return Stage(ENCODER, side, figure, tuple(errors))
 
 

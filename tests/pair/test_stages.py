@@ -202,3 +202,11 @@ def test_direction_and_length_are_told_apart() -> None:
             compare_lengths("txt", {"probe": ours}),
         )
         assert [stage.name for stage in stages if stage.errors] == wrong
+
+
+def test_a_model_of_other_dims_is_another_model(tiny_pair: PipelinePair, tmp_path: Path) -> None:
+    other = clip_folders.write_tiny(tmp_path / "other", dims=2 * tiny_pair.dims)
+    report = prove(tiny_pair, open_source(str(other))).report
+    assert ENCODER in [stage.name for stage in report.stages if stage.errors]
+    with pytest.raises(ParityError, match=f"its {ENCODER}, on .* probes"):
+        demand_stages(report)

@@ -129,6 +129,7 @@ def tiny_config(
     activation: str = "quick_gelu",
     eos_token_id: int = END_ID,
     vocab_size: int = END_ID + 1,
+    dims: int = TINY_DIMS,
 ) -> CLIPConfig:
     """Return the configuration of a CLIP model that fits in 7 MB, most of it the vocabulary."""
     tower = {
@@ -147,7 +148,7 @@ def tiny_config(
     return CLIPConfig(
         text_config=tower | tokens,
         vision_config=tower | {"image_size": image_px, "patch_size": 16},
-        projection_dim=TINY_DIMS,
+        projection_dim=dims,
     )
 
 
