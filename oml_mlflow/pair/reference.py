@@ -23,7 +23,7 @@ from oml_mlflow.source.importing import collection_paused
 from oml_mlflow.source.model import Source
 from oml_mlflow.source.tokenizer import load_tokenizer
 
-# twelve pictures of 336 px take torch 0.2 GB beside the weights
+# 24 pictures of a ViT-B/32: 4.5 s of processor time by twelves, 13 one by one, 4.3 all at once
 _AT_ONCE = 12
 
 
@@ -131,7 +131,7 @@ class ReferenceModel:
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return ``(n, dims)`` float32, L2-normalised."""
-        return self._stacked([np.array([self.token_ids(text)], np.int64) for text in texts])
+        return self._stacked([self._row(text) for text in texts])
 
     def embed_ids(self, ids: np.ndarray) -> np.ndarray:
         """Return ``(n, dims)`` float32 of token ids, ``(n, sequence)``."""
@@ -143,7 +143,10 @@ class ReferenceModel:
         """Return what the model's encoder is given: `prepare`'s, or ``(1, sequence)`` int64."""
         if isinstance(probe.value, bytes):
             return self.prepare(probe.value)
-        return np.array([self.token_ids(probe.value)], np.int64)
+        return self._row(probe.value)
+
+    def _row(self, text: str) -> np.ndarray:
+        return np.array([self.token_ids(text)], np.int64)
 
     def embed_prepared(
         self, inputs: Mapping[str, np.ndarray], on_event: Listener = silent

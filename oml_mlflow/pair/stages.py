@@ -34,6 +34,7 @@ from oml_mlflow.parity.stage import (
     PIXELS,
     TOKENS,
     Both,
+    apart,
     compare_encoder,
     compare_lengths,
     compare_pixels,
@@ -90,13 +91,13 @@ def prove(pair: PipelinePair, source: Source, on_event: Listener = silent) -> Pr
         key, wanted = probe.id, theirs.vectors[probe.id]
         given, right = prepared[probe.side][key]
         is_near = probe.side == IMG and given.shape == right.shape
-        is_right = is_near and _apart(ours[key], wanted) <= limits[key]
+        is_right = is_near and apart(ours[key], wanted) <= limits[key]
         if is_right or np.array_equal(given, right):
             alike[probe.side][key] = ours[key], wanted
         elif is_near:
             # the model's own vector of what the pair prepared, whose stage accepts a level
             alike[IMG][key] = ours[key], (moved := model.embed_pixels(given)[0])
-            limits[key] += _apart(moved, wanted)
+            limits[key] += apart(moved, wanted)
     stages = [compare_tokens(prepared[TXT]), compare_pixels(prepared[IMG], source.preparation)]
     for side in SIDES:
         limit = encoder_limit(precisions[side], pair.dims)
@@ -117,10 +118,6 @@ def demand_stages(report: ParityReport) -> None:
             hint=_HINTS.get(wrong.name, "fetch or save the model again, then export it anew."),
             details={"stages": [str(stage) for stage in report.stages], "rows": report.to_rows()},
         )
-
-
-def _apart(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.abs(one - other).max()) if one.shape == other.shape else np.inf
 
 
 def _heads(pair: PipelinePair) -> PairEmbedder:

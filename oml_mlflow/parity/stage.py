@@ -85,12 +85,15 @@ def compare_pixels(pixels: Both, preparation: ImagePreparation) -> Stage:
     return Stage(PIXELS, IMG, figure, tuple(errors))
 
 
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the largest difference of an element; infinite if the shapes differ."""
+    return float(np.abs(one - other).max()) if one.shape == other.shape else np.inf
+
+
 def compare_encoder(side: str, vectors: Both, limit: float) -> Stage:
     """Return the stage of an encoder: vectors of inputs that are alike, made of unit length."""
     off = {
-        probe: float(np.abs(ours / (np.linalg.norm(ours) or 1.0) - theirs).max())
-        if ours.shape == theirs.shape
-        else np.inf
+        probe: apart(ours / (np.linalg.norm(ours) or 1.0), theirs)
         for probe, (ours, theirs) in vectors.items()
     }
     errors = [f"probe {p}: by {o:.1e}, limit {limit:.0e}" for p, o in off.items() if not o <= limit]
