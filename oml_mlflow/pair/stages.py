@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from oml_mlflow.pair.reference import (
     transformers_release,
 )
 from oml_mlflow.parity.model_probes import model_probes
-from oml_mlflow.parity.probes import References, by_side, embed_probes, golden_probes
+from oml_mlflow.parity.probes import Probe, References, by_side, embed_probes, golden_probes
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.parity.stage import (
     PIXELS,
@@ -68,16 +69,14 @@ def prove(pair: PipelinePair, source: Source, on_event: Listener = silent) -> Pr
     )
     if transformers_release() < 5:
         probes = tuple(probe for probe in probes if probe.id != _NOT_WITH_4)
-    ours: dict[str, np.ndarray] = {}
     with ThreadPoolExecutor(1) as aside:
         # takes a core for as long as the pair's vectors take; what it raises, ReferenceModel raises
         aside.submit(import_reference)
-        for side in SIDES:
-            # one after the other: ONNX Runtime holds a file twice while it opens it
-            ours |= embed_probes(pair.embedder(), by_side(probes, side), on_event, f"pair, {side}")
-            give_back()
-    # not before the pair's graphs are gone from memory
-    model = ReferenceModel(source)
+        ours = _embed_side(pair, IMG, probes, on_event)
+        # the model takes as much memory as both graphs, so that the larger one is gone by now
+        loading = aside.submit(ReferenceModel, source)
+        ours |= _embed_side(pair, TXT, probes, on_event)
+        model = loading.result()
     prepared: dict[str, Both] = {IMG: {}, TXT: {}}
     for probe in probes:
         given = embed_probes(heads, [probe])[probe.id][None]
@@ -118,6 +117,15 @@ def demand_stages(report: ParityReport) -> None:
             hint=_HINTS.get(wrong.name, "fetch or save the model again, then export it anew."),
             details={"stages": [str(stage) for stage in report.stages], "rows": report.to_rows()},
         )
+
+
+def _embed_side(
+    pair: PipelinePair, side: str, probes: Sequence[Probe], on_event: Listener
+) -> dict[str, np.ndarray]:
+    # with a graph of its own each: ONNX Runtime holds a file twice while it opens it
+    vectors = embed_probes(pair.embedder(), by_side(probes, side), on_event, f"pair, {side}")
+    give_back()
+    return vectors
 
 
 def _heads(pair: PipelinePair) -> PairEmbedder:

@@ -99,9 +99,9 @@ def _open(folder: Path) -> _Opened:
             "Nothing was written.",
             hint="save it there with CLIPTokenizer.from_pretrained(...).save_pretrained(folder).",
         )
-    class_name = _class_name(folder)
+    kind = _named_class(folder)
     try:
-        return _open_files(tuple((n, (folder / n).read_bytes()) for n in present), class_name)
+        return _open_files(tuple((n, (folder / n).read_bytes()) for n in present), kind)
     except BaseException as error:  # transformers raises nearly anything on a damaged folder
         # a panic in tokenizers' Rust code is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -118,7 +118,7 @@ def _open(folder: Path) -> _Opened:
 
 
 @collection_paused()
-def _class_name(folder: Path) -> str:
+def _named_class(folder: Path) -> Any:
     """Return the class that a folder names, if transformers has it, in a form that is fast."""
     paths = [folder / _CONFIG, folder / "config.json"]
     config, model = (read_json(p, "the tokenizer") if p.is_file() else {} for p in paths)
@@ -132,33 +132,31 @@ def _class_name(folder: Path) -> str:
         ) from error
     own_code = "auto_map" in config or "AutoTokenizer" in (model.get("auto_map") or {})
     names = (f"{name}Fast", name, name.removesuffix("Fast"))
-    forms = [getattr(transformers, form, None) for form in names]
+    known = [getattr(transformers, form, None) for form in names]
     fast = transformers.PreTrainedTokenizerFast
-    if own_code or not any(inspect.isclass(form) and issubclass(form, fast) for form in forms):
+    forms = [form for form in known if inspect.isclass(form) and issubclass(form, fast)]
+    if own_code or not forms:
         what = "code of the folder's own" if own_code else "not one that it can be read with"
         raise UnsupportedSource(
             f"{paths[not config]}: tokenizer class {name} is {what}, with transformers "
             f"{version('transformers')}. It is neither run nor replaced. Nothing was written.",
             hint="save the tokenizer as a CLIPTokenizer, if the model was trained with one.",
         )
-    return name
+    return forms[0]
 
 
 @lru_cache(2)
 @collection_paused()
-def _open_files(files: tuple[tuple[str, bytes], ...], class_name: str) -> _Opened:
+def _open_files(files: tuple[tuple[str, bytes], ...], kind: Any) -> _Opened:
     """Return the tokenizer in files, each a name and its content."""
     from tokenizers import Tokenizer
-    from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory() as name:
         copy = Path(name)
         for file, content in files:
             (copy / file).write_bytes(content)
-        named = {"model_type": "clip", "tokenizer_class": class_name}
-        (copy / "config.json").write_text(json.dumps(named), encoding="utf-8")
         only = {"local_files_only": True, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(copy, **only)
+        tokenizer = kind.from_pretrained(copy, **only)
         whole = Tokenizer.from_file(str(copy / _WHOLE)) if (copy / _WHOLE).is_file() else None
     loaded = json.loads(tokenizer.backend_tokenizer.to_str())
     held = json.loads(whole.to_str()) if whole else None

@@ -17,6 +17,8 @@ from oml_mlflow.source.reading import read_json, values_of
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
+# read without torch, which takes seconds to import
+_NUMPYS_FLOATS = ("F64", "F32", "F16")
 # 64 MiB of float32
 _MAPPED_VALUES = 1 << 24
 # up to 2.5 torch.load(weights_only=True) could be made to run code: CVE-2025-32434
@@ -36,6 +38,8 @@ class Checkpoint(ABC):
     def load(self, name: str) -> np.ndarray:
         """Return a tensor as float32."""
         tensor = self._tensor(name)
+        if isinstance(tensor, np.ndarray):
+            return tensor.astype(np.float32, copy=False)
         if not tensor.is_floating_point():
             raise UnsupportedSource(
                 f"tensor {name} is stored as {tensor.dtype}, not as a float.",
@@ -46,7 +50,7 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def _tensor(self, name: str) -> Any:
-        """Return a tensor of torch."""
+        """Return a tensor of torch, or an array of floats."""
 
     def _stored(self, name: str, names: Container[str]) -> str:
         """Return the name under which a tensor is stored, be it one of a CLIPModel in a model."""
@@ -71,15 +75,16 @@ class SafetensorsWeights(Checkpoint):
 
         super().__init__(files)
         self._opened: Any = None
-        self._opened_path: Path | None = None
+        self._opened_as: tuple[Path, str] | None = None
         self._mapped_values = 0
-        self._found: dict[str, tuple[Path, tuple[int, ...]]] = {}
+        self._found: dict[str, tuple[Path, tuple[int, ...], str]] = {}
         for path in files:
             try:
-                with safe_open(path, framework="pt") as opened:
+                with safe_open(path, framework="np") as opened:
                     for name in opened.keys():  # noqa: SIM118 - no mapping
-                        shape = tuple(opened.get_slice(name).get_shape())
-                        self._found[name] = (path, shape)
+                        stored = opened.get_slice(name)
+                        framework = "np" if stored.get_dtype() in _NUMPYS_FLOATS else "pt"
+                        self._found[name] = path, tuple(stored.get_shape()), framework
             except (SafetensorError, OSError) as error:
                 raise _damaged(path, error) from error
 
@@ -90,15 +95,15 @@ class SafetensorsWeights(Checkpoint):
     def _tensor(self, name: str) -> Any:
         from safetensors import safe_open
 
-        path, shape = self._entry(name)
+        path, shape, framework = self._entry(name)
         # opened anew now and then: pages of a file that stays mapped count as this process's memory
-        if path != self._opened_path or self._mapped_values > _MAPPED_VALUES:
-            self._opened, self._opened_path = safe_open(path, framework="pt"), path
+        if (path, framework) != self._opened_as or self._mapped_values > _MAPPED_VALUES:
+            self._opened, self._opened_as = safe_open(path, framework), (path, framework)
             self._mapped_values = 0
         self._mapped_values += math.prod(shape)
         return self._opened.get_tensor(self._stored(name, self._found))
 
-    def _entry(self, name: str) -> tuple[Path, tuple[int, ...]]:
+    def _entry(self, name: str) -> tuple[Path, tuple[int, ...], str]:
         return self._found[self._stored(name, self._found)]
 
 
