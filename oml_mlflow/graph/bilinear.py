@@ -21,41 +21,41 @@ _HEIGHT, _WIDTH = 2, 3
 def bilinear(
     g: GraphBuilder, pixels: str, before: str, after: str, window: tuple[str, str], vertical: str
 ) -> str:
-    """Append the resize; return the window of its result, uint8 ``(1, 3, height, width)``.
+    """Append the resize; return the window of its result, in the form of `pixels`.
 
     Args:
         g: Builder to append to.
-        pixels: uint8 ``(1, 3, height, width)``.
+        pixels: uint8 ``(1, channels, height, width)``.
         before: Their (height, width), int64.
         after: (height, width) to which they are resized.
         window: Start and number of the rows and columns to return, int64 of two each: a dense
             product of a whole panorama would not fit into memory.
         vertical: 1 if the vertical pass comes first, else 0; int64 of one element.
     """
-    weights = {}
+    weights, channels = {}, g.dim(pixels, 1)
     for number, axis in enumerate((_HEIGHT, _WIDTH)):
         place = g.constant(number)
         sizes = [g.op("Gather", of, place, axis=0) for of in (before, after, *window)]
-        weights[axis], start, end = _weights(g, *sizes)
+        weights[axis], start, end = _weights(g, channels, *sizes)
         pixels = g.op("Slice", pixels, start, end, g.constant([axis]))
     # all channels or none: no cost for the other order, and no branch in the graph
-    split = g.op("Mul", vertical, g.constant([3]))
-    tall, wide = (g.constant([0]), split), (split, g.constant([3]))
+    split = g.op("Mul", vertical, channels)
+    tall, wide = (g.constant([0]), split), (split, channels)
     done = []
-    for channels, axes in ((tall, (_HEIGHT, _WIDTH)), (wide, (_WIDTH, _HEIGHT))):
-        part = g.op("Slice", pixels, *channels, g.constant([1]))
+    for some, axes in ((tall, (_HEIGHT, _WIDTH)), (wide, (_WIDTH, _HEIGHT))):
+        part = g.op("Slice", pixels, *some, g.constant([1]))
         for axis in axes:
             # as many as the pixels have: ORT 1.15 repeats no weights for no channels
-            own = g.op("Slice", weights[axis], *channels, g.constant([1]))
+            own = g.op("Slice", weights[axis], *some, g.constant([1]))
             part = _pass(g, part, own, axis)
         done.append(part)
     return g.op("Concat", *done, axis=1)
 
 
 def _weights(
-    g: GraphBuilder, before: str, after: str, first: str, count: str
+    g: GraphBuilder, channels: str, before: str, after: str, first: str, count: str
 ) -> tuple[str, str, str]:
-    """Append an axis's weights, int32 ``(1, 3, count, pixels)``, and those pixels' start, end."""
+    """Append an axis's weights, int32 ``(1, channels, count, pixels)``; its pixels' start, end."""
     one, half, none = (g.constant(value, np.float64) for value in (1, 0.5, 0))
     last = g.op("Add", first, count)
     lengths = (g.op("Cast", of, to=TensorProto.DOUBLE) for of in (before, after, first, last))
@@ -80,7 +80,8 @@ def _weights(
     whole = g.op("Add", g.op("Mul", weights, g.constant(_ONE, np.float64)), half)
     whole = g.op("Cast", whole, to=TensorProto.INT32)
     start, end = (g.op("Unsqueeze", place, g.constant([0])) for place in (start, end))
-    return g.op("Expand", whole, g.constant([1, 3, 1, 1])), start, end
+    shape = g.op("Concat", g.constant([1]), channels, g.constant([1, 1]), axis=0)
+    return g.op("Expand", whole, shape), start, end
 
 
 def _pass(g: GraphBuilder, pixels: str, weights: str, axis: int) -> str:

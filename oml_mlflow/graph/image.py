@@ -35,10 +35,12 @@ def image_head(
             ``(height, width, 3)``, RGB.
     """
     g = GraphBuilder("prepare")
-    pixels = _decode(g, decoder) if decoder else _as_batch(g, "input")
-    pixels = _resize(g, pixels, preparation)
-    pixels = _centre_crop(g, pixels, preparation)
-    _normalise(g, pixels, preparation)
+    if decoder:
+        cropped = _decode(g, decoder, preparation)
+    else:
+        pixels = _as_batch(g, "input")
+        cropped = _resize_and_crop(g, pixels, _resized(g, pixels, preparation), preparation)
+    _normalise(g, cropped, preparation)
     shape: list[int | str] = ["n_bytes"] if decoder else ["height", "width", 3]
     return g, tensor_info("input", np.uint8, shape)
 
@@ -77,23 +79,45 @@ def image_pipeline(
     return model, [*head.initializers, *g.initializers]
 
 
-def _decode(g: GraphBuilder, decoder: tuple[str, str]) -> str:
-    """Append the decoder; return uint8 (1, 3, height, width), RGB.
+def _decode(g: GraphBuilder, decoder: tuple[str, str], preparation: ImagePreparation) -> str:
+    """Append the decoder, resize and crop; return uint8 (1, 3, height, width), RGB.
 
-    DecodeImage reverses bytes in threes, one for each pixel, so that three channels come as BGR.
-    From extensions 0.14 on a grey JPEG has one channel and a CMYK one four, and their bytes are
-    reversed in threes all the same, across pixels (measured with 0.14.0, 0.15.0 and 0.15.2;
-    earlier releases always give three channels): reversing them again gives the channels of all
-    three kinds, but for a last grey pixel or two.
+    A picture of three channels comes as BGR. It is resized as it comes, since whatever else is done
+    to all its pixels takes longer than the resize, and changes to RGB after the crop. Others are
+    repaired first. Both ways are taken, the other one by a single row, and end in rows: all of one,
+    none of the other. There is no branch in the graph.
     """
     domain, name = decoder
     decoded = g.op(name, "input", domain=domain, name="decoded")
+    three = g.op("Cast", g.op("Equal", g.dim(decoded, 2), g.constant([3])), to=7)
+    other = g.op("Sub", g.constant([1]), three)
+    rows = g.op("Max", g.op("Mul", g.dim(decoded, 0), other), g.constant([1]))
+    repaired = _repair(g, g.op("Slice", decoded, g.constant([0]), rows, g.constant([0])))
+    pixels = _as_batch(g, decoded)
+    after = _resized(g, pixels, preparation)
+    bgr = _resize_and_crop(g, pixels, after, preparation)
+    last = g.op("Sub", g.dim(bgr, 1), g.constant([1]))
+    rgb = g.op("Gather", bgr, g.op("Min", g.constant([2, 1, 0]), last), axis=1)
+    found = []
+    for way, is_it in ((rgb, three), (_resize_and_crop(g, repaired, after, preparation), other)):
+        end = g.op("Mul", g.dim(way, 2), is_it)
+        found.append(g.op("Slice", way, g.constant([0]), end, g.constant([2])))
+    return g.op("Concat", *found, axis=2)
+
+
+def _repair(g: GraphBuilder, decoded: str) -> str:
+    """Append what makes RGB of pictures that are not decoded as BGR: (1, 3, height, width).
+
+    DecodeImage reverses bytes in threes, one for each pixel. From extensions 0.14 on a grey JPEG
+    has one channel and a CMYK one four, and their bytes are reversed in threes all the same, across
+    pixels (measured with 0.14.0, 0.15.0 and 0.15.2; earlier releases always give three channels):
+    reversing them again gives the channels of all kinds, but for a last grey pixel or two.
+    """
     straight = _reverse_threes(g, decoded)
-    shape = g.op("Shape", straight)
-    last = g.op("Sub", g.op("Gather", shape, g.constant([2]), axis=0), g.constant([1]))
+    last = g.op("Sub", g.dim(straight, 2), g.constant([1]))
     is_cmyk = g.op("Cast", g.op("Equal", last, g.constant([3])), to=7)
     # all rows or none: no cost for a picture without a key channel, and no branch in the graph
-    cmyk_rows = g.op("Mul", g.op("Gather", shape, g.constant([0]), axis=0), is_cmyk)
+    cmyk_rows = g.op("Mul", g.dim(straight, 0), is_cmyk)
     end = g.constant([np.iinfo(np.int64).max])
     order = g.op("Min", g.constant([0, 1, 2]), last)
     inked = g.op("Slice", straight, g.constant([0]), cmyk_rows, g.constant([0]))
@@ -133,18 +157,29 @@ def _as_batch(g: GraphBuilder, pixels: str) -> str:
     return g.op("Unsqueeze", planes, g.constant([0]))
 
 
-def _resize(g: GraphBuilder, pixels: str, preparation: ImagePreparation) -> str:
-    """Append Pillow's resize, on uint8: on float32, ORT's result is up to 7 levels off."""
+def _resized(g: GraphBuilder, pixels: str, preparation: ImagePreparation) -> str:
+    """Append the (height, width) to which (1, channels, height, width) is resized."""
     before = _height_width(g, pixels)
     if preparation.resize_px:
-        after = g.constant(preparation.resize_px)
-    elif preparation.shortest_edge_px:
+        return g.constant(preparation.resize_px)
+    if preparation.shortest_edge_px:
         short = g.op("ReduceMin", before, keepdims=1)
         # whole-number division cuts as int(size * long / short) does in transformers
-        scaled = g.op("Mul", before, g.constant([preparation.shortest_edge_px]))
-        after = g.op("Div", scaled, short)
-    else:
-        return pixels
+        return g.op("Div", g.op("Mul", before, g.constant([preparation.shortest_edge_px])), short)
+    return before
+
+
+def _resize_and_crop(
+    g: GraphBuilder, pixels: str, after: str, preparation: ImagePreparation
+) -> str:
+    if preparation.resize_px or preparation.shortest_edge_px:
+        pixels = _resize(g, pixels, after, preparation)
+    return _centre_crop(g, pixels, preparation)
+
+
+def _resize(g: GraphBuilder, pixels: str, after: str, preparation: ImagePreparation) -> str:
+    """Append Pillow's resize, on uint8: on float32, ORT's result is up to 7 levels off."""
+    before = _height_width(g, pixels)
     if preparation.resample == NEAREST:
         return _pick_nearest(g, pixels, before, after)
     vertical = _vertical_first(g, before, after) if preparation.vertical_first else g.constant([0])
@@ -157,13 +192,14 @@ def _resize(g: GraphBuilder, pixels: str, preparation: ImagePreparation) -> str:
         passes = g.op("Concat", vertical, g.op("Sub", g.constant([1]), vertical), axis=0)
         lost = g.op("Mul", g.op("Sub", before, after), passes)
         sizes = [g.op("Sub", before, lost), after]
+    channels = g.dim(pixels, 1)
     for size in sizes:
         pixels = g.op(
             "Resize",
             pixels,
             "",
             "",
-            g.op("Concat", g.constant([1, 3]), size, axis=0),
+            g.op("Concat", g.constant([1]), channels, size, axis=0),
             coordinate_transformation_mode="half_pixel",
             **RESIZE_ATTRIBUTES[preparation.resample],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,31 @@ def test_image_encoder_runs_alone_in_batches(
     for batch in (values[:3], values[:1], values):
         ours = session.run(["embedding"], {"pixel_values": batch})[0]
         np.testing.assert_allclose(ours, tiny_reference.embed_pixels(batch), atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])  # grey ones damage memory in the decoder
+def test_all_pixels_are_only_decoded_turned_and_resized(
+    mode: str, tiny_pair: PipelinePair, tmp_path: Path
+) -> None:
+    _, picture = clip_folders.photographs()[3]
+    encoded = io.BytesIO()
+    picture.convert(mode).save(encoded, "JPEG")
+    model = onnx.load(tiny_pair.img)
+    names = [name for node in model.graph.node for name in node.output]
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n != "embedding")
+    onnx.save(model, tmp_path / "all.onnx")
+    session = open_session(tmp_path / "all.onnx")
+    found = session.run(names, {"input": np.frombuffer(encoded.getvalue(), np.uint8)})
+    least = picture.width * picture.height
+    kinds = [
+        node.op_type
+        for node, name in ((n, o) for n in model.graph.node for o in n.output)
+        if np.size(found[names.index(name)]) >= least
+    ]
+    if mode == "RGB":
+        assert kinds == ["DecodeImage", "Transpose", "Unsqueeze"]
+    else:
+        assert {"Gather", "Concat"} < set(kinds)
 
 
 def test_text_encoder_runs_alone_in_batches(

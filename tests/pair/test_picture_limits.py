@@ -248,7 +248,7 @@ def test_memory_follows_the_limit_and_comes_back(
     print(f"\n{threads} threads: peak +{peak} MB, afterwards +{kept} MB")  # noqa: T201
     # and, for each thread, its stack and its own part of malloc's heap
     assert peak <= BYTES_PER_PIXEL * side * side / 2**20 + 10 + threads
-    assert kept <= 30
+    assert kept <= 15
 
 
 # --- formats ------------------------------------------------------------------------------------
