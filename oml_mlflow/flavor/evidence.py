@@ -16,6 +16,7 @@ from oml_mlflow.flavor.package import MODEL_REFERENCES, pair_references
 from oml_mlflow.graph.precision import read_precisions, runtime_limit
 from oml_mlflow.graph.runtime import runtime_versions
 from oml_mlflow.names import IMG, SIDES, TXT
+from oml_mlflow.pair.embedder import GRAPH
 from oml_mlflow.pair.pipeline_pair import PipelinePair, Proof
 from oml_mlflow.pair.reference import ReferenceModel, exactness
 from oml_mlflow.pair.stages import prove
@@ -78,7 +79,9 @@ def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) 
     made = {"".join(proof.fingerprints.values()): proof.vectors} if proof else {}
     for key, pair in runnable.items():
         if key not in made:
-            vectors = embed_probes(pair.embedder(), probes, on_event, f"pair for {pair.profile}")
+            vectors = embed_probes(
+                pair.embedder(GRAPH), probes, on_event, f"pair for {pair.profile}"
+            )
             made[key] = References(vectors, runtime_versions())
     for key, pair in runnable.items():
         probes = _gating(pair, probes, made[key].vectors)
@@ -127,7 +130,7 @@ def _gating(
     pair: PipelinePair, probes: Sequence[Probe], vectors: Mapping[str, np.ndarray]
 ) -> tuple[Probe, ...]:
     """Return the probes that a bare graph gets right, too: databases prepare nothing."""
-    embedder, precisions = pair.embedder(), read_precisions(pair.metadata)
+    embedder, precisions = pair.embedder(GRAPH), read_precisions(pair.metadata)
 
     def is_right(probe: Probe) -> bool:
         try:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 
 from oml_mlflow.graph.bilinear import bilinear
+from oml_mlflow.graph.cut import DECODED, PIXEL_VALUES
 from oml_mlflow.graph.encoder import vision_encoder
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.wire import Initializer
@@ -20,7 +21,6 @@ from oml_mlflow.source.description import (
 
 # Resize has `antialias` from opset 18 on; without it vectors differ from Pillow's.
 OPSET = 18
-PIXEL_VALUES = "pixel_values"
 
 
 def image_head(
@@ -88,7 +88,7 @@ def _decode(g: GraphBuilder, decoder: tuple[str, str], preparation: ImagePrepara
     none of the other. There is no branch in the graph.
     """
     domain, name = decoder
-    decoded = g.op(name, "input", domain=domain, name="decoded")
+    decoded = g.op(name, "input", domain=domain, name=DECODED)
     three = g.op("Cast", g.op("Equal", g.dim(decoded, 2), g.constant([3])), to=7)
     other = g.op("Sub", g.constant([1]), three)
     rows = g.op("Max", g.op("Mul", g.dim(decoded, 0), other), g.constant([1]))

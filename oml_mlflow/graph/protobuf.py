@@ -1,4 +1,6 @@
-"""Fields of a protobuf message, read in place in a file. Needs neither onnx nor protobuf.
+"""Fields of a protobuf message, read in place in a file, and what stands before them.
+
+Needs neither onnx nor protobuf.
 
 Protobuf's parsers don't agree on odd bytes: C++, which ONNX Runtime uses, drops a tag's bits above
 2^32 where others refuse the message. Only what all of them read alike is accepted here.
@@ -50,14 +52,14 @@ def fields(data: mmap.mmap, at: int, end: int) -> Iterator[Field]:
     """
     while at < end:
         start = at
-        tag, at = _varint(data, at)
+        tag, at = _read_varint(data, at)
         number, wire, value = tag >> 3, tag & 7, at
         if not number or tag >> 32:
             raise ValueError(f"field number {number}")
         if wire == VARINT:
-            _, at = _varint(data, at)
+            _, at = _read_varint(data, at)
         elif wire == BYTES:
-            length, value = _varint(data, at)
+            length, value = _read_varint(data, at)
             at = value + length
         elif wire in _SIZES:
             at += _SIZES[wire]
@@ -68,7 +70,22 @@ def fields(data: mmap.mmap, at: int, end: int) -> Iterator[Field]:
         yield Field(number, wire, start, value, at)
 
 
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+def tag(number: int, length: int) -> bytes:
+    """Return what stands before the bytes of a field."""
+    return varint(number << 3 | BYTES) + varint(length)
+
+
+def varint(value: int) -> bytes:
+    """Return a number in its shortest form."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: mmap.mmap, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[at]

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnx.numpy_helper
 
 from oml_mlflow.documents import damaged, read_json
 from oml_mlflow.errors import GraphError
-from oml_mlflow.graph.image import PIXEL_VALUES, image_head
+from oml_mlflow.graph.cut import INPUT_IDS, PIXEL_VALUES
+from oml_mlflow.graph.image import image_head
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model
 from oml_mlflow.graph.profiles import STANDARD_DOMAINS, Profile, decoder_name
-from oml_mlflow.graph.text import INPUT_IDS, read_vocabulary, text_head
+from oml_mlflow.graph.text import read_vocabulary, text_head
 from oml_mlflow.graph.wire import read_model, write_model
 from oml_mlflow.names import PROPERTY
 from oml_mlflow.source.description import ImagePreparation
@@ -103,47 +103,3 @@ def _behind(model: onnx.ModelProto, cut: str) -> list[onnx.NodeProto]:
             chosen.append(node)
             needed |= set(node.input) - {cut}
     return chosen[::-1]
-
-
-def read_head(path: Path) -> onnx.ModelProto:
-    """Return the graph from ``input`` to ``pixel_values`` or ``input_ids``, its only output.
-
-    Raises:
-        PackageError: If the file is no ONNX model.
-        GraphError: If it has neither tensor.
-    """
-    header, stored = read_model(path)
-    marked = [v for v in header.graph.value_info if v.name in (PIXEL_VALUES, INPUT_IDS)]
-    if len(marked) != 1:
-        raise GraphError(
-            f"{path.name} was not written by this package: it has no tensor {PIXEL_VALUES} or "
-            f"{INPUT_IDS} to cut at.",
-            hint="export the pair with ONNXPipeline(...).export2file.",
-        )
-    needed = {marked[0].name}
-    nodes: list[onnx.NodeProto] = []
-    for node in reversed(header.graph.node):
-        if needed & set(node.output):
-            nodes.append(node)
-            needed |= _inputs(node)
-    head = onnx.ModelProto()
-    head.CopyFrom(header)
-    for field in ("node", "output", "value_info"):
-        head.graph.ClearField(field)
-    head.graph.node.extend(nodes[::-1])
-    head.graph.output.extend(marked)
-    head.graph.initializer.extend(
-        onnx.numpy_helper.from_array(item.load(), item.name)
-        for item in stored
-        if item.name in needed
-    )
-    return head
-
-
-def _inputs(node: onnx.NodeProto) -> set[str]:
-    """Return the tensors that a node reads, its branches included."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            names |= _inputs(inner)
-    return names

@@ -17,7 +17,8 @@ import numpy as np
 from packaging.version import Version
 
 from oml_mlflow.deadline import within
-from oml_mlflow.errors import PackageError
+from oml_mlflow.errors import GraphError, PackageError
+from oml_mlflow.graph.cut import read_part
 from oml_mlflow.graph.external import external_tensors
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # the first release that refuses files outside the model's folder itself (measured)
 _GUARDED = "1.24.4"
+# the first that maps tensors of a model without a path of its own (measured)
+_MAPS_FILES = "1.21"
 # comes after the operator in question, so that no kernel is ever made from a foreign node
 _NO_OPERATOR = ("oml_mlflow.none", "Nothing")
 
@@ -43,15 +46,24 @@ class Ends:
     output: str = "embedding"
 
 
-def open_session(path: Path, *, threads: int | None = None) -> Any:
-    """Return an ``onnxruntime.InferenceSession`` for a pipeline.
+def can_cut() -> bool:
+    """Return whether this runtime loads parts of a file: up to 1.20 it lacks their tensors."""
+    return Version(version("onnxruntime")) >= Version(_MAPS_FILES)
+
+
+def open_session(
+    path: Path, *, part: tuple[str, str] | None = None, threads: int | None = None
+) -> Any:
+    """Return an ``onnxruntime.InferenceSession`` for a pipeline, or for a part of it.
 
     Args:
         path: ONNX file.
+        part: First and last tensor of the part; see `oml_mlflow.graph.cut`.
         threads: Threads within an operator; ONNX Runtime's own choice by default.
 
     Raises:
         PackageError: If this runtime can't load the graph, or the graph names other files.
+        GraphError: If it has no such part.
     """
     import onnxruntime
 
@@ -63,10 +75,21 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
     # threads that wait for the next operator in a loop take the cores from those that prepare
     # pictures, or import: an export took 7 % longer with them, and a single vector no less
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    model: str | bytes | None = str(path)
+    if part:
+        folder = "session.model_external_initializers_file_folder_path"
+        options.add_session_config_entry(folder, str(path.resolve().parent))
+        model = read_part(path, *part)
+        if model is None:
+            raise GraphError(
+                f"{path.name} has no part from {part[0]} to {part[1]}: this package did not write "
+                "it.",
+                hint="export the pair with ONNXPipeline(...).export2file.",
+            )
     if threads:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no base class
         raise PackageError(
             f"{path.name} can't be loaded by onnxruntime {version('onnxruntime')} with extensions "

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from oml_mlflow.errors import GraphError, UnsupportedSource
+from oml_mlflow.graph.cut import INPUT_IDS
 from oml_mlflow.graph.encoder import text_encoder
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.profiles import CLIP_TOKENIZER, JSON_TOKENIZER, TOKENIZER_DOMAIN
@@ -26,7 +27,6 @@ from oml_mlflow.source.description import (
 
 # The opset that OML4Py writes. Source: ONNX Pipeline Models : Text Embedding, Oracle.
 OPSET = 17
-INPUT_IDS = "input_ids"
 # Unicode White_Space; RE2's own \s is ASCII only
 _WHITE_SPACE = (
     r"[\t-\r \x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"

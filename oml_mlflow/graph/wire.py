@@ -20,7 +20,7 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError
 
 from oml_mlflow.errors import PackageError
-from oml_mlflow.graph.protobuf import BYTES, Field, fields, mapped
+from oml_mlflow.graph.protobuf import BYTES, Field, fields, mapped, tag
 
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 # whatever is no initializer is held in memory; a hostile file must not fill it
@@ -60,7 +60,7 @@ class Initializer:
             data_type=onnx.helper.np_dtype_to_tensor_dtype(self.dtype),
         )
         head: bytes = tensor.SerializeToString(deterministic=True)
-        return head + _tag(_RAW_DATA, self.size_bytes)
+        return head + tag(_RAW_DATA, self.size_bytes)
 
 
 def write_model(
@@ -77,13 +77,13 @@ def write_model(
     prefixes = [item._prefix() for item in initializers]
     sizes = [len(p) + item.size_bytes for p, item in zip(prefixes, initializers, strict=True)]
     graph = header.graph.SerializeToString(deterministic=True)
-    graph_size = len(graph) + sum(len(_tag(_INITIALIZER, size)) + size for size in sizes)
+    graph_size = len(graph) + sum(len(tag(_INITIALIZER, size)) + size for size in sizes)
     outer = onnx.ModelProto()
     outer.CopyFrom(header)
     outer.ClearField("graph")
 
     digest, written = hashlib.sha256(), 0
-    start = outer.SerializeToString(deterministic=True) + _tag(_GRAPH, graph_size)
+    start = outer.SerializeToString(deterministic=True) + tag(_GRAPH, graph_size)
     total = len(start) + graph_size
     with path.open("xb") as file:
 
@@ -99,7 +99,7 @@ def write_model(
             values = np.asarray(item.load(), dtype=item.dtype, order="C")
             if tuple(values.shape) != item.shape:
                 raise ValueError(f"{item.name}: got shape {values.shape}, wanted {item.shape}")
-            put(_tag(_INITIALIZER, size))
+            put(tag(_INITIALIZER, size))
             put(prefix)
             put(values.reshape(-1).view(np.uint8).data)
             if on_bytes:
@@ -184,19 +184,6 @@ def _no_model(path: Path) -> PackageError:
         "Nothing was changed.",
         hint="export the pair again, or name the right file.",
     )
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _tag(field: int, length: int) -> bytes:
-    return _varint(field << 3 | BYTES) + _varint(length)
 
 
 def _take(data: mmap.mmap, field: Field) -> bytes:

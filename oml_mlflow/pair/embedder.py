@@ -1,45 +1,100 @@
-"""Run a pipeline pair in this process: bytes or strings in, unit vectors out."""
+"""Run a pipeline pair in this process: pictures or strings in, unit vectors out."""
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from oml_mlflow.deadline import within
 from oml_mlflow.documents import read_json
-from oml_mlflow.errors import InputError
+from oml_mlflow.errors import GraphError, InputError
+from oml_mlflow.graph.cut import DECODED, INPUT_IDS, PIXEL_VALUES
+from oml_mlflow.graph.precision import INT8_DYNAMIC, read_precisions
 from oml_mlflow.graph.reach import reach_bytes, read_merges
-from oml_mlflow.graph.runtime import Ends, open_session, run
+from oml_mlflow.graph.runtime import Ends, can_cut, open_session, run
 from oml_mlflow.names import IMG, PROPERTY, TXT
 from oml_mlflow.pair.limits import MAX_PIXELS
-from oml_mlflow.pair.pictures import as_pixels, as_png, in_work
+from oml_mlflow.pair.pictures import Picture, as_bgr, as_pixels, as_png, in_work
 from oml_mlflow.pair.texts import prepare_text
 
-# texts of one run are padded to the longest of them
-_TEXTS_PER_RUN = 32
+HOST, GRAPH = "host", "graph"
+_PICTURES_PER_RUN, _TEXTS_PER_RUN = 16, 32
 # how much of a text counts takes 0.3 s to find out, more than whatever such a text costs
 _SHORT_CHARACTERS = 2_000
 # byte-pair operators take time with the square of a word's length: 0.4 s for one of this length
 _UNBOUNDED_CHARACTERS = 20_000
 # undecoded pixels: (height, width, 3)
 _RAW_RANK = 3
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What runs one side.
+
+    Attributes:
+        session: The graph whole, or its encoder.
+        ends: Its input and output.
+        front: What prepares the encoder's input, if the graph is cut.
+        front_ends: Its input and output.
+        metadata: What the file says of itself, if it is one of ours.
+    """
+
+    session: Any
+    ends: Ends
+    front: Any = None
+    front_ends: Ends | None = None
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        properties = self.session.get_modelmeta().custom_metadata_map
+        try:
+            found = read_json(properties.get(PROPERTY, "{}"))
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def input(self) -> Any:
+        """The input's name, type and shape."""
+        inputs = self.session.get_inputs()
+        return next((given for given in inputs if given.name == self.ends.input), inputs[0])
+
+    def at_once(self, side: str, most: int) -> int:
+        """Return how many inputs may run together, of `most`.
+
+        The scale of dynamic int8 is that of a whole run: there a vector would depend on others.
+        """
+        alone = read_precisions(self.metadata)[side] == INT8_DYNAMIC
+        return 1 if alone or self.input.shape[:1] in ([], [1]) else most
 
 
 class PairEmbedder:
     """Embed pictures and texts with a pair's two ONNX files.
 
-    A session is opened when its side is first used, and kept. Safe to share between threads.
+    A side is loaded when it is first used, and kept. Safe to share between threads.
 
     Args:
         img: File of the image pipeline.
         txt: File of the text pipeline.
         dims: Length of the embeddings.
-        ends: Names of inputs and outputs by side; ``input`` and ``embedding`` by default.
+        ends: Names of inputs and outputs by side; ``input`` and ``embedding`` by default. With
+            ``pixel_values`` or ``input_ids`` for an output, only what comes before is loaded.
+        front_end: ``host``: Pillow decodes in threads, beside the graph's own preparation, and the
+            encoder runs in batches; or ``graph``: each input goes through the whole graph alone, as
+            a database does it. Pairs that another maker wrote are run whole in any case, and all
+            pairs before onnxruntime 1.21.
 
     Attributes:
         timeout_s: How long loading a graph may take, and one run of it, for a picture or a few
@@ -50,44 +105,62 @@ class PairEmbedder:
     """
 
     def __init__(
-        self, img: Path, txt: Path, dims: int, ends: Mapping[str, Ends] | None = None
+        self,
+        img: Path,
+        txt: Path,
+        dims: int,
+        ends: Mapping[str, Ends] | None = None,
+        *,
+        front_end: str = HOST,
     ) -> None:
         MAX_PIXELS.read()  # a wrong setting is reported before the first picture
-        self.dims = dims
+        if front_end not in (HOST, GRAPH):
+            raise ValueError(front_end)
+        self.dims, self.front_end = dims, front_end
         self.timeout_s: float | None = None
         self._ends = dict(ends or {})
         self._paths = {IMG: Path(img), TXT: Path(txt)}
-        self._sessions: dict[str, Any] = {}
+        self._graphs: dict[str, _Graph] = {}
         self._lock = threading.Lock()
 
-    def embed_image(self, pictures: Iterable[bytes]) -> np.ndarray:
+    def embed_image(self, pictures: Picture | Iterable[Picture]) -> np.ndarray:
         """Return ``(n, dims)`` float32, L2-normalised, in the pictures' order.
 
-        Pictures are decoded and run one by one; each waits while other calls in this process have
-        all pixels that may be in memory at once.
+        A few pictures are decoded at a time; each waits while this process has all pixels that may
+        be in memory at once.
 
         Args:
-            pictures: Encoded pictures, in one of `pictures.FORMATS`.
+            pictures: One picture or many: encoded, in one of `pictures.FORMATS`, as bytes or the
+                path of a file; pictures of Pillow; uint8 arrays, ``(height, width)`` or
+                ``(height, width, 3 or 4)``.
 
         Raises:
             InputError: If a picture can't be decoded or is too large; its number is named, and no
                 vector is returned.
         """
-        rows = [self._embed_picture(p, f"picture {i}") for i, p in enumerate(pictures)]
-        return self._stack(rows)
+        labelled = ((f"picture {i}", picture) for i, picture in enumerate(_many(pictures)))
+        graph = self._graph(IMG)
+        if not graph.front:
+            return self._stack([self._embed_picture(graph, *given) for given in labelled])
+        most = graph.at_once(IMG, _PICTURES_PER_RUN)
+        prepared = _ahead(lambda given: self._pixel_values(graph, *given), labelled, 2 * most)
+        runs = map(np.concatenate, _chunks(prepared, most))
+        return self._stack([self._run(graph, values) for values in runs])
 
-    def embed_text(self, texts: Iterable[str]) -> np.ndarray:
+    def embed_text(self, texts: str | Iterable[str]) -> np.ndarray:
         """Return ``(n, dims)`` float32, L2-normalised, in the texts' order.
 
         Args:
-            texts: Texts; those longer than the model's maximum length are cut. A pair by another
-                maker does not say that length, and gets them whole.
+            texts: One text or many; those longer than the model's maximum length are cut. A pair by
+                another maker does not say that length, and gets them whole.
 
         Raises:
             InputError: If one is no text, or has more than 20,000 characters for a byte-pair
                 tokenizer of unknown length; its number is named, nothing is embedded.
         """
-        texts = list(texts)
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            return self._stack([])
         is_long = any(isinstance(text, str) and len(text) > _SHORT_CHARACTERS for text in texts)
         reach, is_bounded = self._reading if is_long else (None, True)
         for i, text in enumerate(texts):
@@ -98,74 +171,151 @@ class PairEmbedder:
                     "much its model reads; nothing was embedded.",
                     hint="shorten it, or export the pair from its model.",
                 )
-        any_case = self._metadata.get("any_case_tokens", ()) if texts else ()
+        graph = self._graph(TXT)
+        any_case = graph.metadata.get("any_case_tokens", ())
         prepared = [prepare_text(t, f"text {i}", reach, any_case) for i, t in enumerate(texts)]
-        shape = self._input(TXT).shape if prepared else []
-        count = 1 if shape[:1] in ([], [1]) else _TEXTS_PER_RUN
-        rows = []
-        for at in range(0, len(prepared), count):
-            values = np.array(prepared[at : at + count], dtype=object)
+        most = graph.at_once(TXT, _TEXTS_PER_RUN)
+        if graph.front:
+            return self._encode(graph, prepared, most)
+        shape, rows = graph.input.shape, []
+        for some in _chunks(prepared, most):
+            values = np.array(some, dtype=object)
             # some take a column of texts, or one text without an axis
-            rows.append(self._run(TXT, values.reshape([-1, *shape[1:]] if shape else [])))
+            rows.append(self._run(graph, values.reshape([-1, *shape[1:]] if shape else [])))
         return self._stack(rows)
 
-    @cached_property
-    def _metadata(self) -> dict[str, Any]:
-        """What the text pipeline says of itself, if it is one of ours."""
-        properties = self._session(TXT).get_modelmeta().custom_metadata_map
-        try:
-            found = read_json(properties.get(PROPERTY, "{}"))
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+    def _encode(self, graph: _Graph, texts: Sequence[str], most: int) -> np.ndarray:
+        """Return the vectors of texts; those of like length run together."""
+        ids: list[np.ndarray] = []
+        for some in _chunks(texts, _TEXTS_PER_RUN):
+            padded = self._run_front(graph, np.array(some, dtype=object))
+            # behind each text's end token there are more of them, which change nothing
+            last = padded.shape[1] - np.argmax(padded[:, ::-1] != padded[0, -1], axis=1)
+            ids += [row[: length + 1] for row, length in zip(padded, last, strict=True)]
+        order = sorted(range(len(ids)), key=lambda i: ids[i].size)
+        vectors = np.empty((len(ids), self.dims), np.float32)
+        for places in _chunks(order, most):
+            longest = ids[places[-1]].size
+            rows = [np.pad(ids[i], (0, longest - ids[i].size), "edge") for i in places]
+            vectors[places] = self._run(graph, np.stack(rows))
+        return vectors
 
     @cached_property
     def _reading(self) -> tuple[int | None, bool]:
         """Bytes of a text that the model can read, if known, and whether long words are no risk."""
         try:
             merges = read_merges(self._paths[TXT])
-            known = self._metadata.get("max_seq_length")
+            known = self._graph(TXT).metadata.get("max_seq_length")
             reach = reach_bytes(merges, int(known)) if merges and known else None
         except (ValueError, TypeError, AttributeError, LookupError):
             return None, False
         return reach, reach is not None or not merges
 
-    def _embed_picture(self, data: bytes, label: str) -> np.ndarray:
-        rank = len(self._input(IMG).shape)
-        with in_work(data, label, as_pixels if rank == _RAW_RANK else as_png) as values:
+    def _embed_picture(self, graph: _Graph, label: str, picture: Picture) -> np.ndarray:
+        rank = len(graph.input.shape)
+        with in_work(picture, label, as_pixels if rank == _RAW_RANK else as_png) as values:
             # some take the bytes of one picture as a row
-            vector = self._run(IMG, values[None] if rank == 2 else values)
+            vector = self._run(graph, values[None] if rank == 2 else values)
             del values  # so that the context frees it, too
         return vector
+
+    def _pixel_values(self, graph: _Graph, label: str, picture: Picture) -> np.ndarray:
+        is_decoded = graph.front_ends is not None and graph.front_ends.input == DECODED
+        with in_work(picture, label, as_bgr if is_decoded else as_pixels) as pixels:
+            values = self._run_front(graph, pixels)
+            del pixels
+        return values
 
     def embed_bare(self, side: str, value: bytes | str) -> np.ndarray:
         """Return ``(1, dims)`` float32 of an input that nobody prepared, as a database embeds it.
 
-        For inputs that are known to be safe: others may end the process.
+        For inputs that are known to be safe, others may end the process; front end ``graph`` only.
         """
         is_picture = isinstance(value, bytes)
         given = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.array([value])
-        return self._run(side, given if is_picture else given.astype(object))
+        return self._run(self._graph(side), given if is_picture else given.astype(object))
 
     def open(self, side: str) -> None:
         """Load a side's graph now instead of at its first use."""
-        self._session(side)
+        self._graph(side)
 
-    def _session(self, side: str) -> Any:
+    def _graph(self, side: str) -> _Graph:
         with self._lock:
-            if side not in self._sessions:
+            if side not in self._graphs:
                 # ONNX Runtime already computes here what depends on no input
-                opened = within(self.timeout_s, lambda: open_session(self._paths[side]))
-                self._sessions[side] = opened
-            return self._sessions[side]
+                self._graphs[side] = within(self.timeout_s, lambda: self._load(side))
+            return self._graphs[side]
 
-    def _input(self, side: str) -> Any:
-        name = self._ends.get(side, Ends()).input
-        inputs = self._session(side).get_inputs()
-        return next((given for given in inputs if given.name == name), inputs[0])
+    def _load(self, side: str) -> _Graph:
+        path, ends = self._paths[side], self._ends.get(side, Ends())
+        if ends.output in (PIXEL_VALUES, INPUT_IDS):
+            return _Graph(open_session(path, part=(ends.input, ends.output)), ends)
+        if self.front_end == HOST and can_cut():
+            cut = PIXEL_VALUES if side == IMG else INPUT_IDS
+            for first in (DECODED, ends.input) if side == IMG else (ends.input,):
+                try:
+                    # as many of them run at once as there are threads that decode
+                    front = open_session(path, part=(first, cut), threads=1)
+                    is_ours = first == DECODED or side == TXT or _is_raw(front)
+                    if is_ours and PROPERTY in front.get_modelmeta().custom_metadata_map:
+                        encoder = open_session(path, part=(cut, ends.output))
+                        return _Graph(encoder, Ends(cut, ends.output), front, Ends(first, cut))
+                except GraphError:
+                    continue
+        return _Graph(open_session(path), ends)
 
-    def _run(self, side: str, values: np.ndarray) -> np.ndarray:
-        return run(self._session(side), values, self._ends.get(side, Ends()), self.timeout_s)
+    def _run(self, graph: _Graph, values: np.ndarray) -> np.ndarray:
+        return run(graph.session, values, graph.ends, self.timeout_s)
+
+    def _run_front(self, graph: _Graph, values: np.ndarray) -> np.ndarray:
+        return run(graph.front, values, graph.front_ends or graph.ends, self.timeout_s)
 
     def _stack(self, rows: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(rows or [np.empty((0, self.dims), np.float32)])
+
+
+def _many(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
+    if isinstance(pictures, bytes | bytearray | memoryview | str | Path | Image.Image):
+        return [pictures]
+    if isinstance(pictures, np.ndarray) and pictures.ndim <= _RAW_RANK:
+        return [pictures]
+    return pictures
+
+
+def _is_raw(front: Any) -> bool:
+    return len(front.get_inputs()[0].shape) == _RAW_RANK
+
+
+def _cores() -> int:
+    """Return how many this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # other systems than Linux have no such function
+        return os.cpu_count() or 1
+
+
+def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    some: list[_T] = []
+    for item in items:
+        some.append(item)
+        if len(some) == size:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _ahead(call: Callable[[_T], _R], items: Iterable[_T], most: int) -> Iterator[_R]:
+    """Yield what a call returns for each item, in order; threads do up to `most` of them ahead."""
+    waiting: deque[Future[_R]] = deque()
+    with ThreadPoolExecutor(_cores()) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(call, item))
+                if len(waiting) > most:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -16,13 +16,14 @@ import onnx
 
 from oml_mlflow.errors import ConfigError, ExportError, GraphError, NameTaken
 from oml_mlflow.events import Event, Listener, silent
-from oml_mlflow.graph.image import PIXEL_VALUES, image_pipeline
+from oml_mlflow.graph.cut import INPUT_IDS, PIXEL_VALUES
+from oml_mlflow.graph.image import image_pipeline
 from oml_mlflow.graph.precision import choose_precisions, read_precisions
 from oml_mlflow.graph.profiles import DEFAULT_PROFILE, PROFILES, Profile
 from oml_mlflow.graph.retarget import side_metadata
 from oml_mlflow.graph.rules import check_file
 from oml_mlflow.graph.shrink import estimated_size_bytes, shrink
-from oml_mlflow.graph.text import INPUT_IDS, text_pipeline
+from oml_mlflow.graph.text import text_pipeline
 from oml_mlflow.graph.wire import Initializer, write_model
 from oml_mlflow.names import IMG, PROPERTY, SIDES, TXT, check_export_name, model_name, pipeline_file
 from oml_mlflow.pair.pipeline_pair import PipelinePair

@@ -22,6 +22,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from oml_mlflow.errors import InputError
 from oml_mlflow.pair.limits import MAX_PIXELS
 
+Picture = bytes | bytearray | memoryview | str | Path | Image.Image | np.ndarray
 _SMALLER = f"scale it down first, or set {MAX_PIXELS.variable} where the model runs."
 # CLIP resizes the short edge before it crops, so that the work grows with the aspect ratio: at
 # 1,000 the graph takes seconds and 300 MB for one picture, transformers twice that (measured)
@@ -109,35 +111,31 @@ _allowance = _Allowance()
 
 @contextlib.contextmanager
 def in_work(
-    data: bytes, label: str, encode: Callable[[Image.Image], np.ndarray]
+    given: Picture, label: str, encode: Callable[[Image.Image], np.ndarray]
 ) -> Iterator[np.ndarray]:
     """Yield a graph's input for one picture; its pixels are held until the context ends.
 
     Args:
-        data: One encoded picture, in one of `FORMATS`.
+        given: One picture: encoded, in one of `FORMATS`, as bytes or the path of a file; Pillow's;
+            or a uint8 array, ``(height, width)`` or ``(height, width, 3 or 4)``.
         label: How to name it in an error.
-        encode: `as_png` or `as_pixels`.
+        encode: `as_png`, `as_pixels` or `as_bgr`.
 
     Raises:
-        InputError: If it is of another format, Pillow can't decode it in full, it has more than
-            `limits.MAX_PIXELS`, or one edge is more than `ASPECT_LIMIT` times the other.
+        InputError: If it is none of these, or of another format, Pillow can't decode it in full, it
+            has more than `limits.MAX_PIXELS`, or one edge is more than `ASPECT_LIMIT` times the
+            other.
         ConfigError: See `limits.MAX_PIXELS`.
     """
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise InputError(
-            f"{label}: got {type(data).__name__}, wanted the bytes of an encoded picture.",
-            hint="pass the contents of a JPEG or PNG file.",
-        )
-    data, limit = bytes(data), MAX_PIXELS.read()
-    plugin = _plugin(data, label)
-    with _decoding(data, label):
-        _check_jpeg(data)
-        picture = plugin(io.BytesIO(data))
+    limit = MAX_PIXELS.read()
+    with _decoding(label, given):
+        picture = _opened(given, label)
         pixels = _judge(picture, label, limit)
     if pixels >= _LARGE_PIXELS:
         _return_freed_blocks()
     with _allowance.hold(pixels, limit):
-        with _decoding(data, label):
+        with _decoding(label, given):
+            picture = picture.copy() if picture is given else picture
             picture.load()
             _judge(picture, label, pixels)
             values = encode(as_rgb(picture))
@@ -188,6 +186,19 @@ def as_pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture)
 
 
+def as_bgr(picture: Image.Image) -> np.ndarray:
+    """Return a picture's pixels as the graph's decoder gives them: `as_pixels`, but BGR."""
+    width, height = picture.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    # by strips: Pillow's own copy of all pixels takes their memory twice
+    rows = max(1, _LARGE_BYTES // (3 * width))
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(top + rows, height)))
+        some = np.frombuffer(strip.tobytes("raw", "BGR"), np.uint8)
+        pixels[top : top + rows] = some.reshape(-1, width, 3)
+    return pixels
+
+
 def prepare_picture(data: bytes, label: str = "picture") -> bytes:
     """Return bytes that the graph reads as Pillow reads `data`; arguments and errors: `in_work`.
 
@@ -202,6 +213,26 @@ def picture_pixels(data: bytes, label: str = "picture") -> np.ndarray:
     """Return a picture's pixels, uint8 ``(height, width, 3)``, RGB; see `prepare_picture`."""
     with in_work(data, label, as_pixels) as pixels:
         return pixels
+
+
+def _opened(given: Picture, label: str) -> Image.Image:
+    """Return a picture, not decoded before it is used."""
+    if isinstance(given, Image.Image):
+        return given
+    if isinstance(given, np.ndarray):
+        return Image.fromarray(given)
+    if isinstance(given, str | Path):
+        given = Path(given).expanduser().read_bytes()
+    if not isinstance(given, bytes | bytearray | memoryview):
+        raise InputError(
+            f"{label}: got {type(given).__name__}, wanted an encoded picture.",
+            hint="pass the contents of a JPEG or PNG file, its path, a picture of Pillow or a "
+            "uint8 array.",
+        )
+    data = bytes(given)
+    plugin = _plugin(data, label)
+    _check_jpeg(data)
+    return plugin(io.BytesIO(data))
 
 
 def _plugin(data: bytes, label: str) -> type[ImageFile.ImageFile]:
@@ -233,23 +264,37 @@ def _foreign_name(head: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _decoding(data: bytes, label: str) -> Iterator[None]:
+def _decoding(label: str, given: Picture) -> Iterator[None]:
     """Raise InputError for whatever Pillow raises."""
     try:
         yield
     except InputError:
         raise
+    except OSError as error:
+        if not isinstance(given, str | Path) or error.filename is None:
+            raise _undecodable(label, given, error) from error
+        raise InputError(
+            f"{label}: file {given} can't be read ({error.strerror}).", hint="check its path."
+        ) from error
     except Image.DecompressionBombError as error:  # some plugins judge for themselves
         raise InputError(f"{label}: too many pixels ({error})", hint=_SMALLER) from error
     except Exception as error:  # Pillow's plugins raise nearly anything on bad bytes
-        reason = str(error)[:300] or type(error).__name__
-        raise InputError(
-            f"{label}: {len(data):,} bytes can't be decoded ({reason}).",
-            hint=f"pass the contents of a {FORMATS} file, whole.",
-        ) from error
+        raise _undecodable(label, given, error) from error
 
 
-def _judge(picture: ImageFile.ImageFile, label: str, limit: int) -> int:
+def _undecodable(label: str, given: Picture, error: Exception) -> InputError:
+    reason = str(error)[:300] or type(error).__name__
+    if isinstance(given, bytes | bytearray | memoryview):
+        what = f"{len(given):,} bytes"
+    else:
+        what = str(given) if isinstance(given, str | Path) else f"a {type(given).__name__}"
+    return InputError(
+        f"{label}: {what} can't be decoded ({reason}).",
+        hint=f"pass the contents of a {FORMATS} file, whole.",
+    )
+
+
+def _judge(picture: Image.Image, label: str, limit: int) -> int:
     """Return how many pixels a picture takes; raise if they, or the work on them, are too many."""
     width, height = picture.size
     if isinstance(picture, TiffImageFile):
@@ -271,9 +316,10 @@ def _judge(picture: ImageFile.ImageFile, label: str, limit: int) -> int:
     if isinstance(picture, TiffImageFile) and coding not in _TIFF_CODINGS:
         raise ValueError(f"compression {coding} is not decoded here")
     # Pillow decodes run lengths in Python: a BMP of 32 kB took 30 s
-    if any(part[0] in Image.DECODERS for part in picture.tile):
+    tiles = picture.tile if isinstance(picture, ImageFile.ImageFile) else []
+    if any(part[0] in Image.DECODERS for part in tiles):
         raise ValueError("run lengths in a BMP are not decoded here")
-    areas = [(right - left) * (low - top) for left, top, right, low in map(_extents, picture.tile)]
+    areas = [(right - left) * (low - top) for left, top, right, low in map(_extents, tiles)]
     if sum(areas) > _MOST_LAYERS * picture.width * picture.height:
         raise ValueError("its parts overlap")
     return width * height

@@ -13,7 +13,7 @@ from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph.profiles import DEFAULT_PROFILE, PROFILES, Profile
 from oml_mlflow.graph.runtime import Ends, not_run_reason
 from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.pair.embedder import PairEmbedder
+from oml_mlflow.pair.embedder import HOST, PairEmbedder
 from oml_mlflow.parity.probes import Probe, References
 from oml_mlflow.parity.report import ParityReport
 
@@ -185,9 +185,9 @@ class PipelinePair:
         """Return the graph of one side."""
         return self.files[side][0]
 
-    def embedder(self) -> PairEmbedder:
-        """Return the pair ready to run in this process."""
-        return PairEmbedder(self.img, self.txt, self.dims, self.ends)
+    def embedder(self, front_end: str = HOST) -> PairEmbedder:
+        """Return the pair ready to run in this process; `front_end` as in `PairEmbedder`."""
+        return PairEmbedder(self.img, self.txt, self.dims, self.ends, front_end=front_end)
 
 
 def _fitting_profile(metadata: Mapping[str, Any]) -> str:

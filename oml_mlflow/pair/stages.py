@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from oml_mlflow.errors import ParityError
 from oml_mlflow.events import Listener, silent
-from oml_mlflow.graph.image import PIXEL_VALUES
+from oml_mlflow.graph.cut import INPUT_IDS, PIXEL_VALUES
 from oml_mlflow.graph.precision import encoder_limit, read_precisions
-from oml_mlflow.graph.retarget import read_head
 from oml_mlflow.graph.runtime import Ends, runtime_versions
-from oml_mlflow.graph.text import INPUT_IDS
 from oml_mlflow.names import IMG, SIDES, TXT
-from oml_mlflow.pair.embedder import PairEmbedder
+from oml_mlflow.pair.embedder import GRAPH, PairEmbedder
 from oml_mlflow.pair.pictures import give_back
 from oml_mlflow.pair.pipeline_pair import PipelinePair, Proof
 from oml_mlflow.pair.reference import (
@@ -54,8 +50,6 @@ _NOT_WITH_4 = "own-pixel"
 
 def prove(pair: PipelinePair, source: Source, on_event: Listener = silent) -> Proof:
     """Compare a pair with its model; nothing is raised for a difference, see `demand_stages`.
-
-    Two small graphs, from the inputs to the encoders, are written to a temporary folder.
 
     Raises:
         GraphError: If another maker wrote the pair, so that it can't be cut.
@@ -123,20 +117,15 @@ def _embed_side(
     pair: PipelinePair, side: str, probes: Sequence[Probe], on_event: Listener
 ) -> dict[str, np.ndarray]:
     # with a graph of its own each: ONNX Runtime holds a file twice while it opens it
-    vectors = embed_probes(pair.embedder(), by_side(probes, side), on_event, f"pair, {side}")
+    vectors = embed_probes(pair.embedder(GRAPH), by_side(probes, side), on_event, f"pair, {side}")
     give_back()
     return vectors
 
 
 def _heads(pair: PipelinePair) -> PairEmbedder:
     """Return what a pair does before its encoders: pixel values of a picture, ids of a text."""
-    # the sessions stay when their files are gone
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {side: Path(folder) / f"head_{side}.onnx" for side in SIDES}
-        for side, path in paths.items():
-            path.write_bytes(read_head(pair.path(side)).SerializeToString())
-        ends = {IMG: Ends(output=PIXEL_VALUES), TXT: Ends(output=INPUT_IDS)}
-        heads = PairEmbedder(paths[IMG], paths[TXT], pair.dims, ends)
-        for side in SIDES:
-            heads.open(side)
+    ends = {IMG: Ends(output=PIXEL_VALUES), TXT: Ends(output=INPUT_IDS)}
+    heads = PairEmbedder(pair.img, pair.txt, pair.dims, ends, front_end=GRAPH)
+    for side in SIDES:
+        heads.open(side)
     return heads

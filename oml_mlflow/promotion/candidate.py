@@ -16,6 +16,7 @@ from oml_mlflow.flavor.package import PackagedPair, read_package
 from oml_mlflow.graph.precision import read_precisions, runtime_limit
 from oml_mlflow.graph.runtime import runtime_versions
 from oml_mlflow.names import SIDES
+from oml_mlflow.pair.embedder import GRAPH
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.parity.probes import Probe, References, embed_probes, golden_probes
 from oml_mlflow.planning.geometry import key_vectors
@@ -85,7 +86,7 @@ def registered(package: PackagedPair, version: ModelVersion) -> Candidate:
 def unregistered(pair: PipelinePair, model_name: str, on_event: Listener = silent) -> Candidate:
     """Return a pair that is in no registry; its vectors in this process are the references."""
     probes = golden_probes()
-    vectors = embed_probes(pair.embedder(), probes, on_event, "pair")
+    vectors = embed_probes(pair.embedder(GRAPH), probes, on_event, "pair")
     references = References(vectors, runtime_versions())
     return Candidate(f"the pair of {model_name}", pair, probes, references)
 

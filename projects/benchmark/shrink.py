@@ -32,12 +32,9 @@ sys.path[:0] = [
 
 import clip_folders
 import drawings
-import onnx
-from onnx.utils import Extractor
 from test_exactness import captions
 
 from oml_mlflow.graph.precision import FLOAT32, PRECISIONS, measure_loss
-from oml_mlflow.graph.retarget import read_head
 from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.pipeline_pair import PipelinePair
@@ -114,14 +111,11 @@ def run_bare(
         return stored["vectors"], float(stored["resident"]), done.stdout.strip()
 
 
-def batch_difference(path: Path, side: str, inputs: Sequence[np.ndarray], folder: Path) -> float:
+def batch_difference(path: Path, side: str, inputs: Sequence[np.ndarray]) -> float:
     """Return how far vectors in a batch are from the same inputs alone, at the encoder."""
     start = "pixel_values" if side == "img" else "input_ids"
-    onnx.save(read_head(path), folder / "head.onnx")
-    onnx.save(
-        Extractor(onnx.load(path)).extract_model([start], ["embedding"]), folder / "encoder.onnx"
-    )
-    head, encoder = (open_session(folder / f"{n}.onnx", threads=1) for n in ("head", "encoder"))
+    parts = ("input", start), (start, "embedding")
+    head, encoder = (open_session(path, part=part, threads=1) for part in parts)
     prepared = [head.run(None, {"input": values})[0] for values in inputs]
     longest = max(p.shape[1] for p in prepared)
     if side == "txt":
@@ -161,7 +155,7 @@ def measure_side(
             **measure_loss(vectors[precision], vectors[FLOAT32]),
             "per s": len(timed) / seconds[precision],
             "speed": seconds[FLOAT32] / seconds[precision],
-            "batch": batch_difference(path, side, timed[:TEXTS_PER_BATCH], folder),
+            "batch": batch_difference(path, side, timed[:TEXTS_PER_BATCH]),
         }
         if other_python:
             there, _, row["other runtime is"] = run_bare(other_python, path, side, timed, folder)

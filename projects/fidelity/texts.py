@@ -28,8 +28,8 @@ import onnx
 from environments import environment, run_each
 
 from oml_mlflow.errors import InputError
+from oml_mlflow.graph.cut import INPUT_IDS
 from oml_mlflow.graph.profiles import get_profile
-from oml_mlflow.graph.text import INPUT_IDS
 from oml_mlflow.names import TXT
 from oml_mlflow.pair.export import export_pair
 from oml_mlflow.pair.template import ONNXPipelineConfig

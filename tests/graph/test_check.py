@@ -20,8 +20,9 @@ from oml_mlflow import PipelinePair
 from oml_mlflow.errors import GraphError
 from oml_mlflow.graph.finding import Finding
 from oml_mlflow.graph.profiles import PROFILES, Profile, get_profile
+from oml_mlflow.graph.protobuf import tag
 from oml_mlflow.graph.rules import check_file
-from oml_mlflow.graph.wire import Initializer, _tag
+from oml_mlflow.graph.wire import Initializer
 from oml_mlflow.pair.export import export_pair
 from oml_mlflow.pair.template import ONNXPipelineConfig
 from oml_mlflow.source.model import open_source
@@ -181,11 +182,11 @@ def write_sparse(path: Path, size: int) -> Path:
     item = Initializer("hole", (rows, foreign.DIMS), np.dtype(np.float32), lambda: np.empty(0))
     tensor = item._prefix()
     graph = model.graph.SerializeToString()
-    field = _tag(5, len(tensor) + item.size_bytes) + tensor
+    field = tag(5, len(tensor) + item.size_bytes) + tensor
     model.ClearField("graph")
     whole = len(graph) + len(field) + item.size_bytes
     with path.open("wb") as file:
-        file.write(model.SerializeToString() + _tag(7, whole) + graph + field)
+        file.write(model.SerializeToString() + tag(7, whole) + graph + field)
         file.truncate(file.tell() + item.size_bytes)
     return path
 

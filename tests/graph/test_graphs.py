@@ -19,6 +19,7 @@ from onnx.utils import Extractor
 
 from oml_mlflow.errors import ConfigError, PackageError
 from oml_mlflow.graph import wire
+from oml_mlflow.graph.protobuf import tag
 from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.graph.wire import Initializer, read_header, write_model
 from oml_mlflow.oml4py import ONNXPipeline
@@ -357,10 +358,10 @@ def test_headers_are_read_without_the_weights(tmp_path: Path) -> None:
     weight = Initializer("w", (2**28,), np.dtype(np.float32), lambda: np.empty(0))
     prefix = weight._prefix()
     size = len(prefix) + weight.size_bytes
-    entry = wire._tag(wire._INITIALIZER, size)
+    entry = tag(wire._INITIALIZER, size)
     path = tmp_path / "large.onnx"
     with path.open("wb") as file:
-        file.write(wire._tag(wire._GRAPH, len(graph) + len(entry) + size) + graph + entry + prefix)
+        file.write(tag(wire._GRAPH, len(graph) + len(entry) + size) + graph + entry + prefix)
         # 1 GiB of zeros that take no room on the disk
         file.truncate(file.tell() + weight.size_bytes)
     tracemalloc.start()

@@ -16,6 +16,7 @@ from onnx.utils import Extractor
 
 from oml_mlflow.cli import main
 from oml_mlflow.errors import ConfigError, GraphError, ParityError
+from oml_mlflow.graph.cut import read_part
 from oml_mlflow.graph.precision import (
     PRECISIONS,
     choose_precisions,
@@ -25,7 +26,7 @@ from oml_mlflow.graph.precision import (
     runtime_limit,
 )
 from oml_mlflow.graph.profiles import PROFILES
-from oml_mlflow.graph.retarget import read_head, retarget_pipeline
+from oml_mlflow.graph.retarget import retarget_pipeline
 from oml_mlflow.graph.runtime import open_session, run
 from oml_mlflow.graph.shrink import estimated_size_bytes, shrink
 from oml_mlflow.graph.wire import Initializer, read_model
@@ -215,7 +216,9 @@ def test_wrong_preparation_is_seen(
 
 
 def test_head_is_what_the_graph_computes_first(pairs: dict[str, PipelinePair]) -> None:
-    head = read_head(pairs["int8"].img)
+    part = read_part(pairs["int8"].img, "input", "pixel_values")
+    assert part is not None
+    head = onnx.load_model_from_string(part)
     onnx.checker.check_model(head)
     assert [v.name for v in head.graph.output] == ["pixel_values"]
     assert sum(i.ByteSize() for i in head.graph.initializer) < 10_000

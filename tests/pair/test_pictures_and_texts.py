@@ -187,8 +187,8 @@ BAD_PICTURES: dict[str, tuple[Any, str]] = {
     "half a PNG": (PNG[: len(PNG) // 2], "can't be decoded"),
     "JPEG with a damaged header": (JPEG[:2] + b"\xff\xc4\x00\x03" + JPEG[6:], "can't be decoded"),
     "PNG with a damaged chunk": (PNG[:60] + b"\0\0\0\0" + PNG[64:], "can't be decoded"),
-    "string": ("picture.jpg", "got str, wanted the bytes"),
-    "nothing": (None, "got NoneType, wanted the bytes"),
+    "string": ("picture.jpg", "file picture.jpg can.t be read"),
+    "nothing": (None, "got NoneType, wanted an encoded"),
     "400 megapixels": (
         PNG[:16]
         + struct.pack(">II", 20000, 20000)

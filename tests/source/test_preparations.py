@@ -20,7 +20,8 @@ from transformers import AutoImageProcessor
 
 import oml_mlflow.oml4py
 from oml_mlflow.errors import SourceError, UnsupportedSource
-from oml_mlflow.graph.image import OPSET, PIXEL_VALUES, image_head
+from oml_mlflow.graph.cut import PIXEL_VALUES
+from oml_mlflow.graph.image import OPSET, image_head
 from oml_mlflow.graph.ops import make_graph_model, tensor_info
 from oml_mlflow.graph.runtime import open_session
 from oml_mlflow.graph.wire import write_model

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import duckdb
 
 from oml_mlflow.errors import TargetError
 from oml_mlflow.graph.runtime import Ends
-from oml_mlflow.pair.embedder import PairEmbedder
+from oml_mlflow.pair.embedder import GRAPH, HOST, PairEmbedder
 from oml_mlflow.planning.records import LoadedModel
 from oml_mlflow.promotion.target import EMBED_TIMEOUT_S
 from oml_mlflow.targets.embedded.database import alone, open_file
@@ -29,12 +30,14 @@ class EmbeddedFolder:
 
     Attributes:
         refusal: Error of a model's function in the current or last statement.
+        front_end: How models run; see `PairEmbedder`. ``graph`` while they are verified.
     """
 
     def __init__(self, folder: str | Path, timeout_s: float) -> None:
         self.folder, self.timeout_s = Path(folder).expanduser().absolute(), timeout_s
         self.refusal: TargetError | None = None
-        self._embedders: dict[str, PairEmbedder] = {}
+        self.front_end = HOST
+        self._embedders: dict[tuple[str, str], PairEmbedder] = {}
         self._lock = threading.Lock()
 
     @property
@@ -55,19 +58,19 @@ class EmbeddedFolder:
         Raises:
             TargetError: If its file does not hold its bytes.
         """
-        path, fingerprint = self.model_path(model.fingerprint), model.fingerprint
+        path, key = self.model_path(model.fingerprint), (model.fingerprint, self.front_end)
         with self._lock:
-            damage = find_damage(path, fingerprint)
-            if not damage and fingerprint not in self._embedders:
+            damage = find_damage(path, model.fingerprint)
+            if not damage and key not in self._embedders:
                 before = identity(path)
                 ends = {model.side: Ends(**model.metadata.get("ends", {}))}
-                made = PairEmbedder(path, path, model.dims, ends)
+                made = PairEmbedder(path, path, model.dims, ends, front_end=self.front_end)
                 made.timeout_s = EMBED_TIMEOUT_S
                 made.open(model.side)
-                self._embedders[fingerprint] = made
+                self._embedders[key] = made
                 # onnxruntime opened the path again: was it still the checked file?
                 if identity(path) != before:
-                    del self._embedders[fingerprint]
+                    del self._embedders[key]
                     damage = f"changed: its file {path} was replaced while it was loaded"
             if damage:
                 raise TargetError(
@@ -75,7 +78,16 @@ class EmbeddedFolder:
                     hint="promote its version again, or run `oml-mlflow apply --heal`: the file is "
                     "written anew.",
                 )
-            return self._embedders[fingerprint]
+            return self._embedders[key]
+
+    @contextmanager
+    def verifying(self) -> Iterator[None]:
+        """Run models as any database does: each value through the whole graph, alone."""
+        self.front_end = GRAPH
+        try:
+            yield
+        finally:
+            self.front_end = HOST
 
     def alone(self, purpose: str) -> AbstractContextManager[None]:
         """Lock out other threads of this process; see `database.alone`."""

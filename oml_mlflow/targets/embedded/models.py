@@ -81,9 +81,10 @@ class EmbeddedModels:
     def embed(self, model: str, side: str, values: Sequence[bytes | str]) -> np.ndarray:
         """Return ``(n, dims)`` float32, one SQL statement a value. Read-only."""
         rows = []
-        for value in values:
-            [(vector,)] = self._db.execute(f'SELECT "{model}"(?)', [value]).fetchall()
-            rows.append(np.asarray(vector, np.float32))
+        with self._db.target.verifying():
+            for value in values:
+                [(vector,)] = self._db.execute(f'SELECT "{model}"(?)', [value]).fetchall()
+                rows.append(np.asarray(vector, np.float32))
         return np.stack(rows)
 
     def drop(self, names: Sequence[str]) -> None:

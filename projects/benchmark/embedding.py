@@ -1,0 +1,198 @@
+# ruff: noqa: E402 -- the tests' modules are found by path
+"""Pictures and texts a second, beside plain transformers and what the parts of the work allow.
+
+ViT-B/32 with random weights; JPEGs of photographs. All run in turns in one process; the medians of
+the rounds count. The limit of pictures is 1 / (encoder's time for one of 16 at once + time to
+decode and prepare one on a single thread / cores).
+
+    python projects/benchmark/embedding.py --cache /tmp/bench --rounds 5
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
+
+import clip_folders
+from lean_export import make_model
+
+from oml_mlflow.graph.cut import DECODED, PIXEL_VALUES
+from oml_mlflow.graph.runtime import Ends, open_session, run
+from oml_mlflow.names import IMG
+from oml_mlflow.oml4py import ONNXPipeline
+from oml_mlflow.pair.embedder import GRAPH
+from oml_mlflow.pair.pictures import as_bgr, in_work
+from oml_mlflow.pair.pipeline_pair import PipelinePair
+from oml_mlflow.pair.template import ONNXPipelineConfig
+
+SIZES = {"0.3 MP": (640, 480), "2 MP": (1632, 1224), "12 MP": (4000, 3000)}
+COUNTS = {"0.3 MP": 64, "2 MP": 48, "12 MP": 16}
+BATCH = 16
+CAPTIONS = ("a cat", "a photo of two dogs that run behind a red ball in the park", "rocket " * 90)
+TEXTS = {
+    "short": [f"a photo of {n} cats" for n in range(128)],
+    "mixed": [CAPTIONS[n % 3] if n % 6 else f"{n} words, or so" for n in range(128)],
+    "77 tokens": [f"{n} {CAPTIONS[2]}" for n in range(32)],
+}
+
+
+def export(folder: Path, name: str, **settings: Any) -> PipelinePair:
+    """Return the pair of the model in `folder`, exported if it is not there."""
+    out = folder / "pairs"
+    files = [out / f"{name}_{side}.onnx" for side in ("img", "txt")]
+    if all(path.exists() for path in files):
+        return PipelinePair.from_files(*files)
+    config = ONNXPipelineConfig.from_template("multimodal_clip", **settings)
+    pipeline = ONNXPipeline(str(folder / "model"), config=config)
+    return pipeline.export2file(name, out, validate=False)
+
+
+def jpegs(size: tuple[int, int], count: int) -> list[bytes]:
+    """Return JPEGs as cameras write them."""
+    found = []
+    for _, picture in clip_folders.photographs():
+        out = io.BytesIO()
+        large = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        large.save(out, "JPEG", quality=90)
+        found.append(out.getvalue())
+    return [found[n % len(found)] for n in range(count)]
+
+
+class Plain:
+    """What people would otherwise write."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import CLIPModel, CLIPProcessor
+
+        self.torch, self.model = torch, CLIPModel.from_pretrained(folder).eval()
+        self.processor = CLIPProcessor.from_pretrained(folder)
+
+    def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
+        """Return unit vectors, by sixteens."""
+        rows = []
+        for at in range(0, len(pictures), BATCH):
+            some = [Image.open(io.BytesIO(p)).convert("RGB") for p in pictures[at : at + BATCH]]
+            inputs = self.processor(images=some, return_tensors="pt")
+            with self.torch.inference_mode():
+                rows.append(self._unit(self.model.get_image_features(**inputs)))
+        return np.concatenate(rows)
+
+    def embed_text(self, texts: Sequence[str], padding: str | bool = True) -> np.ndarray:
+        """Return unit vectors, by 32."""
+        rows = []
+        for at in range(0, len(texts), 32):
+            inputs = self.processor(
+                text=texts[at : at + 32], return_tensors="pt", padding=padding, truncation=True
+            )
+            with self.torch.inference_mode():
+                rows.append(self._unit(self.model.get_text_features(**inputs)))
+        return np.concatenate(rows)
+
+    def _unit(self, output: Any) -> np.ndarray:
+        features = getattr(output, "pooler_output", output)
+        return (features / features.norm(dim=-1, keepdim=True)).numpy()
+
+
+def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Return the median seconds of each call; they are run in turns, once more to begin with."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            taken[name].append(time.perf_counter() - start)
+    return {name: float(np.median(times[1:])) for name, times in taken.items()}
+
+
+def show(name: str, row: dict[str, float]) -> None:
+    """Print what was measured of one kind of input."""
+    click.echo(f"{name}, a second")
+    for key, value in row.items():
+        click.echo(f"  {key:28} {value:9.3g}")
+
+
+@click.command()
+@click.option("--cache", type=click.Path(path_type=Path), required=True, help="Kept between runs.")
+@click.option("--rounds", default=5, help="How often each is run.")
+def main(cache: Path, rounds: int) -> None:
+    """Measure pictures and texts a second."""
+    if not (cache / "model" / "model.safetensors").exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        make_model(cache / "model", "b32")
+    pair, cores = export(cache, "clip"), len(os.sched_getaffinity(0))
+    dynamic = export(cache, "dynamic", quantize_model="dynamic")
+    host, graph, small = pair.embedder(), pair.embedder(GRAPH), dynamic.embedder()
+    plain = Plain(cache / "model")
+    front = open_session(pair.img, part=(DECODED, PIXEL_VALUES), threads=1)
+    encoder = open_session(pair.img, part=(PIXEL_VALUES, "embedding"))
+    values = np.random.default_rng(0).normal(size=(BATCH, 3, 224, 224)).astype(np.float32)
+
+    def prepare(pictures: Sequence[bytes]) -> None:
+        for picture in pictures:
+            with in_work(picture, IMG, as_bgr) as pixels:
+                run(front, pixels, Ends(DECODED, PIXEL_VALUES))
+
+    result: dict[str, dict[str, float]] = {}
+    for name, size in SIZES.items():
+        pictures = jpegs(size, COUNTS[name])
+        seconds = medians(
+            {
+                "host": lambda p=pictures: host.embed_image(p),
+                "graph": lambda p=pictures: graph.embed_image(p),
+                "host, int8 dynamic": lambda p=pictures: small.embed_image(p),
+                "transformers": lambda p=pictures: plain.embed_image(p),
+                "encoder": lambda: encoder.run(None, {PIXEL_VALUES: values}),
+                "preparation": lambda p=pictures[:BATCH]: prepare(p),
+            },
+            rounds,
+        )
+        limit = BATCH / (seconds.pop("encoder") + seconds.pop("preparation") / cores)
+        rates = {key: len(pictures) / taken for key, taken in seconds.items()}
+        vectors = host.embed_image(pictures)
+        result[name] = {
+            "limit": limit,
+            **rates,
+            "host / limit": rates["host"] / limit,
+            "host / transformers": rates["host"] / rates["transformers"],
+            "int8 dynamic / transformers": rates["host, int8 dynamic"] / rates["transformers"],
+            "host - graph": float(np.abs(vectors - graph.embed_image(pictures)).max()),
+            "host - transformers": float(np.abs(vectors - plain.embed_image(pictures)).max()),
+        }
+        show(name, result[name])
+    for name, texts in TEXTS.items():
+        seconds = medians(
+            {
+                "host": lambda t=texts: host.embed_text(t),
+                "transformers": lambda t=texts: plain.embed_text(t),
+                "transformers, to 77": lambda t=texts: plain.embed_text(t, "max_length"),
+            },
+            rounds,
+        )
+        rates = {key: len(texts) / taken for key, taken in seconds.items()}
+        vectors = host.embed_text(texts)
+        result[name] = {
+            **rates,
+            "host / transformers": rates["host"] / rates["transformers"],
+            "host / to 77": rates["host"] / rates["transformers, to 77"],
+            "host - transformers": float(np.abs(vectors - plain.embed_text(texts)).max()),
+        }
+        show(name, result[name])
+    click.echo(json.dumps({"cores": cores, "rounds": rounds, **result}))
+
+
+if __name__ == "__main__":
+    main()
