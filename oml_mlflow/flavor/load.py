@@ -22,8 +22,8 @@ def load_model(model_uri: str, dst_path: str | None = None) -> PairEmbedder:
         dst_path: Where to download to; a temporary folder by default.
 
     Returns:
-        An object with ``embed_image(list[bytes])`` and ``embed_text(list[str])``, each giving
-        ``(n, dims)`` float32.
+        An object with ``embed_image(pictures)`` and ``embed_text(texts)``, each giving
+        ``(n, dims)`` float32; see `PairEmbedder` for what they take.
 
     Raises:
         RegistryError: If it can't be fetched; see `oml_mlflow.registry.answering`.

@@ -121,7 +121,7 @@ class PairEmbedder:
         self._ends = dict(ends or {})
         self._paths = {IMG: Path(img), TXT: Path(txt)}
         self._graphs: dict[str, _Graph] = {}
-        self._lock = threading.Lock()
+        self._lock, self._encoding = threading.Lock(), threading.Lock()
 
     def embed_image(self, pictures: Picture | Iterable[Picture]) -> np.ndarray:
         """Return ``(n, dims)`` float32, L2-normalised, in the pictures' order.
@@ -143,9 +143,9 @@ class PairEmbedder:
         if not graph.front:
             return self._stack([self._embed_picture(graph, *given) for given in labelled])
         most = graph.at_once(IMG, _PICTURES_PER_RUN)
-        prepared = _ahead(lambda given: self._pixel_values(graph, *given), labelled, 2 * most)
+        prepared = _ahead(lambda given: self._pixel_values(graph, *given), labelled, most)
         runs = map(np.concatenate, _chunks(prepared, most))
-        return self._stack([self._run(graph, values) for values in runs])
+        return self._stack([self._run_encoder(graph, values) for values in runs])
 
     def embed_text(self, texts: str | Iterable[str]) -> np.ndarray:
         """Return ``(n, dims)`` float32, L2-normalised, in the texts' order.
@@ -197,7 +197,7 @@ class PairEmbedder:
         for places in _chunks(order, most):
             longest = ids[places[-1]].size
             rows = [np.pad(ids[i], (0, longest - ids[i].size), "edge") for i in places]
-            vectors[places] = self._run(graph, np.stack(rows))
+            vectors[places] = self._run_encoder(graph, np.stack(rows))
         return vectors
 
     @cached_property
@@ -266,6 +266,11 @@ class PairEmbedder:
 
     def _run(self, graph: _Graph, values: np.ndarray) -> np.ndarray:
         return run(graph.session, values, graph.ends, self.timeout_s)
+
+    def _run_encoder(self, graph: _Graph, values: np.ndarray) -> np.ndarray:
+        # one batch at a time: it has all cores, and those of many callers would fill the memory
+        with self._encoding:
+            return self._run(graph, values)
 
     def _run_front(self, graph: _Graph, values: np.ndarray) -> np.ndarray:
         return run(graph.front, values, graph.front_ends or graph.ends, self.timeout_s)
