@@ -1,8 +1,8 @@
 """A part of a pipeline's graph, between two of its tensors, without a second copy of its weights.
 
 It is an ONNX model of some kilobytes whose large tensors stay where they are in the pipeline's own
-file, named by offset, and are mapped from there. Made without the onnx package, which serving has
-not. Field numbers: onnx.proto.
+file, named by offset; the runtime gets that file's bytes with it. Made without the onnx package,
+which serving has not. Field numbers: onnx.proto.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from oml_mlflow.graph.protobuf import BYTES, VARINT, Field, fields, mapped, tag,
 # where our pipelines can be cut: pixels as the decoder gives them, uint8 (height, width, 3) in BGR;
 # prepared pixels; token ids
 DECODED, PIXEL_VALUES, INPUT_IDS = "decoded", "pixel_values", "input_ids"
+# under which name a part refers to its pipeline's file
+WEIGHTS = "weights"
 
 _IR_VERSION, _GRAPH, _OPSETS, _PROPERTIES = 1, 7, 8, 14
 _NODE, _NAME, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO = 1, 2, 5, 11, 12, 13
@@ -33,15 +35,15 @@ def read_part(path: Path, first: str, last: str) -> bytes | None:
     """Return the model between two tensors of an ONNX file, the file's own metadata included.
 
     Returns:
-        The model, whose external tensors lie in `path`; None if the file has none of the two, or
-        `last` needs more than `first`.
+        The model, whose external tensors lie in `path`, called `WEIGHTS`; None if the file has none
+        of the two, or `last` needs more than `first`.
 
     Raises:
         PackageError: If the file can't be read as every parser of protobuf reads it.
     """
     try:
         with mapped(path) as data:
-            return _read_part(data, path.resolve().name, first, last)
+            return _read_part(data, first, last)
     except (OSError, ValueError, IndexError) as error:
         raise PackageError(
             f"{path.name} can't be loaded: it is no readable ONNX model ({error}).",
@@ -49,7 +51,7 @@ def read_part(path: Path, first: str, last: str) -> bytes | None:
         ) from error
 
 
-def _read_part(data: mmap.mmap, file: str, first: str, last: str) -> bytes | None:
+def _read_part(data: mmap.mmap, first: str, last: str) -> bytes | None:
     outer, graphs = b"", []
     for field in fields(data, 0, len(data)):
         if (field.number, field.wire) == (_GRAPH, BYTES):
@@ -79,7 +81,7 @@ def _read_part(data: mmap.mmap, file: str, first: str, last: str) -> bytes | Non
         return None
     inside = b"".join(reversed(chosen)) + _message(_NAME, b"part")
     for name in sorted(needed & stored.keys()):
-        inside += _message(_INITIALIZER, _tensor(data, stored[name], file))
+        inside += _message(_INITIALIZER, _tensor(data, stored[name]))
     inside += _message(_INPUT, types[first]) + _message(_OUTPUT, types[last])
     return outer + _message(_GRAPH, inside)
 
@@ -101,7 +103,7 @@ def _names(data: mmap.mmap, message: Field, number: int) -> list[str]:
     return [data[f.at : f.end].decode() for f in found if (f.number, f.wire) == (number, BYTES)]
 
 
-def _tensor(data: mmap.mmap, tensor: Field, file: str) -> bytes:
+def _tensor(data: mmap.mmap, tensor: Field) -> bytes:
     """Return a tensor whose values stay in the file, or a small one as it is."""
     head, raw = b"", None
     for field in fields(data, tensor.at, tensor.end):
@@ -111,7 +113,7 @@ def _tensor(data: mmap.mmap, tensor: Field, file: str) -> bytes:
             head += data[field.start : field.end]
     if raw is None or raw.end - raw.at < _INLINE_BYTES:
         return data[tensor.at : tensor.end]
-    place = {"location": file, "offset": str(raw.at), "length": str(raw.end - raw.at)}
+    place = {"location": WEIGHTS, "offset": str(raw.at), "length": str(raw.end - raw.at)}
     for key, value in place.items():
         entry = _message(1, key.encode()) + _message(2, value.encode())
         head += _message(_EXTERNAL_DATA, entry)

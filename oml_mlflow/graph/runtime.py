@@ -18,8 +18,9 @@ from packaging.version import Version
 
 from oml_mlflow.deadline import within
 from oml_mlflow.errors import GraphError, PackageError
-from oml_mlflow.graph.cut import read_part
+from oml_mlflow.graph.cut import WEIGHTS, read_part
 from oml_mlflow.graph.external import external_tensors
+from oml_mlflow.graph.protobuf import mapped
 
 if TYPE_CHECKING:
     from oml_mlflow.graph.walk import Operator
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 # the first release that refuses files outside the model's folder itself (measured)
 _GUARDED = "1.24.4"
-# the first that maps tensors of a model without a path of its own (measured)
-_MAPS_FILES = "1.21"
+_TAKES_FILES = "add_external_initializers_from_files_in_memory"
 # comes after the operator in question, so that no kernel is ever made from a foreign node
 _NO_OPERATOR = ("oml_mlflow.none", "Nothing")
 
@@ -47,8 +47,10 @@ class Ends:
 
 
 def can_cut() -> bool:
-    """Return whether this runtime loads parts of a file: up to 1.20 it lacks their tensors."""
-    return Version(version("onnxruntime")) >= Version(_MAPS_FILES)
+    """Return whether this runtime takes a part's weights from a file: 1.24 does, 1.22 does not."""
+    import onnxruntime
+
+    return hasattr(onnxruntime.SessionOptions, _TAKES_FILES)
 
 
 def open_session(
@@ -77,8 +79,6 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     model: str | bytes | None = str(path)
     if part:
-        folder = "session.model_external_initializers_file_folder_path"
-        options.add_session_config_entry(folder, str(path.resolve().parent))
         model = read_part(path, *part)
         if model is None:
             raise GraphError(
@@ -89,7 +89,16 @@ def open_session(
     if threads:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        with mapped(path) as data:
+            if part and can_cut():
+                # it copies what it needs: a file that is changed later changes no vector
+                getattr(options, _TAKES_FILES)([WEIGHTS], [data], [len(data)])
+            session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+            # it holds the mapping, too
+            del options
+        return session
     except Exception as error:  # onnxruntime's errors share no base class
         raise PackageError(
             f"{path.name} can't be loaded by onnxruntime {version('onnxruntime')} with extensions "

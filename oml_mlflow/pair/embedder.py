@@ -24,7 +24,7 @@ from oml_mlflow.graph.reach import reach_bytes, read_merges
 from oml_mlflow.graph.runtime import Ends, can_cut, open_session, run
 from oml_mlflow.names import IMG, PROPERTY, TXT
 from oml_mlflow.pair.limits import MAX_PIXELS
-from oml_mlflow.pair.pictures import Picture, as_bgr, as_pixels, as_png, in_work
+from oml_mlflow.pair.pictures import Picture, as_bgr, as_pixels, as_png, give_back, in_work
 from oml_mlflow.pair.texts import prepare_text
 
 HOST, GRAPH = "host", "graph"
@@ -94,7 +94,7 @@ class PairEmbedder:
         front_end: ``host``: Pillow decodes in threads, beside the graph's own preparation, and the
             encoder runs in batches; or ``graph``: each input goes through the whole graph alone, as
             a database does it. Pairs that another maker wrote are run whole in any case, and all
-            pairs before onnxruntime 1.21.
+            pairs where onnxruntime is 1.22 or older.
 
     Attributes:
         timeout_s: How long loading a graph may take, and one run of it, for a picture or a few
@@ -259,6 +259,7 @@ class PairEmbedder:
                     is_ours = first == DECODED or side == TXT or _is_raw(front)
                     if is_ours and PROPERTY in front.get_modelmeta().custom_metadata_map:
                         encoder = open_session(path, part=(cut, ends.output))
+                        give_back()
                         return _Graph(encoder, Ends(cut, ends.output), front, Ends(first, cut))
                 except GraphError:
                     continue

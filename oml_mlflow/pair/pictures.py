@@ -3,7 +3,7 @@
 The decoder of onnxruntime-extensions ends or hangs the whole process on bytes that are neither PNG
 nor a sound JPEG, and reads some wrongly: a JPEG with a few flipped bits, which Pillow decodes
 without a word, gave vectors 0.5 off. So Pillow decodes every picture in full, and the graph gets
-only an RGB PNG of its pixels, which is lossless and which every release reads as Pillow does.
+its pixels or, run whole, an RGB PNG of them, which every release reads as Pillow does.
 Source: microsoft/onnxruntime-extensions issues 1094 and 1096; measured with 0.12.0 to 0.15.2 by
 projects/fidelity.
 

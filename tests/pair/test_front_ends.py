@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from oml_mlflow.errors import InputError, PackageError
-from oml_mlflow.graph.cut import DECODED, INPUT_IDS, PIXEL_VALUES, read_part
+from oml_mlflow.graph.cut import DECODED, INPUT_IDS, PIXEL_VALUES, WEIGHTS, read_part
 from oml_mlflow.graph.precision import PRECISIONS
 from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.embedder import GRAPH
@@ -95,7 +97,7 @@ def test_weights_stay_in_the_pair_s_files(pairs: dict[str, PipelinePair], tmp_pa
         assert [i.name for i in model.graph.input] == [first]
         assert [o.name for o in model.graph.output] == [last]
         outside = {e.value for i in model.graph.initializer for e in i.external_data[:1]}
-        assert outside <= {path.name}
+        assert outside <= {WEIGHTS}
     assert read_part(pair.img, "nothing", "embedding") is None
     assert read_part(pair.img, INPUT_IDS, "embedding") is None
     assert read_part(pair.txt, INPUT_IDS, "token_ids") is None
@@ -124,6 +126,21 @@ def test_damaged_files_give_no_part_or_our_error(
     with contextlib.suppress(PackageError):
         part = read_part(path, INPUT_IDS, "embedding")
         assert part is None or len(part) < len(whole)
+
+
+def test_a_file_that_is_changed_later_changes_no_vector(
+    pairs: dict[str, PipelinePair], tmp_path: Path
+) -> None:
+    paths = [tmp_path / path.name for path in (pairs["float32"].img, pairs["float32"].txt)]
+    for path, old in zip(paths, (pairs["float32"].img, pairs["float32"].txt), strict=True):
+        shutil.copyfile(old, path)
+    embedder, picture = PipelinePair.from_files(*paths).embedder(), photographs()[0]
+    wanted = embedder.embed_image(picture), embedder.embed_text("a cat")
+    for path in paths:
+        path.write_bytes(bytes(path.stat().st_size))
+        os.truncate(path, 10)
+    np.testing.assert_array_equal(embedder.embed_image(picture), wanted[0])
+    np.testing.assert_array_equal(embedder.embed_text("a cat"), wanted[1])
 
 
 def test_pictures_in_every_form(pairs: dict[str, PipelinePair], tmp_path: Path) -> None:
