@@ -5,7 +5,7 @@ ViT-B/32 with random weights; JPEGs of photographs. All run in turns in one proc
 the rounds count. The limit of pictures is 1 / (encoder's time for one of 16 at once + time to
 decode and prepare one on a single thread / cores).
 
-    python projects/benchmark/embedding.py --cache /tmp/bench --rounds 5
+    python projects/benchmark/embedding.py --cache FOLDER --rounds 5
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ import clip_folders
 import numpy as np
 import onnx
 import pytest
+from attacks import encoded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,12 +33,6 @@ QUANTIZED = {"float32": None, "int8": True, "int8-dynamic": "dynamic"}
 
 def photographs() -> list[Image.Image]:
     return [picture.convert("RGB") for _, picture in clip_folders.photographs()]
-
-
-def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, kind, **options)
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
