@@ -14,9 +14,9 @@ from pathlib import Path
 from oml_mlflow.errors import PackageError
 from oml_mlflow.graph.protobuf import BYTES, VARINT, Field, fields, mapped, tag, varint
 
-# where our pipelines can be cut: pixels as the decoder gives them, uint8 (height, width, 3) in BGR;
+# where our pipelines can be cut: all pixels of a picture, uint8 (1, 3, height, width) in BGR;
 # prepared pixels; token ids
-DECODED, PIXEL_VALUES, INPUT_IDS = "decoded", "pixel_values", "input_ids"
+PLANES, PIXEL_VALUES, INPUT_IDS = "planes", "pixel_values", "input_ids"
 # under which name a part refers to its pipeline's file
 WEIGHTS = "weights"
 
@@ -27,8 +27,6 @@ _TENSOR_NAME, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 8, 9, 13, 14
 _EXTERNAL = b"\x01"
 # ONNX Runtime wants shapes and other small constants in the model itself
 _INLINE_BYTES = 1024
-# the type of DECODED, which files don't tell: uint8, three axes
-_TENSOR_TYPE = b"\x08\x02\x12\x06" + 3 * b"\x0a\x00"
 
 
 def read_part(path: Path, first: str, last: str) -> bytes | None:
@@ -63,7 +61,7 @@ def _read_part(data: mmap.mmap, first: str, last: str) -> bytes | None:
     (graph,) = graphs
     nodes: list[Field] = []
     stored: dict[str, Field] = {}
-    types = {DECODED: _message(1, DECODED.encode()) + _message(2, _message(1, _TENSOR_TYPE))}
+    types: dict[str, bytes] = {}
     for field in fields(data, graph.at, graph.end):
         if field.number == _NODE:
             nodes.append(field)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from oml_mlflow.graph.bilinear import bilinear
-from oml_mlflow.graph.cut import DECODED, PIXEL_VALUES
+from oml_mlflow.graph.cut import PIXEL_VALUES, PLANES
 from oml_mlflow.graph.encoder import vision_encoder
 from oml_mlflow.graph.ops import GraphBuilder, make_graph_model, tensor_info
 from oml_mlflow.graph.wire import Initializer
@@ -57,13 +57,15 @@ def image_pipeline(
 
     The graph takes ``input``, one picture as `image_head` says, and gives ``embedding``, float32
     ``(1, dims)``, L2-normalised. The encoder starts at ``pixel_values``, float32
-    ``(batch, 3, h, w)``, and can be cut there.
+    ``(batch, 3, h, w)``, and can be cut there. Behind a decoder the picture is there as ``planes``,
+    uint8 ``(1, 3, height, width)``, BGR, and can be cut there, too.
     """
     head, graph_input = image_head(preparation, decoder)
     g = GraphBuilder("encode")
     raw = vision_encoder(g, weights, tower, patch_px, PIXEL_VALUES, out="image_embeds")
     g.op("LpNormalization", raw, name="embedding", axis=-1, p=2)
     height, width = preparation.output_px or (0, 0)
+    planes = tensor_info(PLANES, np.uint8, [1, "channels", "rows", "columns"])
     model = make_graph_model(
         "clip_img",
         OPSET,
@@ -71,6 +73,7 @@ def image_pipeline(
         graph_input,
         tensor_info("embedding", np.float32, ["batch", tower.dims]),
         [
+            *([planes] if decoder else []),
             tensor_info(PIXEL_VALUES, np.float32, ["batch", 3, height, width]),
             tensor_info("image_embeds", np.float32, ["batch", tower.dims]),
         ],
@@ -88,12 +91,12 @@ def _decode(g: GraphBuilder, decoder: tuple[str, str], preparation: ImagePrepara
     none of the other. There is no branch in the graph.
     """
     domain, name = decoder
-    decoded = g.op(name, "input", domain=domain, name=DECODED)
-    three = g.op("Cast", g.op("Equal", g.dim(decoded, 2), g.constant([3])), to=7)
+    pixels = _as_batch(g, g.op(name, "input", domain=domain), name=PLANES)
+    three = g.op("Cast", g.op("Equal", g.dim(pixels, 1), g.constant([3])), to=7)
     other = g.op("Sub", g.constant([1]), three)
-    rows = g.op("Max", g.op("Mul", g.dim(decoded, 0), other), g.constant([1]))
-    repaired = _repair(g, g.op("Slice", decoded, g.constant([0]), rows, g.constant([0])))
-    pixels = _as_batch(g, decoded)
+    rows = g.op("Max", g.op("Mul", g.dim(pixels, 2), other), g.constant([1]))
+    some = g.op("Slice", pixels, g.constant([0]), rows, g.constant([2]))
+    repaired = _repair(g, _as_pixels(g, some))
     after = _resized(g, pixels, preparation)
     bgr = _resize_and_crop(g, pixels, after, preparation)
     last = g.op("Sub", g.dim(bgr, 1), g.constant([1]))
@@ -151,10 +154,22 @@ def _from_cmyk(g: GraphBuilder, inked: str, order: str, last: str) -> str:
     return g.op("Cast", g.op("Div", scaled, g.constant(255, np.int32)), to=2)
 
 
-def _as_batch(g: GraphBuilder, pixels: str) -> str:
+def _as_batch(g: GraphBuilder, pixels: str, name: str | None = None) -> str:
     """Return (height, width, 3) as (1, 3, height, width), the layout ORT resizes fastest."""
     planes = g.op("Transpose", pixels, perm=[2, 0, 1])
-    return g.op("Unsqueeze", planes, g.constant([0]))
+    return g.op("Unsqueeze", planes, g.constant([0]), name=name)
+
+
+def _as_pixels(g: GraphBuilder, planes: str) -> str:
+    """Return (1, channels, height, width) as (height, width, channels).
+
+    Flat, not with perm=[1, 2, 0]: that ONNX Runtime's optimiser takes together with `_as_batch`'s,
+    and then infers no sizes for a resize behind them (1.32).
+    """
+    channels, rest = g.dim(planes, 1), g.constant([-1])
+    flat = g.op("Reshape", planes, g.op("Concat", channels, rest, axis=0))
+    shape = g.op("Concat", _height_width(g, planes), channels, axis=0)
+    return g.op("Reshape", g.op("Transpose", flat, perm=[1, 0]), shape)
 
 
 def _resized(g: GraphBuilder, pixels: str, preparation: ImagePreparation) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 from packaging.version import Version
 
 from oml_mlflow.deadline import within
-from oml_mlflow.errors import GraphError, PackageError
+from oml_mlflow.errors import ConfigError, GraphError, PackageError
 from oml_mlflow.graph.cut import WEIGHTS, read_part
 from oml_mlflow.graph.external import external_tensors
 from oml_mlflow.graph.protobuf import mapped
@@ -29,6 +30,12 @@ _log = logging.getLogger(__name__)
 # the first release that refuses files outside the model's folder itself (measured)
 _GUARDED = "1.24.4"
 _TAKES_FILES = "add_external_initializers_from_files_in_memory"
+CPU = "CPUExecutionProvider"
+PROVIDERS_VARIABLE = "OML_MLFLOW_PROVIDERS"
+# what is taken where the installed onnxruntime has it; others, which may compute in float16, only
+# if they are named. TF32 would round factors to 10 bits. Source: CUDA Execution Provider,
+# onnxruntime.ai; not measured here
+_ACCELERATORS: dict[str, dict[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 # comes after the operator in question, so that no kernel is ever made from a foreign node
 _NO_OPERATOR = ("oml_mlflow.none", "Nothing")
 
@@ -53,8 +60,46 @@ def can_cut() -> bool:
     return hasattr(onnxruntime.SessionOptions, _TAKES_FILES)
 
 
+def choose_providers(names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return ONNX Runtime's execution providers for an encoder, the CPU's last.
+
+    Args:
+        names: Such as ``CUDAExecutionProvider``; by default what ``OML_MLFLOW_PROVIDERS`` lists,
+            with commas, else CUDA's where the installed onnxruntime has it.
+
+    Raises:
+        ConfigError: If the installed onnxruntime lacks one.
+    """
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    listed = os.environ.get(PROVIDERS_VARIABLE, "").split(",")
+    named = list(names or [name.strip() for name in listed if name.strip()])
+    if missing := [name for name in named if name not in available]:
+        raise ConfigError(
+            f"onnxruntime {version('onnxruntime')} has no {', '.join(missing)[:200]}; it has "
+            f"{', '.join(available)}.",
+            hint=f"install the onnxruntime that has it, or change providers or "
+            f"{PROVIDERS_VARIABLE}.",
+        )
+    chosen = named or [name for name in _ACCELERATORS if name in available]
+    return (*(name for name in chosen if name != CPU), CPU)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # other systems than Linux have no such function
+        return os.cpu_count() or 1
+
+
 def open_session(
-    path: Path, *, part: tuple[str, str] | None = None, threads: int | None = None
+    path: Path,
+    *,
+    part: tuple[str, str] | None = None,
+    threads: int | None = None,
+    providers: Sequence[str] = (CPU,),
 ) -> Any:
     """Return an ``onnxruntime.InferenceSession`` for a pipeline, or for a part of it.
 
@@ -62,6 +107,7 @@ def open_session(
         path: ONNX file.
         part: First and last tensor of the part; see `oml_mlflow.graph.cut`.
         threads: Threads within an operator; ONNX Runtime's own choice by default.
+        providers: Execution providers, the first that can is used.
 
     Raises:
         PackageError: If this runtime can't load the graph, or the graph names other files.
@@ -93,9 +139,8 @@ def open_session(
             if part and can_cut():
                 # it copies what it needs: a file that is changed later changes no vector
                 getattr(options, _TAKES_FILES)([WEIGHTS], [data], [len(data)])
-            session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
+            chosen = [(name, _ACCELERATORS.get(name, {})) for name in providers]
+            session = onnxruntime.InferenceSession(model, options, providers=chosen)
             # it holds the mapping, too
             del options
         return session
@@ -162,9 +207,7 @@ def unknown_operators(operators: Iterable[Operator]) -> tuple[str, ...]:
     unknown = []
     for operator in sorted(operators):
         try:
-            onnxruntime.InferenceSession(
-                _question(operator), options, providers=["CPUExecutionProvider"]
-            )
+            onnxruntime.InferenceSession(_question(operator), options, providers=[CPU])
         except Exception as error:  # onnxruntime's errors share no base class
             text = str(error)
             if "is not a registered function/op" in text and f" {operator}(" in text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,17 +18,21 @@ from PIL import Image
 from oml_mlflow.deadline import within
 from oml_mlflow.documents import read_json
 from oml_mlflow.errors import GraphError, InputError
-from oml_mlflow.graph.cut import DECODED, INPUT_IDS, PIXEL_VALUES
+from oml_mlflow.graph.cut import INPUT_IDS, PIXEL_VALUES, PLANES
 from oml_mlflow.graph.precision import INT8_DYNAMIC, read_precisions
 from oml_mlflow.graph.reach import reach_bytes, read_merges
-from oml_mlflow.graph.runtime import Ends, can_cut, open_session, run
+from oml_mlflow.graph.runtime import CPU, Ends, can_cut, choose_providers, cores, open_session, run
 from oml_mlflow.names import IMG, PROPERTY, TXT
 from oml_mlflow.pair.limits import MAX_PIXELS
-from oml_mlflow.pair.pictures import Picture, as_bgr, as_pixels, as_png, give_back, in_work
+from oml_mlflow.pair.pictures import Picture, as_pixels, as_planes, as_png, give_back, in_work
 from oml_mlflow.pair.texts import prepare_text
 
+_log = logging.getLogger(__name__)
 HOST, GRAPH = "host", "graph"
+RAISE, NULL = "raise", "null"
 _PICTURES_PER_RUN, _TEXTS_PER_RUN = 16, 32
+# among how many texts those of like length are found
+_TEXTS_SORTED = 1_024
 # how much of a text counts takes 0.3 s to find out, more than whatever such a text costs
 _SHORT_CHARACTERS = 2_000
 # byte-pair operators take time with the square of a word's length: 0.4 s for one of this length
@@ -95,13 +99,16 @@ class PairEmbedder:
             encoder runs in batches; or ``graph``: each input goes through the whole graph alone, as
             a database does it. Pairs that another maker wrote are run whole in any case, and all
             pairs where onnxruntime is 1.22 or older.
+        providers: What runs the encoder; see `choose_providers`. All else runs on the CPU.
+        threads: How many prepare inputs, and how many run the encoder; all cores by default.
 
     Attributes:
+        providers: What runs the encoder, the first that can.
         timeout_s: How long loading a graph may take, and one run of it, for a picture or a few
             texts, before TimeoutError is raised; None, as at first, for no limit.
 
     Raises:
-        ConfigError: See `limits.MAX_PIXELS`.
+        ConfigError: See `limits.MAX_PIXELS` and `choose_providers`.
     """
 
     def __init__(
@@ -112,18 +119,34 @@ class PairEmbedder:
         ends: Mapping[str, Ends] | None = None,
         *,
         front_end: str = HOST,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
     ) -> None:
         MAX_PIXELS.read()  # a wrong setting is reported before the first picture
         if front_end not in (HOST, GRAPH):
             raise ValueError(front_end)
         self.dims, self.front_end = dims, front_end
+        is_cut = front_end == HOST and can_cut()
+        self.providers = choose_providers(providers) if is_cut else (CPU,)
+        self._encoder_threads, self._threads = threads, threads or cores()
         self.timeout_s: float | None = None
         self._ends = dict(ends or {})
         self._paths = {IMG: Path(img), TXT: Path(txt)}
         self._graphs: dict[str, _Graph] = {}
         self._lock, self._encoding = threading.Lock(), threading.Lock()
 
-    def embed_image(self, pictures: Picture | Iterable[Picture]) -> np.ndarray:
+    def __repr__(self) -> str:
+        names = " and ".join(path.name[-50:] for path in self._paths.values())
+        return f"<PairEmbedder: {names}, {self.dims} dims, {self.front_end}, {self.providers[0]}>"
+
+    def embed_image(
+        self,
+        pictures: Picture | Iterable[Picture],
+        *,
+        batch_size: int = _PICTURES_PER_RUN,
+        on_error: str = RAISE,
+        show_progress: bool = False,
+    ) -> np.ndarray:
         """Return ``(n, dims)`` float32, L2-normalised, in the pictures' order.
 
         A few pictures are decoded at a time; each waits while this process has all pixels that may
@@ -133,59 +156,140 @@ class PairEmbedder:
             pictures: One picture or many: encoded, in one of `pictures.FORMATS`, as bytes or the
                 path of a file; pictures of Pillow; uint8 arrays, ``(height, width)`` or
                 ``(height, width, 3 or 4)``.
+            batch_size: How many the encoder takes at once. A vector does not depend on it.
+            on_error: ``raise``, or ``null`` for a row of NaN and a warning that says why.
+            show_progress: Draw a bar on a terminal or in a notebook.
 
         Raises:
             InputError: If a picture can't be decoded or is too large; its number is named, and no
                 vector is returned.
         """
-        labelled = ((f"picture {i}", picture) for i, picture in enumerate(_many(pictures)))
-        graph = self._graph(IMG)
-        if not graph.front:
-            return self._stack([self._embed_picture(graph, *given) for given in labelled])
-        most = graph.at_once(IMG, _PICTURES_PER_RUN)
-        prepared = _ahead(lambda given: self._pixel_values(graph, *given), labelled, most)
-        runs = map(np.concatenate, _chunks(prepared, most))
-        return self._stack([self._run_encoder(graph, values) for values in runs])
+        rows = self.embed_rows(IMG, _many(pictures), batch_size)
+        return self._gather(rows, pictures, on_error, show_progress)
 
-    def embed_text(self, texts: str | Iterable[str]) -> np.ndarray:
+    def embed_text(
+        self,
+        texts: str | Iterable[str],
+        *,
+        batch_size: int = _TEXTS_PER_RUN,
+        on_error: str = RAISE,
+        show_progress: bool = False,
+    ) -> np.ndarray:
         """Return ``(n, dims)`` float32, L2-normalised, in the texts' order.
 
         Args:
             texts: One text or many; those longer than the model's maximum length are cut. A pair by
                 another maker does not say that length, and gets them whole.
+            batch_size: See `embed_image`.
+            on_error: See `embed_image`.
+            show_progress: See `embed_image`.
 
         Raises:
             InputError: If one is no text, or has more than 20,000 characters for a byte-pair
-                tokenizer of unknown length; its number is named, nothing is embedded.
+                tokenizer of unknown length; its number is named, and no vector is returned.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts:
-            return self._stack([])
-        is_long = any(isinstance(text, str) and len(text) > _SHORT_CHARACTERS for text in texts)
-        reach, is_bounded = self._reading if is_long else (None, True)
-        for i, text in enumerate(texts):
-            if not is_bounded and isinstance(text, str) and len(text) > _UNBOUNDED_CHARACTERS:
+        rows = self.embed_rows(TXT, [texts] if isinstance(texts, str) else texts, batch_size)
+        return self._gather(rows, texts, on_error, show_progress)
+
+    def embed_rows(
+        self, side: str, values: Iterable[Picture] | Iterable[str], batch_size: int | None = None
+    ) -> Iterator[np.ndarray | InputError]:
+        """Yield the vector of each input, ``(dims,)`` float32, or why it has none, in their order.
+
+        Inputs are taken as they are needed, a few ahead: there may be more than fit into memory.
+
+        Args:
+            side: ``img`` or ``txt``.
+            values: As `embed_image` and `embed_text` take them, several.
+            batch_size: How many the encoder takes at once; 16 pictures or 32 texts by default.
+        """
+        if batch_size is not None and batch_size < 1:
+            raise InputError("batch_size must be 1 or more; nothing was embedded.")
+        if side == IMG:
+            return self._picture_rows(values, batch_size or _PICTURES_PER_RUN)
+        return self._text_rows(values, batch_size or _TEXTS_PER_RUN)
+
+    def _gather(
+        self, rows: Iterable[np.ndarray | InputError], given: Any, on_error: str, show: bool
+    ) -> np.ndarray:
+        if on_error not in (RAISE, NULL):
+            raise InputError(f"on_error is {on_error!r}; wanted {RAISE!r} or {NULL!r}.")
+        if show:
+            from rich.progress import track
+
+            total = len(given) if hasattr(given, "__len__") else None
+            rows = track(rows, "embed", total)
+        vectors = []
+        for row in rows:
+            if isinstance(row, InputError):
+                if on_error == RAISE:
+                    raise row
+                _log.warning("%s", row)
+                row = np.full(self.dims, np.nan, np.float32)
+            vectors.append(row)
+        return np.stack(vectors) if vectors else np.empty((0, self.dims), np.float32)
+
+    def _picture_rows(self, pictures: Any, most: int) -> Iterator[np.ndarray | InputError]:
+        labelled = ((f"picture {i}", picture) for i, picture in enumerate(pictures))
+        graph = self._graph(IMG)
+        if not graph.front:
+            for given in labelled:
+                yield _tried(self._embed_picture, graph, *given)
+            return
+        most = graph.at_once(IMG, most)
+        if most == 1:
+            # beside each other: with one row in it the encoder leaves cores idle
+            def alone(label: str, picture: Picture) -> np.ndarray:
+                vectors = self._run(graph, self._pixel_values(graph, label, picture))
+                vector: np.ndarray = vectors[0]
+                return vector
+
+            yield from self._ahead(lambda given: _tried(alone, *given), labelled, most)
+            return
+        prepared = self._ahead(
+            lambda given: _tried(self._pixel_values, graph, *given), labelled, most
+        )
+        for some in _chunks(prepared, most):
+            values = [value for value in some if not isinstance(value, InputError)]
+            vectors = iter(self._run_encoder(graph, np.concatenate(values)) if values else ())
+            for value in some:
+                yield value if isinstance(value, InputError) else next(vectors)
+
+    def _text_rows(self, texts: Any, most: int) -> Iterator[np.ndarray | InputError]:
+        graph = self._graph(TXT)
+        most = graph.at_once(TXT, most)
+        for first, some in enumerate(_chunks(texts, _TEXTS_SORTED)):
+            prepared = [
+                _tried(self._prepared, graph, f"text {i}", text)
+                for i, text in enumerate(some, first * _TEXTS_SORTED)
+            ]
+            right = [text for text in prepared if not isinstance(text, InputError)]
+            vectors = iter(self._encode(graph, right, most) if right else ())
+            for text in prepared:
+                yield text if isinstance(text, InputError) else next(vectors)
+
+    def _prepared(self, graph: _Graph, label: str, text: str) -> str:
+        reach: int | None = None
+        if isinstance(text, str) and len(text) > _SHORT_CHARACTERS:
+            reach, is_bounded = self._reading
+            if not is_bounded and len(text) > _UNBOUNDED_CHARACTERS:
                 raise InputError(
-                    f"text {i}: has {len(text):,} characters, more than the "
+                    f"{label}: has {len(text):,} characters, more than the "
                     f"{_UNBOUNDED_CHARACTERS:,} that are allowed where a pair doesn't say how "
                     "much its model reads; nothing was embedded.",
                     hint="shorten it, or export the pair from its model.",
                 )
-        graph = self._graph(TXT)
-        any_case = graph.metadata.get("any_case_tokens", ())
-        prepared = [prepare_text(t, f"text {i}", reach, any_case) for i, t in enumerate(texts)]
-        most = graph.at_once(TXT, _TEXTS_PER_RUN)
-        if graph.front:
-            return self._encode(graph, prepared, most)
-        shape, rows = graph.input.shape, []
-        for some in _chunks(prepared, most):
-            values = np.array(some, dtype=object)
-            # some take a column of texts, or one text without an axis
-            rows.append(self._run(graph, values.reshape([-1, *shape[1:]] if shape else [])))
-        return self._stack(rows)
+        return prepare_text(text, label, reach, graph.metadata.get("any_case_tokens", ()))
 
     def _encode(self, graph: _Graph, texts: Sequence[str], most: int) -> np.ndarray:
-        """Return the vectors of texts; those of like length run together."""
+        """Return the vectors of prepared texts; those of like length run together."""
+        if not graph.front:
+            shape, rows = graph.input.shape, []
+            for some in _chunks(texts, most):
+                values = np.array(some, dtype=object)
+                # some take a column of texts, or one text without an axis
+                rows.append(self._run(graph, values.reshape([-1, *shape[1:]] if shape else [])))
+            return np.concatenate(rows)
         ids: list[np.ndarray] = []
         for some in _chunks(texts, _TEXTS_PER_RUN):
             padded = self._run_front(graph, np.array(some, dtype=object))
@@ -215,13 +319,13 @@ class PairEmbedder:
         rank = len(graph.input.shape)
         with in_work(picture, label, as_pixels if rank == _RAW_RANK else as_png) as values:
             # some take the bytes of one picture as a row
-            vector = self._run(graph, values[None] if rank == 2 else values)
+            vector: np.ndarray = self._run(graph, values[None] if rank == 2 else values)[0]
             del values  # so that the context frees it, too
         return vector
 
     def _pixel_values(self, graph: _Graph, label: str, picture: Picture) -> np.ndarray:
-        is_decoded = graph.front_ends is not None and graph.front_ends.input == DECODED
-        with in_work(picture, label, as_bgr if is_decoded else as_pixels) as pixels:
+        takes_planes = graph.front_ends is not None and graph.front_ends.input == PLANES
+        with in_work(picture, label, as_planes if takes_planes else as_pixels) as pixels:
             values = self._run_front(graph, pixels)
             del pixels
         return values
@@ -252,18 +356,23 @@ class PairEmbedder:
             return _Graph(open_session(path, part=(ends.input, ends.output)), ends)
         if self.front_end == HOST and can_cut():
             cut = PIXEL_VALUES if side == IMG else INPUT_IDS
-            for first in (DECODED, ends.input) if side == IMG else (ends.input,):
+            for first in (PLANES, ends.input) if side == IMG else (ends.input,):
                 try:
                     # as many of them run at once as there are threads that decode
                     front = open_session(path, part=(first, cut), threads=1)
-                    is_ours = first == DECODED or side == TXT or _is_raw(front)
+                    is_ours = first == PLANES or side == TXT or _is_raw(front)
                     if is_ours and PROPERTY in front.get_modelmeta().custom_metadata_map:
-                        encoder = open_session(path, part=(cut, ends.output))
+                        encoder = open_session(
+                            path,
+                            part=(cut, ends.output),
+                            threads=self._encoder_threads,
+                            providers=self.providers,
+                        )
                         give_back()
                         return _Graph(encoder, Ends(cut, ends.output), front, Ends(first, cut))
                 except GraphError:
                     continue
-        return _Graph(open_session(path), ends)
+        return _Graph(open_session(path, threads=self._encoder_threads), ends)
 
     def _run(self, graph: _Graph, values: np.ndarray) -> np.ndarray:
         return run(graph.session, values, graph.ends, self.timeout_s)
@@ -276,8 +385,20 @@ class PairEmbedder:
     def _run_front(self, graph: _Graph, values: np.ndarray) -> np.ndarray:
         return run(graph.front, values, graph.front_ends or graph.ends, self.timeout_s)
 
-    def _stack(self, rows: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(rows or [np.empty((0, self.dims), np.float32)])
+    def _ahead(self, call: Callable[[_T], _R], items: Iterable[_T], most: int) -> Iterator[_R]:
+        """Yield what a call returns for each item, in order; threads do some of them ahead."""
+        waiting: deque[Future[_R]] = deque()
+        with ThreadPoolExecutor(self._threads) as pool:
+            try:
+                for item in items:
+                    waiting.append(pool.submit(call, item))
+                    if len(waiting) > max(most, self._threads):
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:
+                    future.cancel()
 
 
 def _many(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
@@ -292,14 +413,6 @@ def _is_raw(front: Any) -> bool:
     return len(front.get_inputs()[0].shape) == _RAW_RANK
 
 
-def _cores() -> int:
-    """Return how many this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # other systems than Linux have no such function
-        return os.cpu_count() or 1
-
-
 def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
     some: list[_T] = []
     for item in items:
@@ -311,17 +424,8 @@ def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield some
 
 
-def _ahead(call: Callable[[_T], _R], items: Iterable[_T], most: int) -> Iterator[_R]:
-    """Yield what a call returns for each item, in order; threads do up to `most` of them ahead."""
-    waiting: deque[Future[_R]] = deque()
-    with ThreadPoolExecutor(_cores()) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(call, item))
-                if len(waiting) > most:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+def _tried(call: Callable[..., _R], *given: Any) -> _R | InputError:
+    try:
+        return call(*given)
+    except InputError as error:
+        return error

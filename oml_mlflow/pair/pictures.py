@@ -69,6 +69,8 @@ _JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
 _JPEG_ARITHMETIC = b"\xc9\xca\xcb\xcd\xce\xcf"
 # not for smaller pictures: mapping each block anew made an export a tenth longer (measured)
 _LARGE_PIXELS, _LARGE_BYTES = 1_000_000, 2**20
+# below that, so that strips share a block, and no shorter: each band of one costs a lock of Python
+_STRIP_BYTES = _LARGE_BYTES * 3 // 4
 # a TIFF with planes of their own has one part per channel
 _MOST_LAYERS = 8
 
@@ -119,7 +121,7 @@ def in_work(
         given: One picture: encoded, in one of `FORMATS`, as bytes or the path of a file; Pillow's;
             or a uint8 array, ``(height, width)`` or ``(height, width, 3 or 4)``.
         label: How to name it in an error.
-        encode: `as_png`, `as_pixels` or `as_bgr`.
+        encode: `as_png`, `as_pixels` or `as_planes`.
 
     Raises:
         InputError: If it is none of these, or of another format, Pillow can't decode it in full, it
@@ -186,17 +188,19 @@ def as_pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture)
 
 
-def as_bgr(picture: Image.Image) -> np.ndarray:
-    """Return a picture's pixels as the graph's decoder gives them: `as_pixels`, but BGR."""
+def as_planes(picture: Image.Image) -> np.ndarray:
+    """Return a picture's pixels as the graph transposes its decoder's: ``(1, 3, h, w)``, BGR."""
     width, height = picture.size
-    pixels = np.empty((height, width, 3), np.uint8)
+    planes = np.empty((1, 3, height, width), np.uint8)
     # by strips: Pillow's own copy of all pixels takes their memory twice
-    rows = max(1, _LARGE_BYTES // (3 * width))
+    rows = max(1, _STRIP_BYTES // (4 * width))
     for top in range(0, height, rows):
-        strip = picture.crop((0, top, width, min(top + rows, height)))
-        some = np.frombuffer(strip.tobytes("raw", "BGR"), np.uint8)
-        pixels[top : top + rows] = some.reshape(-1, width, 3)
-    return pixels
+        low = min(top + rows, height)
+        strip = picture.crop((0, top, width, low))
+        for place, band in enumerate("BGR"):
+            some = np.frombuffer(strip.tobytes("raw", band), np.uint8)
+            planes[0, place, top:low] = some.reshape(-1, width)
+    return planes
 
 
 def prepare_picture(data: bytes, label: str = "picture") -> bytes:

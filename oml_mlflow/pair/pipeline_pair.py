@@ -185,9 +185,23 @@ class PipelinePair:
         """Return the graph of one side."""
         return self.files[side][0]
 
-    def embedder(self, front_end: str = HOST) -> PairEmbedder:
-        """Return the pair ready to run in this process; `front_end` as in `PairEmbedder`."""
-        return PairEmbedder(self.img, self.txt, self.dims, self.ends, front_end=front_end)
+    def embedder(
+        self,
+        front_end: str = HOST,
+        *,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+    ) -> PairEmbedder:
+        """Return the pair ready to run in this process; arguments as in `PairEmbedder`."""
+        return PairEmbedder(
+            self.img,
+            self.txt,
+            self.dims,
+            self.ends,
+            front_end=front_end,
+            providers=providers,
+            threads=threads,
+        )
 
 
 def _fitting_profile(metadata: Mapping[str, Any]) -> str:

@@ -29,12 +29,12 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 import clip_folders
 from lean_export import make_model
 
-from oml_mlflow.graph.cut import DECODED, PIXEL_VALUES
+from oml_mlflow.graph.cut import PIXEL_VALUES, PLANES
 from oml_mlflow.graph.runtime import Ends, open_session, run
 from oml_mlflow.names import IMG
 from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.embedder import GRAPH
-from oml_mlflow.pair.pictures import as_bgr, in_work
+from oml_mlflow.pair.pictures import as_planes, in_work
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.template import ONNXPipelineConfig
 
@@ -137,14 +137,14 @@ def main(cache: Path, rounds: int) -> None:
     dynamic = export(cache, "dynamic", quantize_model="dynamic")
     host, graph, small = pair.embedder(), pair.embedder(GRAPH), dynamic.embedder()
     plain = Plain(cache / "model")
-    front = open_session(pair.img, part=(DECODED, PIXEL_VALUES), threads=1)
+    front = open_session(pair.img, part=(PLANES, PIXEL_VALUES), threads=1)
     encoder = open_session(pair.img, part=(PIXEL_VALUES, "embedding"))
     values = np.random.default_rng(0).normal(size=(BATCH, 3, 224, 224)).astype(np.float32)
 
     def prepare(pictures: Sequence[bytes]) -> None:
         for picture in pictures:
-            with in_work(picture, IMG, as_bgr) as pixels:
-                run(front, pixels, Ends(DECODED, PIXEL_VALUES))
+            with in_work(picture, IMG, as_planes) as pixels:
+                run(front, pixels, Ends(PLANES, PIXEL_VALUES))
 
     result: dict[str, dict[str, float]] = {}
     for name, size in SIZES.items():

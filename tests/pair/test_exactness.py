@@ -160,7 +160,7 @@ def decoder_levels(pair: PipelinePair, pictures: list[bytes]) -> int:
         [node],
         "decoder",
         [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.UINT8, ["n"])],
-        [onnx.helper.make_tensor_value_info("decoded", onnx.TensorProto.UINT8, ["h", "w", "c"])],
+        [onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UINT8, ["h", "w", "c"])],
     )
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(node.domain, 1)]
     path = pair.img.with_name("decoder.onnx")
@@ -169,7 +169,7 @@ def decoder_levels(pair: PipelinePair, pictures: list[bytes]) -> int:
     path.unlink()
     worst = 0
     for data in pictures:
-        bgr = decoder.run(["decoded"], {"input": raw(data)})[0]
+        bgr = decoder.run(None, {"input": raw(data)})[0]
         rgb = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         worst = max(worst, int(np.abs(bgr[..., ::-1].astype(int) - rgb).max()))
     return worst

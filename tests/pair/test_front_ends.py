@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from oml_mlflow.errors import InputError, PackageError
-from oml_mlflow.graph.cut import DECODED, INPUT_IDS, PIXEL_VALUES, WEIGHTS, read_part
+from oml_mlflow.graph.cut import INPUT_IDS, PIXEL_VALUES, PLANES, WEIGHTS, read_part
 from oml_mlflow.graph.precision import PRECISIONS
 from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.embedder import GRAPH
@@ -79,7 +79,7 @@ def test_a_vector_does_not_depend_on_what_is_beside_it(
 def test_weights_stay_in_the_pair_s_files(pairs: dict[str, PipelinePair], tmp_path: Path) -> None:
     pair = pairs["float32"]
     parts = [
-        (pair.img, DECODED, PIXEL_VALUES),
+        (pair.img, PLANES, PIXEL_VALUES),
         (pair.img, PIXEL_VALUES, "embedding"),
         (pair.txt, INPUT_IDS, "embedding"),
     ]
