@@ -11,11 +11,11 @@ class Event:
     """How far a long call is.
 
     Attributes:
-        stage: ``export``, ``validate``, ``upload`` or ``verify``.
+        stage: ``export``, ``validate``, ``upload``, ``verify`` or ``embed``.
         item: What is being processed, such as a file or a model.
         done: Units done so far.
         total: Units in all.
-        unit: ``bytes`` or ``probes``.
+        unit: ``bytes``, ``probes`` or ``rows``.
     """
 
     stage: str

@@ -82,6 +82,22 @@ def spool() -> Iterator[Path]:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes; the operating system lets go of it when this one ends.
+
+    Raises:
+        BlockingIOError: If another process holds it.
+    """
+    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _remove_leftovers(prefix: str) -> None:
     """Remove folders of this user whose lock is free, since their processes were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -28,6 +29,7 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -150,6 +152,7 @@ def choose(target: str | None, timeout: float | None) -> Chosen:
 
 # wide enough for a fingerprint and its place on one line of a log
 _PIPE_WIDTH = 160
+_SECONDS_BETWEEN_LINES = 30.0
 
 _is_terminal = sys.stdout is not None and sys.stdout.isatty()
 out = Console(highlight=False, soft_wrap=True, width=None if _is_terminal else _PIPE_WIDTH)
@@ -157,15 +160,20 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class _DoneColumn(ProgressColumn):
-    """Bytes as MB, probes as a count."""
+    """Bytes as MB, others as a count; of rows the rate, and the time left, too."""
 
     def __init__(self) -> None:
         super().__init__()
         self._bytes, self._count = DownloadColumn(), MofNCompleteColumn()
+        self._left = TimeRemainingColumn()
 
     def render(self, task: Task) -> Text:
         """Return what is done of a task."""
-        return (self._bytes if task.fields["unit"] == "bytes" else self._count).render(task)
+        done = (self._bytes if task.fields["unit"] == "bytes" else self._count).render(task)
+        if task.fields["unit"] != "rows":
+            return done
+        rate = f" {task.speed:,.1f}/s" if task.speed else ""
+        return Text.assemble(done, rate, ", left ", self._left.render(task))
 
 
 @contextmanager
@@ -175,7 +183,7 @@ def progress(quiet: bool = False) -> Iterator[Listener]:
         yield lambda event: None
         return
     if not err.is_terminal:
-        yield _plain
+        yield _Plain()
         return
     columns = [TextColumn("{task.description}"), BarColumn(), _DoneColumn(), TimeElapsedColumn()]
     with Progress(*columns, console=err, transient=True) as bars:
@@ -191,9 +199,25 @@ def progress(quiet: bool = False) -> Iterator[Listener]:
         yield listen
 
 
-def _plain(event: Event) -> None:
-    if event.done >= event.total:
-        err.print(f"{event.stage} {event.item}: {event.total:,} {event.unit}", markup=False)
+class _Plain:
+    """A line for what is done; of rows, which may take hours, one every half minute, too."""
+
+    def __init__(self) -> None:
+        self._first: Event | None = None
+        self._began = self._told = 0.0
+
+    def __call__(self, event: Event) -> None:
+        at = time.monotonic()
+        if self._first is None:
+            self._first, self._began, self._told = event, at, at
+        if event.done >= event.total:
+            err.print(f"{event.stage} {event.item}: {event.total:,} {event.unit}", markup=False)
+        elif event.unit == "rows" and at - self._told > _SECONDS_BETWEEN_LINES:
+            rate = (event.done - self._first.done) / (at - self._began)
+            left = (event.total - event.done) / rate / 60
+            said = f"{event.done:,} of {event.total:,} rows, {rate:,.1f} a second"
+            err.print(f"{event.stage} {event.item}: {said}, {left:,.0f} min left", markup=False)
+            self._told = at
 
 
 def say(text: str) -> None:

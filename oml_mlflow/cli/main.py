@@ -15,7 +15,7 @@ from oml_mlflow._version import __version__
 from oml_mlflow.cli import config, console, data, inspect, model, promotion, webhook
 
 _GROUPS = {
-    "Build": (model.export, model.log, model.check, model.relog),
+    "Build": (model.export, model.log, model.check, model.relog, model.embed),
     "Promote": (
         promotion.plan,
         promotion.apply,

@@ -1,4 +1,4 @@
-"""Verbs that need no database: export, log, relog, check."""
+"""Verbs that need no database: export, log, relog, check, embed."""
 
 from __future__ import annotations
 
@@ -184,6 +184,85 @@ def check(
     else:
         _show_findings(file, profile, findings)
     sys.exit(0 if is_taken else 1)
+
+
+@click.command(epilog="Example: oml-mlflow embed photos photos.parquet --model models:/clip@prod")
+@click.argument("source", type=click.Path(exists=True))
+@click.argument("output", type=click.Path(dir_okay=False))
+@click.option("--model", "model_uri", required=True, help="Such as models:/clip@prod.")
+@click.option("--column", default="", help="Column to embed; image or text by default.")
+@click.option("--side", default="", type=click.Choice(["", "img", "txt"]), help="What it holds.")
+@click.option(
+    "--id", "id_column", default="", help="Column that names the rows; else their number."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="16 pictures or 32 texts by default."
+)
+@click.option("--provider", "providers", multiple=True, help="ONNX Runtime's, of the encoder.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "spark"]),
+    default="local",
+    show_default=True,
+    help="Spark: the session that spark-submit or Spark's own configuration describes.",
+)
+@console.json_option
+def embed(
+    source: str,
+    output: str,
+    model_uri: str,
+    column: str,
+    side: str,
+    id_column: str,
+    batch_size: int | None,
+    providers: tuple[str, ...],
+    engine: str,
+    as_json: bool,
+) -> None:
+    """Embed the pictures or texts of SOURCE into OUTPUT.
+
+    SOURCE is a folder of pictures, with its subfolders, or a .parquet, .csv or .jsonl file whose
+    column holds texts, or pictures as bytes, paths or data: URLs. OUTPUT, .parquet or .jsonl, gets
+    id, embedding and error for each row. What can't be embedded has none, and says why. The same
+    command goes on where one was stopped.
+    """
+    chosen = {"column": column, "side": side, "id_column": id_column}
+    if engine == "spark":
+        from oml_mlflow.commands.embed_spark import embed_spark
+
+        rows, missing = embed_spark(source, output, model_uri, **chosen)
+        found: dict[str, Any] = {"output": output, "rows": rows, "missing": missing}
+        reasons: tuple[str, ...] = ()
+    else:
+        from oml_mlflow.commands.embed import embed as run
+
+        with console.progress(quiet=as_json) as listener:
+            done = run(
+                source,
+                output,
+                model_uri,
+                **chosen,
+                batch_size=batch_size,
+                providers=providers or None,
+                on_event=listener,
+            )
+        reasons = done.reasons
+        found = {"output": str(done.path), "rows": done.rows, "missing": done.missing}
+        found |= {"done_before": done.done_before}
+    if as_json:
+        console.show_json({**found, "reasons": list(reasons)})
+        return
+    for reason in reasons:
+        console.err.print(f"not embedded: {reason}", markup=False)
+    more = found["missing"] - len(reasons)
+    if reasons and more:
+        console.err.print(f"and {more:,} more; column error of {output} says why", markup=False)
+    earlier = f", {found['done_before']:,} of them by an earlier run" * bool(
+        found.get("done_before")
+    )
+    console.say(
+        f"{output}: {found['rows']:,} rows{earlier}, {found['missing']:,} without a vector."
+    )
 
 
 def _show_findings(file: str, profile: str, findings: list[Finding]) -> None:

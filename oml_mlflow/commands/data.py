@@ -12,7 +12,7 @@ import numpy as np
 from oml_mlflow.commands.chosen import choose
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import ConfigError, TargetError
-from oml_mlflow.names import IMG, TXT, check_export_name, model_name
+from oml_mlflow.names import IMG, check_export_name, model_name
 from oml_mlflow.planning.records import Dependant, LedgerEntry
 from oml_mlflow.promotion.target import Session, Target
 
@@ -87,7 +87,7 @@ def sql(
 
 @dataclass(frozen=True)
 class DatabasePair:
-    """A live pair of a database, with the interface of one in this process.
+    """A live pair of a database, to be scored like one in this process.
 
     Attributes:
         session: The database, held open.
@@ -99,13 +99,9 @@ class DatabasePair:
     name: str
     dims: int
 
-    def embed_image(self, pictures: Sequence[bytes]) -> np.ndarray:
-        """Return ``(n, dims)`` float32, embedded by the database."""
-        return self.session.models.embed(model_name(self.name, IMG), IMG, pictures)
-
-    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Return ``(n, dims)`` float32, embedded by the database."""
-        return self.session.models.embed(model_name(self.name, TXT), TXT, texts)
+    def embed_rows(self, side: str, values: Sequence[Any]) -> Iterator[np.ndarray]:
+        """Yield the vector of each picture or text, ``(dims,)`` float32, made by the database."""
+        yield from self.session.models.embed(model_name(self.name, side), side, values)
 
 
 @contextmanager

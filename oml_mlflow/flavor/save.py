@@ -16,7 +16,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 from mlflow.models.utils import _save_example
 from mlflow.tracking._model_registry import DEFAULT_AWAIT_MAX_SLEEP_SECONDS
-from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Schema
+from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.utils.environment import (
     _CONDA_ENV_FILE_NAME,
     _PYTHON_ENV_FILE_NAME,
@@ -44,6 +44,7 @@ from oml_mlflow.flavor.package import (
 )
 from oml_mlflow.graph.profiles import Profile, get_profile
 from oml_mlflow.names import IMG, SIDES, TXT
+from oml_mlflow.pair.embedder import RAISE
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.registry.answering import answering
 from oml_mlflow.registry.versions import CODE_TAG, MANIFEST_TAG, ModelVersion, describe_version
@@ -57,6 +58,7 @@ SIGNATURE = ModelSignature(
         ]
     ),
     outputs=Schema([ColSpec(Array(DataType.float), "embedding")]),
+    params=ParamSchema([ParamSpec("on_error", DataType.string, RAISE)]),
 )
 INPUT_EXAMPLE = pd.DataFrame({"text": ["a photo of a cat", "two dogs on a beach"]})
 EXACTNESS_TAG = "oml.exactness"

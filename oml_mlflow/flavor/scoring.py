@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -15,8 +16,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from oml_mlflow.errors import InputError
+from oml_mlflow.names import IMG, SIDES, TXT
+from oml_mlflow.pair.embedder import NULL, RAISE
 from oml_mlflow.pair.limits import REQUEST_BYTES, REQUEST_ROWS, Limit
-from oml_mlflow.parity.probes import Embedder
 
 # MLflow sets it in the process that answers HTTP requests
 _SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
@@ -26,12 +28,23 @@ _BROKEN_URL = base64.b64decode("data")
 _PICTURE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
-class ScoringEmbedder(Embedder, Protocol):
+class ScoringEmbedder(Protocol):
     """A pair in this process, or one in a database."""
 
     @property
     def dims(self) -> int:
         """Length of the embeddings."""
+
+    def embed_rows(self, side: str, values: Sequence[Any]) -> Iterable[np.ndarray | InputError]:
+        """Yield each input's vector, ``(dims,)`` float32, or why it has none."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What one row asks for."""
+
+    side: str
+    value: bytes | str
 
 
 class PyfuncPair:
@@ -61,22 +74,28 @@ class PyfuncPair:
         Args:
             model_input: Column ``image`` (bytes of a picture, base64 of them, or a data: URL),
                 column ``text``, or both; each row has one of the two.
-            params: Not used.
+            params: ``on_error``: ``raise``, as by default, or ``null``: then a row that can't be
+                embedded has no embedding, and says why in a second column, ``error``.
 
         Returns:
             Column ``embedding``, a list of floats per row, in the rows' order.
 
         Raises:
-            MlflowException: If neither column is there, a row has both or neither, a value can't
-                be embedded, or the request is larger than its limits. Nothing is returned for the
-                other rows.
+            MlflowException: If neither column is there, the request is larger than its limits, or,
+                unless told otherwise, a row has both or neither, or a value can't be embedded.
+                Nothing is returned for the other rows.
         """
         try:
-            return self._predict(_frame(model_input))
+            return self._predict(_frame(model_input), (params or {}).get("on_error", RAISE))
         except InputError as error:
             raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
 
-    def _predict(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def _predict(self, frame: pd.DataFrame, on_error: str) -> pd.DataFrame:
+        if on_error not in (RAISE, NULL):
+            raise InputError(
+                f"on_error is {str(on_error)[:40]!r}; nothing was embedded.",
+                hint=f"send {RAISE!r} or {NULL!r}.",
+            )
         columns = [name for name in ("image", "text") if name in list(frame.columns)]
         if not columns:
             raise InputError(
@@ -85,35 +104,49 @@ class PyfuncPair:
                 hint='send rows such as {"text": "a photo of a cat"} or {"image": '
                 '"<base64 of a JPEG or PNG>"} as dataframe_records.',
             )
-        if _is_serving():
+        if is_serving():
             self._check_limit(REQUEST_ROWS, len(frame))
             sizes = (_size_bytes(value) for name in columns for value in frame[name])
             self._check_limit(REQUEST_BYTES, sum(sizes))
-        cells = {
-            name: [_cell(value, name, i) for i, value in enumerate(frame[name])] for name in columns
-        }
-        nothing: list[Any] = [None] * len(frame)
-        images, texts = cells.get("image", nothing), cells.get("text", nothing)
-        for i, (image, text) in enumerate(zip(images, texts, strict=True)):
-            if (image is None) == (text is None):
-                what = "neither image nor text" if image is None else "both image and text"
-                raise InputError(
-                    f"row {i} has {what}; nothing was embedded.",
-                    hint="give each row one of the two.",
-                )
-        vectors = np.empty((len(frame), self._embedder.dims), np.float32)
-        for values, embed in (
-            (images, self._embedder.embed_image),
-            (texts, self._embedder.embed_text),
-        ):
-            rows = [i for i, value in enumerate(values) if value is not None]
-            if rows:
-                try:
-                    vectors[rows] = embed([values[i] for i in rows])
-                except InputError as error:
-                    raise _with_row(error, rows) from error
-        result: pd.DataFrame = pd.DataFrame({"embedding": vectors.tolist()}, index=frame.index)
+        rows = list(self._rows(frame, columns))
+        errors = {i: row for i, row in enumerate(rows) if isinstance(row, InputError)}
+        if errors and on_error == RAISE:
+            raise next(iter(errors.values()))
+        embeddings: list[list[float] | None] = [None] * len(rows)
+        for side in SIDES:
+            asked = {i: r for i, r in enumerate(rows) if isinstance(r, _Row) and r.side == side}
+            values = [row.value for row in asked.values()]
+            made = self._embedder.embed_rows(side, values) if values else ()
+            for i, vector in zip(asked, made, strict=True):
+                if not isinstance(vector, InputError):
+                    embeddings[i] = vector.tolist()
+                elif on_error == NULL:
+                    errors[i] = _with_row(vector, i)
+                else:
+                    raise _with_row(vector, i)
+        result: pd.DataFrame = pd.DataFrame({"embedding": embeddings}, index=frame.index)
+        if on_error == NULL:
+            reasons = {i: error.message for i, error in errors.items()}
+            result["error"] = [reasons.get(i) for i in range(len(rows))]
         return result
+
+    def _rows(self, frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[_Row | InputError]:
+        for i, values in enumerate(zip(*(frame[name] for name in columns), strict=True)):
+            try:
+                cells = [
+                    _Row(IMG if name == "image" else TXT, cell)
+                    for name, value in zip(columns, values, strict=True)
+                    if (cell := _cell(value, name, i)) is not None
+                ]
+                if len(cells) != 1:
+                    what = "both image and text" if cells else "neither image nor text"
+                    raise InputError(
+                        f"row {i} has {what}; nothing was embedded.",
+                        hint="give each row one of the two.",
+                    )
+                yield cells[0]
+            except InputError as error:
+                yield error
 
     def _check_limit(self, limit: Limit, sent: int) -> None:
         most = self._limits[limit]
@@ -131,7 +164,7 @@ def _frame(model_input: Any) -> pd.DataFrame:
         frame: pd.DataFrame = pd.DataFrame(model_input)
         cells = dict(zip(frame.columns, frame.iloc[0], strict=True)) if len(frame) == 1 else {}
         # MLflow makes one row of {"inputs": {"text": ["a", "b"]}}
-        if _is_serving() and any(map(_is_list_of_texts, cells.values())):
+        if is_serving() and any(map(_is_list_of_texts, cells.values())):
             frame = pd.DataFrame(cells)
     except (ValueError, TypeError) as error:
         raise InputError(
@@ -141,7 +174,7 @@ def _frame(model_input: Any) -> pd.DataFrame:
     names = list(frame.columns)
     # if a column is there twice, MLflow passes its name on as every value
     told = (
-        _is_serving()
+        is_serving()
         and names.count("text") == 1
         and len(frame) > 1
         and all(isinstance(value, str) and value == "text" for value in frame["text"])
@@ -155,14 +188,14 @@ def _frame(model_input: Any) -> pd.DataFrame:
     return frame
 
 
-def _is_serving() -> bool:
+def is_serving() -> bool:
+    """Return whether this process answers HTTP requests."""
     return os.environ.get(_SERVING) == "true"
 
 
-def _with_row(error: InputError, rows: Sequence[int]) -> InputError:
+def _with_row(error: InputError, row: int) -> InputError:
     """Return an error in which the number of a picture or a text is that of its row."""
-    message = _NUMBER.sub(lambda found: str(rows[int(found[0])]), error.message)
-    return InputError(message, hint=error.hint)
+    return InputError(_NUMBER.sub(str(row), error.message), hint=error.hint)
 
 
 def _is_list_of_texts(cell: Any) -> bool:

@@ -86,6 +86,12 @@ def choose_providers(names: Sequence[str] | None = None) -> tuple[str, ...]:
     return (*(name for name in chosen if name != CPU), CPU)
 
 
+def thread_limit() -> int | None:
+    """Return what ``OMP_NUM_THREADS`` allows, if it is set, as by Spark for each of its workers."""
+    found = os.environ.get("OMP_NUM_THREADS", "")
+    return int(found) if found.isdecimal() and int(found) else None
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     try:

@@ -21,7 +21,16 @@ from oml_mlflow.errors import GraphError, InputError
 from oml_mlflow.graph.cut import INPUT_IDS, PIXEL_VALUES, PLANES
 from oml_mlflow.graph.precision import INT8_DYNAMIC, read_precisions
 from oml_mlflow.graph.reach import reach_bytes, read_merges
-from oml_mlflow.graph.runtime import CPU, Ends, can_cut, choose_providers, cores, open_session, run
+from oml_mlflow.graph.runtime import (
+    CPU,
+    Ends,
+    can_cut,
+    choose_providers,
+    cores,
+    open_session,
+    run,
+    thread_limit,
+)
 from oml_mlflow.names import IMG, PROPERTY, TXT
 from oml_mlflow.pair.limits import MAX_PIXELS
 from oml_mlflow.pair.pictures import Picture, as_pixels, as_planes, as_png, give_back, in_work
@@ -100,7 +109,8 @@ class PairEmbedder:
             a database does it. Pairs that another maker wrote are run whole in any case, and all
             pairs where onnxruntime is 1.22 or older.
         providers: What runs the encoder; see `choose_providers`. All else runs on the CPU.
-        threads: How many prepare inputs, and how many run the encoder; all cores by default.
+        threads: How many prepare inputs, and how many run the encoder; by default what
+            ``OMP_NUM_THREADS`` says, else all cores.
 
     Attributes:
         providers: What runs the encoder, the first that can.
@@ -128,7 +138,9 @@ class PairEmbedder:
         self.dims, self.front_end = dims, front_end
         is_cut = front_end == HOST and can_cut()
         self.providers = choose_providers(providers) if is_cut else (CPU,)
-        self._encoder_threads, self._threads = threads, threads or cores()
+        # ONNX Runtime's own choice is a thread for each core that is one
+        self._encoder_threads = threads or thread_limit()
+        self._threads = self._encoder_threads or cores()
         self.timeout_s: float | None = None
         self._ends = dict(ends or {})
         self._paths = {IMG: Path(img), TXT: Path(txt)}
@@ -338,6 +350,10 @@ class PairEmbedder:
         is_picture = isinstance(value, bytes)
         given = np.frombuffer(value, np.uint8) if isinstance(value, bytes) else np.array([value])
         return self._run(self._graph(side), given if is_picture else given.astype(object))
+
+    def path(self, side: str) -> Path:
+        """Return the file of one side."""
+        return self._paths[side]
 
     def open(self, side: str) -> None:
         """Load a side's graph now instead of at its first use."""
