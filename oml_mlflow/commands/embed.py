@@ -28,6 +28,10 @@ PARQUET, JSON_LINES = ".parquet", (".jsonl", ".ndjson")
 # what a kill costs at most, of which a large picture takes 0.2 s
 _ROWS_PER_PART, _SECONDS_PER_PART = 1_024, 30.0
 _SHOWN = 20
+# lists not of a fixed size: pyarrow writes nulls among these, and does not read them
+_ROWS = pa.schema(
+    [("id", pa.string()), ("embedding", pa.list_(pa.float32())), ("error", pa.string())]
+)
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,6 @@ class _Parts:
             )
         self._output, self._folder = output, output.with_name(f"{output.name}.parts")
         self._job = self._folder / "job.json"
-        self._dims = 0
 
     def refuse_output(self) -> None:
         """Raise NameTaken if the output is there, and not left by a run that was stopped."""
@@ -156,7 +159,6 @@ class _Parts:
     @contextmanager
     def held(self, job: _Job) -> Iterator[None]:
         """Hold the folder against other processes; raise InputError if it is of another job."""
-        self._dims = job.dims
         with ExitStack() as stack:
             with self._writing():
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -211,7 +213,7 @@ class _Parts:
         vectors = [None if isinstance(row, InputError) else row for _, row in rows]
         errors = [row.message if isinstance(row, InputError) else None for _, row in rows]
         columns = [[name for name, _ in rows], vectors, errors]
-        made = pa.table(columns, schema=self._schema())
+        made = pa.table(columns, schema=_ROWS)
         path = self._folder / f"{first:012d}-{len(rows)}.parquet"
         with self._writing():
             pq.write_table(made, path.with_suffix(".new"))
@@ -223,7 +225,7 @@ class _Parts:
         reasons: list[str] = []
         new = self._folder / "output.new"
         with self._writing():
-            with _Writer(new, self._output.suffix, self._schema()) as writer:
+            with _Writer(new, self._output.suffix, _ROWS) as writer:
                 for path, _ in self._found():
                     part = pq.read_table(path)
                     writer.write(part)
@@ -237,10 +239,6 @@ class _Parts:
             self._job.unlink()
             shutil.rmtree(self._folder)
         return missing, tuple(reasons)
-
-    def _schema(self) -> pa.Schema:
-        vector = pa.list_(pa.float32(), self._dims)
-        return pa.schema([("id", pa.string()), ("embedding", vector), ("error", pa.string())])
 
     def _writing(self) -> Any:
         state = f"What was embedded is in {self._folder}."

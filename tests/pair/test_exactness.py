@@ -160,7 +160,11 @@ def decoder_levels(pair: PipelinePair, pictures: list[bytes]) -> int:
         [node],
         "decoder",
         [onnx.helper.make_tensor_value_info("input", onnx.TensorProto.UINT8, ["n"])],
-        [onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UINT8, ["h", "w", "c"])],
+        [
+            onnx.helper.make_tensor_value_info(
+                node.output[0], onnx.TensorProto.UINT8, ["h", "w", "c"]
+            )
+        ],
     )
     opsets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(node.domain, 1)]
     path = pair.img.with_name("decoder.onnx")
