@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from oml_mlflow.errors import GraphError, SourceError
+from oml_mlflow.errors import GraphError, InputError, SourceError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.package import MODEL_REFERENCES, pair_references
 from oml_mlflow.graph.precision import read_precisions, runtime_limit
-from oml_mlflow.graph.runtime import runtime_versions
+from oml_mlflow.graph.runtime import CPU, runtime_versions
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.embedder import GRAPH
 from oml_mlflow.pair.pipeline_pair import PipelinePair, Proof
@@ -23,6 +23,7 @@ from oml_mlflow.pair.stages import prove
 from oml_mlflow.parity.probes import (
     Probe,
     References,
+    by_side,
     embed_probes,
     golden_probes,
     save_probes,
@@ -45,6 +46,8 @@ class Evidence:
         model: Vectors of the model's own Python code, or None where they could not be made.
         exactness: The first profile's pair against `model`, or None.
         not_run: Why there is no `exactness`.
+        host: Largest difference of an element between the first profile's vectors from the host
+            front end, as `load_model` and serving make them, and `pairs`, by class of probes.
     """
 
     probes: tuple[Probe, ...]
@@ -52,6 +55,7 @@ class Evidence:
     model: References | None
     exactness: ParityReport | None
     not_run: str = ""
+    host: Mapping[str, float] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write probes, vectors and the exactness report into a folder."""
@@ -65,6 +69,10 @@ class Evidence:
             (folder / "exactness.md").write_text(self.exactness.to_markdown(), encoding="utf-8")
             rows = json.dumps(self.exactness.to_rows(), indent=1)
             (folder / "exactness.json").write_text(rows + "\n", encoding="utf-8")
+        if self.host:
+            document = {"provider": CPU, "runtime": runtime_versions(), "max_abs": dict(self.host)}
+            text = json.dumps(document, indent=1, sort_keys=True)
+            (folder / "host.json").write_text(text + "\n", encoding="utf-8")
 
 
 def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) -> Evidence:
@@ -94,7 +102,23 @@ def gather_evidence(pairs: Sequence[PipelinePair], on_event: Listener = silent) 
         limits = {row.probe.id: row.limit for row in proof.report.rows} if proof else None
         precisions = read_precisions(first.metadata)
         report = exactness(golden_probes(), ours[first.profile], model, precisions, limits)
-    return Evidence(probes, ours, model, report, not_run)
+    host = _host_differences(first, probes, made[_key(first)]) if _key(first) in made else {}
+    return Evidence(probes, ours, model, report, not_run, host)
+
+
+def _host_differences(
+    pair: PipelinePair, probes: Sequence[Probe], references: References
+) -> dict[str, float]:
+    """Return how far the host front end is from the graph's vectors, by class of probes."""
+    embedder, found = pair.embedder(providers=[CPU]), dict[str, float]()
+    for side in SIDES:
+        chosen = by_side(probes, side)
+        made = embedder.embed_rows(side, [probe.value for probe in chosen])
+        for probe, vector in zip(chosen, made, strict=True):
+            if not isinstance(vector, InputError):
+                off = float(np.abs(vector - references.vectors[probe.id]).max())
+                found[probe.category] = max(off, found.get(probe.category, 0.0))
+    return found
 
 
 def _compared(
@@ -165,6 +189,11 @@ def model_card(pair: PipelinePair, evidence: Evidence) -> str:
             f"`{pair.fingerprints[side]}` |"
         )
     stages = [f"- {stage}" for stage in evidence.exactness.stages] if evidence.exactness else []
+    if evidence.host:
+        stages.append(
+            "- in batches, as `load_model` and serving embed: at most "
+            f"{max(evidence.host.values()):.1e} from one input at a time"
+        )
     return "\n".join([*lines, "", exactness_sentence(evidence), "", *stages]).rstrip() + "\n"
 
 

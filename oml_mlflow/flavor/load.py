@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 from mlflow.tracking.artifact_utils import _download_artifact_from_uri
@@ -13,9 +10,10 @@ from mlflow.tracking.artifact_utils import _download_artifact_from_uri
 from oml_mlflow.errors import PackageError
 from oml_mlflow.flavor.manifest import check_manifest
 from oml_mlflow.flavor.package import PackagedPair, read_package
-from oml_mlflow.flavor.scoring import PyfuncPair, is_serving
+from oml_mlflow.flavor.scoring import PyfuncPair
+from oml_mlflow.flavor.serving import is_serving, worker_threads
 from oml_mlflow.graph.precision import read_precisions, runtime_limit
-from oml_mlflow.graph.runtime import CPU, PROVIDERS_VARIABLE, cores
+from oml_mlflow.graph.runtime import CPU, PROVIDERS_VARIABLE
 from oml_mlflow.pair.embedder import PairEmbedder
 from oml_mlflow.parity.compare import compare
 from oml_mlflow.parity.probes import embed_probes
@@ -60,20 +58,12 @@ def _load_pyfunc(path: str) -> PyfuncPair:
     MLmodel file only. This code itself may come from that folder. A server's workers share the
     cores, and load both graphs before the first request.
     """
-    workers = _workers() if is_serving() else 1
-    embedder = _open(path, {}, threads=max(1, cores() // workers) if workers > 1 else None)
+    embedder = _open(path, {}, threads=worker_threads() if is_serving() else None)
     scored = PyfuncPair(embedder)
     if is_serving():
         embedder.embed_image(np.zeros((8, 8, 3), np.uint8))
         embedder.embed_text("a")
     return scored
-
-
-def _workers() -> int:
-    """Return how many processes uvicorn starts: its own option or variable, which each inherits."""
-    given = [value for name, value in pairwise(sys.argv) if name == "--workers"]
-    found = (given or [os.environ.get("WEB_CONCURRENCY", "")])[-1]
-    return int(found) if found.isdecimal() else 1
 
 
 def _open(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from oml_mlflow.errors import InputError
+from oml_mlflow.flavor.serving import is_serving
 from oml_mlflow.names import IMG, SIDES, TXT
 from oml_mlflow.pair.embedder import NULL, RAISE
 from oml_mlflow.pair.limits import REQUEST_BYTES, REQUEST_ROWS, Limit
 
-# MLflow sets it in the process that answers HTTP requests
-_SERVING = "_MLFLOW_IS_IN_SERVING_ENVIRONMENT"
 _NUMBER = re.compile(r"(?<=^picture )\d+|(?<=^text )\d+")
 # "data" decoded as base64, with which no picture begins
 _BROKEN_URL = base64.b64decode("data")
@@ -186,11 +184,6 @@ def _frame(model_input: Any) -> pd.DataFrame:
             hint="send each column once, and the word 'text' in a request of its own.",
         )
     return frame
-
-
-def is_serving() -> bool:
-    """Return whether this process answers HTTP requests."""
-    return os.environ.get(_SERVING) == "true"
 
 
 def _with_row(error: InputError, row: int) -> InputError:
