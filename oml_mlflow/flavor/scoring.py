@@ -125,7 +125,9 @@ class PyfuncPair:
         result: pd.DataFrame = pd.DataFrame({"embedding": embeddings}, index=frame.index)
         if on_error == NULL:
             reasons = {i: error.message for i, error in errors.items()}
-            result["error"] = [reasons.get(i) for i in range(len(rows))]
+            told = [reasons.get(i) for i in range(len(rows))]
+            # of pandas' own string type None would be NaN
+            result["error"] = pd.Series(told, frame.index, dtype=object)
         return result
 
     def _rows(self, frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[_Row | InputError]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -9,11 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from serving import post, served
 
 import oml_mlflow
 from oml_mlflow import PipelinePair
+from oml_mlflow.errors import PackageError
+from oml_mlflow.flavor.serving import worker_threads
+from oml_mlflow.graph.runtime import CPU
 from oml_mlflow.parity.probes import golden_probes
 
 PICTURES = [p.value for p in golden_probes() if isinstance(p.value, bytes)]
@@ -127,3 +132,47 @@ def test_serving_from_the_models_own_requirements(
     assert b"oml" not in listed.stdout
     with served(saved, root / "bin" / "mlflow", tmp_path / "serve.log") as address:
         check_vectors(address, tiny_pair)
+
+
+def test_rows_that_can_t_be_embedded_are_null_if_asked(url: str, tiny_pair: PipelinePair) -> None:
+    records = [{"text": "a"}, {"image": "?"}, {"image": encoded(b"no picture")}, {"text": "b"}, {}]
+    payload = {"dataframe_records": records, "params": {"on_error": "null"}}
+    status, answer = post(url, payload)
+    assert status == 200, answer
+    rows = answer["predictions"]
+    wanted = tiny_pair.embedder().embed_text(["a", "b"])
+    got = np.array([rows[0]["embedding"], rows[3]["embedding"]], np.float32)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    assert [row["embedding"] is None for row in rows] == [False, True, True, False, True]
+    assert [row["error"] is None for row in rows] == [True, False, False, True, False]
+    assert "row 1: image is a string that is no base64" in rows[1]["error"]
+    assert "10 bytes can't be decoded" in rows[2]["error"]
+    assert "row 4 has neither image nor text" in rows[4]["error"]
+    assert post(url, {**payload, "params": {"on_error": "skip"}})[0] == 400
+    assert post(url, {"dataframe_records": records})[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("options", "workers", "wanted"), [(["--workers", "2"], "", 1), ([], "9", 1), ([], "1", None)]
+)
+def test_workers_share_the_cores(
+    options: list[str], workers: str, wanted: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["uvicorn", "--port", "1", *options])
+    monkeypatch.setenv("WEB_CONCURRENCY", workers)
+    monkeypatch.setattr("oml_mlflow.flavor.serving.cores", lambda: 2)
+    assert worker_threads() == wanted
+
+
+def test_another_provider_s_vectors_are_compared_first(saved: Path, tmp_path: Path) -> None:
+    # it runs nothing here, so that the CPU does, but is another one by name
+    [other, *_] = [p for p in onnxruntime.get_available_providers() if p != CPU]
+    assert other in repr(oml_mlflow.load_model(str(saved), providers=[other]))
+    wrong = tmp_path / "wrong"
+    shutil.copytree(saved, wrong)
+    [stored] = (wrong / "golden").glob("pair-*.npz")
+    with np.load(stored) as vectors:
+        turned = {name: -vectors[name] for name in vectors.files}
+    np.savez(stored, **turned)
+    with pytest.raises(PackageError, match=f"{other} gives other vectors"):
+        oml_mlflow.load_model(str(wrong), providers=[other])

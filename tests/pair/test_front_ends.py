@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from oml_mlflow.errors import InputError, PackageError
+from oml_mlflow.errors import ConfigError, InputError, PackageError
 from oml_mlflow.graph.cut import INPUT_IDS, PIXEL_VALUES, PLANES, WEIGHTS, read_part
 from oml_mlflow.graph.precision import PRECISIONS
+from oml_mlflow.graph.runtime import CPU
 from oml_mlflow.oml4py import ONNXPipeline
-from oml_mlflow.pair.embedder import GRAPH
+from oml_mlflow.pair.embedder import GRAPH, HOST
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.template import ONNXPipelineConfig
 
@@ -181,3 +183,86 @@ def test_the_first_bad_picture_is_named(
     good = photographs()[0]
     with pytest.raises(InputError, match=f"picture 20: .*{told}"):
         pairs["float32"].embedder().embed_image([*[good] * 20, form, good, b"no picture"])
+
+
+def test_a_row_that_can_t_be_embedded_is_null_if_asked(
+    pairs: dict[str, PipelinePair], caplog: pytest.LogCaptureFixture
+) -> None:
+    good = encoded(photographs()[0], "PNG")
+    for pair in (pairs["float32"], pairs["int8-dynamic"]):
+        for front_end in (HOST, GRAPH):
+            embedder = pair.embedder(front_end)
+            alone = embedder.embed_image(good)[0]
+            caplog.clear()
+            vectors = embedder.embed_image([good, b"no picture", good], on_error="null")
+            assert np.isnan(vectors[1]).all()
+            assert np.abs(vectors[[0, 2]] - alone).max() <= LIMIT
+            [told] = [
+                r.getMessage() for r in caplog.records if r.name == "oml_mlflow.pair.embedder"
+            ]
+            assert told.startswith("picture 1: 10 bytes can't be decoded")
+            texts: list[Any] = ["a", 5, "b"]
+            vectors = embedder.embed_text(texts, on_error="null")
+            assert np.isnan(vectors[1]).all()
+            assert np.abs(vectors[[0, 2]] - embedder.embed_text(["a", "b"])).max() <= LIMIT
+            with pytest.raises(InputError, match="text 1"):
+                embedder.embed_text(texts)
+    with pytest.raises(InputError, match="on_error is 'skip'"):
+        embedder.embed_image([good], on_error="skip")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_batches_of_any_size_give_the_same_vectors(
+    precision: str, pairs: dict[str, PipelinePair]
+) -> None:
+    embedder = pairs[precision].embedder(threads=1)
+    pictures = [encoded(p, "PNG") for p in photographs()]
+    texts = ["a cat", "two red stars beside a small green ring"] * 3
+    wanted = embedder.embed_image(pictures), embedder.embed_text(texts)
+    for size in (1, 3, 100):
+        found = embedder.embed_image(pictures, batch_size=size)
+        assert np.abs(found - wanted[0]).max() <= LIMIT
+        found = embedder.embed_text(texts, batch_size=size)
+        assert np.abs(found - wanted[1]).max() <= LIMIT
+    with pytest.raises(InputError, match="batch_size"):
+        embedder.embed_text(texts, batch_size=0)
+
+
+def test_rows_are_taken_as_they_are_needed(
+    pairs: dict[str, PipelinePair], capsys: pytest.CaptureFixture[str]
+) -> None:
+    embedder, taken = pairs["float32"].embedder(), [0]
+    picture = photographs()[0]
+
+    def endless() -> Iterator[Image.Image]:
+        while True:
+            taken[0] += 1
+            yield picture
+
+    rows = embedder.embed_rows("img", endless(), batch_size=4)
+    for _ in range(9):
+        row = next(rows)
+        assert isinstance(row, np.ndarray)
+        assert row.shape == (embedder.dims,)
+    assert taken[0] <= 9 + 4 + 8
+    assert embedder.embed_text(["a", "b"], show_progress=True).shape == (2, embedder.dims)
+    assert "embed" in capsys.readouterr().out
+
+
+def test_what_runs_the_encoder_is_chosen_and_said(
+    pairs: dict[str, PipelinePair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = pairs["float32"]
+    shown = repr(pair.embedder())
+    assert "demo_img.onnx" in shown
+    assert len(shown) < 200
+    assert pair.embedder().providers[-1] == CPU
+    with pytest.raises(ConfigError, match=r"has no NoneSuch; it has .*CPUExecutionProvider"):
+        pair.embedder(providers=["NoneSuch"])
+    monkeypatch.setenv("OML_MLFLOW_PROVIDERS", "Other, CPUExecutionProvider")
+    with pytest.raises(ConfigError, match="has no Other;"):
+        pair.embedder()
+    # what verifies is not what is chosen
+    assert pair.embedder(GRAPH).providers == (CPU,)
+    monkeypatch.setenv("OML_MLFLOW_PROVIDERS", CPU)
+    assert "host, CPUExecutionProvider" in repr(pair.embedder())

@@ -17,7 +17,7 @@ START_S = 120
 
 
 @contextlib.contextmanager
-def served(model: Path, mlflow_program: Path, log: Path) -> Iterator[str]:
+def served(model: Path, mlflow_program: Path, log: Path, *options: str) -> Iterator[str]:
     """Serve a model folder from the environment that holds `mlflow_program`; give its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -27,7 +27,7 @@ def served(model: Path, mlflow_program: Path, log: Path) -> Iterator[str]:
     environment |= {"PATH": f"{mlflow_program.parent}:{os.environ['PATH']}"}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*map(str, command), "--port", str(port), "--host", "127.0.0.1"],
+            [*map(str, command), "--port", str(port), "--host", "127.0.0.1", *options],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,
@@ -40,6 +40,21 @@ def served(model: Path, mlflow_program: Path, log: Path) -> Iterator[str]:
     finally:
         os.killpg(process.pid, 15)
         process.wait(30)
+
+
+def worker_pids(url: str) -> list[int]:
+    """Return the processes that uvicorn has started to answer at an address."""
+    port, found = url.rpartition(":")[2].partition("/")[0], []
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (folder / "cmdline").read_text().split("\0")
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if "--multiprocessing-fork" in command:
+                found.append((int(folder.name), parent))
+            elif port in command and any("uvicorn" in part for part in command):
+                parents[int(folder.name)] = command
+    return [pid for pid, parent in found if parent in parents]
 
 
 def post(url: str, payload: dict[str, Any]) -> tuple[int, Any]:
