@@ -187,8 +187,8 @@ def check(
 
 
 @click.command(epilog="Example: oml-mlflow embed photos photos.parquet --model models:/clip@prod")
-@click.argument("source", type=click.Path(exists=True))
-@click.argument("output", type=click.Path(dir_okay=False))
+@click.argument("source")
+@click.argument("output")
 @click.option("--model", "model_uri", required=True, help="Such as models:/clip@prod.")
 @click.option("--column", default="", help="Column to embed; image or text by default.")
 @click.option("--side", default="", type=click.Choice(["", "img", "txt"]), help="What it holds.")

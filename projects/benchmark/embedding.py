@@ -5,21 +5,18 @@ ViT-B/32 with random weights; JPEGs of photographs. All run in turns in one proc
 the rounds count. The limit of pictures is 1 / (encoder's time for one of 16 at once + time to
 decode and prepare one on a single thread / cores).
 
-    python projects/benchmark/embedding.py --cache FOLDER --rounds 5
+    python projects/benchmark/main.py --cache FOLDER --only embedding
 """
 
 from __future__ import annotations
 
 import io
-import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 from PIL import Image
 
@@ -30,7 +27,7 @@ import clip_folders
 from lean_export import make_model
 
 from oml_mlflow.graph.cut import PIXEL_VALUES, PLANES
-from oml_mlflow.graph.runtime import Ends, open_session, run
+from oml_mlflow.graph.runtime import Ends, cores, open_session, run
 from oml_mlflow.names import IMG
 from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.embedder import GRAPH
@@ -51,6 +48,9 @@ TEXTS = {
 
 def export(folder: Path, name: str, **settings: Any) -> PipelinePair:
     """Return the pair of the model in `folder`, exported if it is not there."""
+    if not (folder / "model" / "model.safetensors").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        make_model(folder / "model", "b32")
     out = folder / "pairs"
     files = [out / f"{name}_{side}.onnx" for side in ("img", "txt")]
     if all(path.exists() for path in files):
@@ -107,35 +107,27 @@ class Plain:
         return (features / features.norm(dim=-1, keepdim=True)).numpy()
 
 
-def medians(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each call; they are run in turns, once more to begin with."""
+def medians(calls: dict[str, Callable[[], Any]], rounds: int, *, warm: int = 1) -> dict[str, float]:
+    """Return the median seconds of each call; they are run in turns, and `warm` times before."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 1):
+    for _ in range(rounds + warm):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - start)
-    return {name: float(np.median(times[1:])) for name, times in taken.items()}
+    return {name: float(np.median(times[warm:])) for name, times in taken.items()}
 
 
-def show(name: str, row: dict[str, float]) -> None:
-    """Print what was measured of one kind of input."""
-    click.echo(f"{name}, a second")
-    for key, value in row.items():
-        click.echo(f"  {key:28} {value:9.3g}")
-
-
-@click.command()
-@click.option("--cache", type=click.Path(path_type=Path), required=True, help="Kept between runs.")
-@click.option("--rounds", default=5, help="How often each is run.")
-def main(cache: Path, rounds: int) -> None:
-    """Measure pictures and texts a second."""
-    if not (cache / "model" / "model.safetensors").exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        make_model(cache / "model", "b32")
-    pair, cores = export(cache, "clip"), len(os.sched_getaffinity(0))
-    dynamic = export(cache, "dynamic", quantize_model="dynamic")
-    host, graph, small = pair.embedder(), pair.embedder(GRAPH), dynamic.embedder()
+def measure(cache: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Measure pictures and texts a second; return the figures of each kind of input."""
+    pair = export(cache, "clip")
+    shrunk = {
+        "int8": export(cache, "int8", quantize_model=True),
+        "int8 dynamic": export(cache, "dynamic", quantize_model="dynamic"),
+        "float16": export(cache, "float16", use_float16=True),
+    }
+    host, graph = pair.embedder(), pair.embedder(GRAPH)
+    others = {f"host, {name}": found.embedder() for name, found in shrunk.items()}
     plain = Plain(cache / "model")
     front = open_session(pair.img, part=(PLANES, PIXEL_VALUES), threads=1)
     encoder = open_session(pair.img, part=(PIXEL_VALUES, "embedding"))
@@ -153,14 +145,14 @@ def main(cache: Path, rounds: int) -> None:
             {
                 "host": lambda p=pictures: host.embed_image(p),
                 "graph": lambda p=pictures: graph.embed_image(p),
-                "host, int8 dynamic": lambda p=pictures: small.embed_image(p),
+                **{n: lambda p=pictures, e=e: e.embed_image(p) for n, e in others.items()},
                 "transformers": lambda p=pictures: plain.embed_image(p),
                 "encoder": lambda: encoder.run(None, {PIXEL_VALUES: values}),
                 "preparation": lambda p=pictures[:BATCH]: prepare(p),
             },
             rounds,
         )
-        limit = BATCH / (seconds.pop("encoder") + seconds.pop("preparation") / cores)
+        limit = BATCH / (seconds.pop("encoder") + seconds.pop("preparation") / cores())
         rates = {key: len(pictures) / taken for key, taken in seconds.items()}
         vectors = host.embed_image(pictures)
         result[name] = {
@@ -172,7 +164,6 @@ def main(cache: Path, rounds: int) -> None:
             "host - graph": float(np.abs(vectors - graph.embed_image(pictures)).max()),
             "host - transformers": float(np.abs(vectors - plain.embed_image(pictures)).max()),
         }
-        show(name, result[name])
     for name, texts in TEXTS.items():
         seconds = medians(
             {
@@ -190,9 +181,4 @@ def main(cache: Path, rounds: int) -> None:
             "host / to 77": rates["host"] / rates["transformers, to 77"],
             "host - transformers": float(np.abs(vectors - plain.embed_text(texts)).max()),
         }
-        show(name, result[name])
-    click.echo(json.dumps({"cores": cores, "rounds": rounds, **result}))
-
-
-if __name__ == "__main__":
-    main()
+    return result

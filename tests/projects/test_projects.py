@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from mlflow.entities import Run
 
@@ -81,6 +85,39 @@ def test_promote_and_reconcile(mlflow_store: Path, tiny_pair: PipelinePair) -> N
     assert {row["target"]: row["state"] for row in table(found, "standings.json")}["dev"] == (
         "in sync"
     )
+
+
+def test_embed(mlflow_store: Path, tiny_pair: PipelinePair) -> None:
+    oml_mlflow.log_model(tiny_pair, name="clip", registered_model_name="clip")
+    (mlflow_store / "texts.csv").write_text("sku,caption\nx7,a cat\ny8,a dog\n")
+    chosen = {"model_uri": "models:/clip/1", "column": "caption", "side": "txt", "id": "sku"}
+    status, said, found = run("embed", source="texts.csv", **chosen)
+    assert status == 0, said
+    assert (found.data.metrics["rows"], found.data.metrics["missing"]) == (2, 0)
+    # beside the source, not in the folder of the project
+    written = pq.read_table(mlflow_store / "texts.vectors.parquet").to_pylist()
+    assert [row["id"] for row in written] == ["x7", "y8"]
+    wanted = tiny_pair.embedder().embed_text(["a cat", "a dog"])
+    np.testing.assert_allclose([row["embedding"] for row in written], wanted, atol=1e-6)
+
+
+def test_the_benchmark_s_figures_and_plots_are_logged(
+    mlflow_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(PROJECTS / "benchmark"))
+    monkeypatch.delitem(sys.modules, "main", raising=False)
+    figures = {"0.3 MP, a second": {"host": 13.0, "host / limit": 0.95}}
+    part = SimpleNamespace(measure=lambda cache, rounds: figures)
+    monkeypatch.setitem(sys.modules, "columns", part)
+    main = importlib.import_module("main").main
+    assert main.main(["--cache", "x", "--only", "columns"], standalone_mode=False) is None
+    [found] = mlflow.MlflowClient().search_runs(["0"])
+    assert found.data.metrics == {
+        "columns/0.3 MP a second/host": 13.0,
+        "columns/0.3 MP a second/host / limit": 0.95,
+    }
+    files = {f.path for f in mlflow.MlflowClient().list_artifacts(found.info.run_id)}
+    assert files == {"columns.json", "columns.png"}
 
 
 @pytest.mark.parametrize("project", ["promote", "reconcile"])

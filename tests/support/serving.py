@@ -43,7 +43,7 @@ def served(model: Path, mlflow_program: Path, log: Path, *options: str) -> Itera
 
 
 def worker_pids(url: str) -> list[int]:
-    """Return the processes that uvicorn has started to answer at an address."""
+    """Return the processes that answer at an address: those that uvicorn has started, or itself."""
     port, found = url.rpartition(":")[2].partition("/")[0], []
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -54,7 +54,7 @@ def worker_pids(url: str) -> list[int]:
                 found.append((int(folder.name), parent))
             elif port in command and any("uvicorn" in part for part in command):
                 parents[int(folder.name)] = command
-    return [pid for pid, parent in found if parent in parents]
+    return [pid for pid, parent in found if parent in parents] or list(parents)[-1:]
 
 
 def post(url: str, payload: dict[str, Any]) -> tuple[int, Any]:
