@@ -163,8 +163,8 @@ def _frame(model_input: Any) -> pd.DataFrame:
     try:
         frame: pd.DataFrame = pd.DataFrame(model_input)
         cells = dict(zip(frame.columns, frame.iloc[0], strict=True)) if len(frame) == 1 else {}
-        # MLflow makes one row of {"text": ["a", "b"]}
-        if any(map(_is_list_of_texts, cells.values())):
+        # MLflow makes one row of {"inputs": {"text": ["a", "b"]}}
+        if is_serving() and any(map(_is_list_of_texts, cells.values())):
             frame = pd.DataFrame(cells)
     except (ValueError, TypeError) as error:
         raise InputError(

@@ -28,7 +28,10 @@ def session(workers: int) -> Any:
         sql.SparkSession.builder.master(f"local-cluster[{workers},1,1024]")
         .config("spark.ui.enabled", "false")
         .config("spark.executorEnv.PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-        .config("spark.sql.files.maxPartitionBytes", "64k")
+        .config("spark.ui.showConsoleProgress", "false")
+        # a few partitions for each worker
+        .config("spark.sql.files.openCostInBytes", "0")
+        .config("spark.sql.files.maxPartitionBytes", "40k")
         .getOrCreate()
     )
 
@@ -58,6 +61,14 @@ def test_spark_gives_what_one_process_gives(tiny_pair: PipelinePair, tmp_path: P
     for workers in (2, 1):
         spark = session(workers)
         try:
+            # so that no time holds the imports of its workers
+            embed_spark(
+                str(texts),
+                str(tmp_path / f"warm {workers}"),
+                str(model),
+                id_column="sku",
+                spark=spark,
+            )
             for name, source, chosen in (
                 ("texts", texts, {"id_column": "sku"}),
                 ("photos", photos, {}),

@@ -274,9 +274,3 @@ def test_a_column_that_is_there_twice_is_refused(saved: Path) -> None:
     frame = pd.DataFrame([["a", "b"]] * 2, columns=["text", "text"])
     with pytest.raises(MlflowException, match="a column is there twice"):
         oml_mlflow._load_pyfunc(str(saved)).predict(frame)
-
-
-def test_a_dict_of_lists_has_a_row_for_each(saved: Path, tiny_pair: PipelinePair) -> None:
-    found = mlflow.pyfunc.load_model(str(saved)).predict({"text": ["a cat", "b"]})
-    wanted = tiny_pair.embedder().embed_text(["a cat", "b"])
-    np.testing.assert_allclose(np.array(found["embedding"].tolist()), wanted, atol=1e-6)
