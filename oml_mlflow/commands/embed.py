@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections import deque
@@ -28,6 +29,7 @@ PARQUET, JSON_LINES = ".parquet", (".jsonl", ".ndjson")
 # what a kill costs at most, of which a large picture takes 0.2 s
 _ROWS_PER_PART, _SECONDS_PER_PART = 1_024, 30.0
 _SHOWN = 20
+_NUMBER = re.compile(r"^(picture|text) \d+: ")
 # lists not of a fixed size: pyarrow writes nulls among these, and does not read them
 _ROWS = pa.schema(
     [("id", pa.string()), ("embedding", pa.list_(pa.float32())), ("error", pa.string())]
@@ -211,7 +213,10 @@ class _Parts:
     def write(self, first: int, rows: Sequence[tuple[str, np.ndarray | InputError]]) -> None:
         """Write some rows, all or none."""
         vectors = [None if isinstance(row, InputError) else row for _, row in rows]
-        errors = [row.message if isinstance(row, InputError) else None for _, row in rows]
+        # numbered within this run: the row's name is beside it
+        errors = [
+            _NUMBER.sub("", row.message) if isinstance(row, InputError) else None for _, row in rows
+        ]
         columns = [[name for name, _ in rows], vectors, errors]
         made = pa.table(columns, schema=_ROWS)
         path = self._folder / f"{first:012d}-{len(rows)}.parquet"
