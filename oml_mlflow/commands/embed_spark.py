@@ -63,8 +63,8 @@ def embed_spark(
         made = model(f.struct(f.col(column).alias(name)))
         named = rows.select(f.col(id_column).cast("string").alias("id"), made.alias("made"))
         # where a batch has an error, MLflow writes "None" for those of the other rows
-        error = f.when(f.col("made.embedding").isNull(), f.col("made.error")).alias("error")
-        written = named.select("id", "made.embedding", error).write
+        reason = f.when(f.col("made.embedding").isNull(), f.col("made.error")).alias("error")
+        written = named.select("id", "made.embedding", reason).write
         kind = "json" if Path(output).suffix == ".jsonl" else "parquet"
         written.format(kind).save(output)
         back = session.read.format(kind).load(output)
