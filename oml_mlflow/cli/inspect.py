@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,16 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Compare sha256 instead: of exported FILES, the version's artifact and the database.",
 )
+@click.option(
+    "--columns",
+    "of_columns",
+    is_flag=True,
+    help="Compare stored vectors instead: random rows of registered columns, embedded again.",
+)
+@click.option(
+    "--rows", type=click.IntRange(min=1), default=200, help="Of a column; 200 by default."
+)
+@click.option("--seed", type=int, help="With --columns: draws the same rows again.")
 @html_option
 @json_option
 def verify(
@@ -46,23 +57,28 @@ def verify(
     target: str | None,
     timeout: float | None,
     of_bytes: bool,
+    of_columns: bool,
+    rows: int,
+    seed: int | None,
     html: str | None,
     as_json: bool,
 ) -> None:
     """Compare live pairs with their versions' references.
 
     Of export NAME, or else of all declared targets, or --target. Exits 3 if one differs. With
-    --bytes all are computed anew from the bytes.
+    --bytes all are computed anew from the bytes; with --columns random rows of stored vectors.
     """
     from oml_mlflow.commands import operate
 
     if name is None:
-        if html or of_bytes:
-            raise click.UsageError("--html and --bytes are about one NAME.")
+        if html or of_bytes or of_columns:
+            raise click.UsageError("--html, --bytes and --columns are about one NAME.")
         sys.exit(_verify_all(target, timeout, as_json))
     if files and not of_bytes:
         raise click.UsageError("FILES are for --bytes.")
     chosen = console.choose(target, timeout)
+    if of_columns:
+        sys.exit(_verify_columns(name, chosen, rows, seed, as_json))
     if of_bytes:
         traces = operate.verify_bytes(
             name, chosen.name, [Path(file) for file in files], config=chosen.config
@@ -83,6 +99,33 @@ def verify(
     else:
         console.show_report(report)
     sys.exit(0 if report.ok else 3)
+
+
+def _verify_columns(name: str, chosen: Chosen, rows: int, seed: int | None, as_json: bool) -> int:
+    from oml_mlflow.commands.columns import check_columns
+
+    drawn = secrets.randbelow(10**6) if seed is None else seed
+    found = check_columns(name, chosen.name, rows=rows, seed=drawn, config=chosen.config)
+    if as_json:
+        shown = [
+            {"column": c.column.name, "rows": c.rows, "missing": c.missing, "sampled": c.sampled}
+            | {"differ": [str(key) for key in c.differ], "ok": c.ok}
+            for c in found
+        ]
+        console.show_json({"ok": all(c.ok for c in found), "seed": drawn, "columns": shown})
+        return 0 if all(c.ok for c in found) else 3
+    table = [
+        (c.column.name, f"{c.rows:,}", f"{c.missing:,}", c.sampled, f"{c.finds(0.01):.0%}")
+        + (", ".join(map(str, c.differ[:5])) or "none",)
+        for c in found
+    ]
+    headings = ("column", "rows", "NULL", "sampled", "finds 1 % wrong", "differ")
+    console.show_table(f"Stored vectors of {name}, seed {drawn}", headings, table)
+    for c in found:
+        if not c.ok:
+            share = f"{len(c.differ)} of {c.sampled} sampled rows"
+            console.say(f"{c.column.name}: {share} are not the live model's.")
+    return 0 if all(c.ok for c in found) else 3
 
 
 def _verify_all(target: str | None, timeout: float | None, as_json: bool) -> int:

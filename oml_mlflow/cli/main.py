@@ -26,7 +26,7 @@ _GROUPS = {
         promotion.drop,
         inspect.preflight,
     ),
-    "Data": (data.columns, data.sql),
+    "Data": (data.columns, data.fill, data.sql),
     "Look": (inspect.status, inspect.models, inspect.history, inspect.verify, config.config),
     "Serve": (webhook.serve_webhook, webhook.webhook),
 }

@@ -1,4 +1,4 @@
-"""Verbs about a database's own data: columns, sql, and embedding in it."""
+"""Verbs about a database's own data: sql, and embedding in it."""
 
 from __future__ import annotations
 
@@ -11,51 +11,10 @@ import numpy as np
 
 from oml_mlflow.commands.chosen import choose
 from oml_mlflow.config.file import Config
-from oml_mlflow.errors import ConfigError, TargetError
-from oml_mlflow.names import IMG, check_export_name, model_name
-from oml_mlflow.planning.records import Dependant, LedgerEntry
+from oml_mlflow.errors import ConfigError
+from oml_mlflow.names import model_name
+from oml_mlflow.planning.records import LedgerEntry
 from oml_mlflow.promotion.target import Session, Target
-
-
-def columns(
-    name: str,
-    target: Target | str | None = None,
-    *,
-    add: str | None = None,
-    source: str = "",
-    side: str = IMG,
-    remove: str | None = None,
-    config: Config | None = None,
-) -> list[Dependant]:
-    """Return what depends on an export name; first remember or forget a column of its vectors.
-
-    Args:
-        name: Export name.
-        target: A target, its URI, or the name of a declared one; the configuration's by default.
-        add: Column to remember, ``table.column``.
-        source: Column of the same table that was embedded.
-        side: Pipeline that embedded it, ``img`` or ``txt``.
-        remove: Column to forget, ``table.column``.
-        config: Targets and bindings; by default `oml_mlflow.toml` and the environment.
-
-    Raises:
-        TargetError: If a column to remember is not there, or one to forget is not registered.
-
-    Side effects: Writes a row to the target, or removes it; commits.
-    """
-    export_name = check_export_name(name)
-    database, purpose = choose(target, config).database, f"columns of {name}"
-    with database.session(purpose, create=bool(add or remove), missing_ok=True) as session:
-        if add:
-            model = model_name(export_name, side)
-            session.vectors.register_column(export_name, Dependant("column", add, model, source))
-        if remove and not session.vectors.forget_column(export_name, remove):
-            raise TargetError(
-                f"{remove} is not registered for {export_name.upper()} in {database.uri}. Nothing "
-                "was changed.",
-                hint=f"`oml-mlflow columns {name}` lists what is.",
-            )
-        return session.vectors.dependants(export_name)
 
 
 def sql(

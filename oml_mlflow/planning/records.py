@@ -192,12 +192,34 @@ class Dependant:
         name: ``table.column``, or the object's name.
         model: Live model, such as ``CLIP_IMG``.
         source: Column or expression that was embedded, of a registered column.
+        key: Column that tells a registered column's rows apart; empty if it was not named, then
+            the column can be re-embedded as a whole only.
     """
 
     kind: str
     name: str
     model: str
     source: str = ""
+    key: str = ""
+
+
+def demand_unique(column: Dependant, is_unique: bool) -> None:
+    """Raise TargetError if a registered column's key does not tell all rows apart."""
+    if not is_unique:
+        raise TargetError(
+            f"{column.key} is no key for {column.name}: rows share a value, or have none. Nothing "
+            "was changed.",
+            hint="name a column whose values are unique, and never NULL.",
+        )
+
+
+def refuse_claimed(column: Dependant, names: Sequence[str]) -> None:
+    """Raise TargetError if another export name has a column already."""
+    if names:
+        raise TargetError(
+            f"{column.name} is registered for {', '.join(names)}. Nothing was changed.",
+            hint=f"`oml-mlflow columns {names[0]} --remove {column.name}` forgets that.",
+        )
 
 
 def refuse_unplanned(names: Sequence[str], state: Callable[[str], LiveState]) -> None:

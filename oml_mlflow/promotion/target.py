@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -137,11 +137,44 @@ class Vectors(Protocol):
 
         Raises:
             InvalidName: If a name is not valid.
-            TargetError: If there is no such table or column.
+            TargetError: If there is no such table or column, its key is not unique, or another
+                export name has it.
         """
 
     def forget_column(self, name: str, column: str) -> bool:
         """Forget a registered column; return whether there was one. Commits."""
+
+    def count(self, column: Dependant) -> tuple[int, int]:
+        """Return how many rows have something to embed, and how many of them no vector."""
+
+    def missing(self, column: Dependant, after: Any, most: int) -> list[Any]:
+        """Return the keys of rows that have something to embed and no vector, in their order.
+
+        Args:
+            column: A registered column with a key.
+            after: Key behind which to begin; None for the first.
+            most: How many to return.
+        """
+
+    def fill(self, column: Dependant, first: Any, last: Any) -> int:
+        """Embed rows without a vector, from one key to another, in one statement; return how many.
+
+        Commits.
+
+        Raises:
+            TargetError: If one of them can't be embedded; then none is.
+        """
+
+    def sample(
+        self, column: Dependant, most: int, seed: int
+    ) -> list[tuple[Any, np.ndarray, np.ndarray]]:
+        """Return keys of random rows with a vector, that vector, and the live model's. Read-only.
+
+        Args:
+            column: A registered column with a key.
+            most: How many rows.
+            seed: The same rows for the same seed and keys.
+        """
 
 
 class Session(Protocol):

@@ -13,7 +13,7 @@ from grid import result_grid
 
 from oml_mlflow import open_target, promote
 from oml_mlflow.cli import console
-from oml_mlflow.commands.data import columns
+from oml_mlflow.commands.columns import columns
 from oml_mlflow.commands.operate import verify_bytes
 from oml_mlflow.names import IMG
 from oml_mlflow.registry.answering import answering, started_run

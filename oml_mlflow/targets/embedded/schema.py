@@ -67,6 +67,7 @@ CREATE TABLE IF NOT EXISTS oml.columns (
     source VARCHAR NOT NULL,
     PRIMARY KEY (name, table_column)
 );
+ALTER TABLE oml.columns ADD COLUMN IF NOT EXISTS key_column VARCHAR DEFAULT '';
 CREATE TABLE IF NOT EXISTS oml.files (
     fingerprint VARCHAR PRIMARY KEY,
     identity VARCHAR NOT NULL

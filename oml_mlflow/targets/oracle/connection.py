@@ -119,6 +119,11 @@ class Database:
         """Whether the ledger has the column REGISTRY; earlier releases made it without."""
         return (sql.LEDGER, sql.REGISTRY) in self._found
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether registered columns have keys; earlier releases made the table without."""
+        return (sql.COLUMNS, sql.KEY) in self._found
+
     @cached_property
     def _found(self) -> set[tuple[str, str]]:
         step = "looking for the tables of oml_mlflow"
@@ -141,13 +146,14 @@ class Database:
         missing = [table for table in sql.CREATE_TABLES if table not in self.tables]
         for table in missing:
             self.write(sql.CREATE_TABLES[table], f"making table {table}")
-            self._found.add((table, sql.REGISTRY if table == sql.LEDGER else ""))
+            self._found.update({(table, ""), *(key for key in sql.ADD_COLUMNS if key[0] == table)})
         if (sql.SCHEMA, str(sql.SCHEMA_VERSION)) not in self._found:
             self.write(sql.NOTE_VERSION, f"noting the version in {sql.SCHEMA}")
             self._found.add((sql.SCHEMA, str(sql.SCHEMA_VERSION)))
-        if not self.has_registry:
-            self.write(sql.ADD_REGISTRY, f"adding a column to {sql.LEDGER}")
-            self._found.add((sql.LEDGER, sql.REGISTRY))
+        for added, block in sql.ADD_COLUMNS.items():
+            if added not in self._found:
+                self.write(block, f"adding a column to {added[0]}")
+                self._found.add(added)
 
     def rows(
         self,

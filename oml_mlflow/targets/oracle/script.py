@@ -63,13 +63,13 @@ def _head(work: Work, loads: Sequence[tuple[LoadedModel, Path]]) -> str:
 
 def _tables() -> str:
     made = ";\n".join(sql.CREATE_TABLES.values())
+    added = "\n".join(f"{block}\n/" for block in sql.ADD_COLUMNS.values())
     return f"""-- Tables of oml_mlflow; those that are there stay as they are.
 {made};
 {sql.NOTE_VERSION}
 /
--- A ledger of an earlier release gets the column that it lacks.
-{sql.ADD_REGISTRY}
-/"""
+-- Tables of an earlier release get the columns that they lack.
+{added}"""
 
 
 def _journal(work: Work) -> str:

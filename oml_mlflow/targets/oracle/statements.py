@@ -24,7 +24,7 @@ LEDGER, LIVE, LOCK = "OML_MLFLOW_LEDGER", "OML_MLFLOW_LIVE", "OML_MLFLOW_LOCK"
 GEOMETRY, COLUMNS = "OML_MLFLOW_GEOMETRY", "OML_MLFLOW_COLUMNS"
 CAPABILITIES, NOTES = "OML_MLFLOW_CAPABILITIES", "OML_MLFLOW_NOTES"
 SCHEMA = "OML_MLFLOW_SCHEMA"
-REGISTRY = "REGISTRY"
+REGISTRY, KEY = "REGISTRY", "KEY_COLUMN"
 
 # Version of the tables and of the comments on models. It rises when a release that knows the one
 # before could misread or damage what is written from then on: not for a table or column that others
@@ -87,6 +87,7 @@ CREATE_TABLES = {
   COLUMN_NAME VARCHAR2(512) NOT NULL,
   MODEL_NAME VARCHAR2(128) NOT NULL,
   SOURCE VARCHAR2(4000),
+  KEY_COLUMN VARCHAR2(128),
   CONSTRAINT OML_MLFLOW_COLUMNS_PK PRIMARY KEY (NAME, COLUMN_NAME)
 )""",
     CAPABILITIES: """CREATE TABLE IF NOT EXISTS OML_MLFLOW_CAPABILITIES (
@@ -103,25 +104,29 @@ CREATE_TABLES = {
   CONSTRAINT OML_MLFLOW_NOTES_PK PRIMARY KEY (NAME, KIND)
 )""",
 }
-# a ledger of an earlier release lacks this column, and CREATE TABLE IF NOT EXISTS adds none
-ADD_REGISTRY = """DECLARE
+# tables of an earlier release lack these columns, and CREATE TABLE IF NOT EXISTS adds none
+ADD_COLUMNS = {
+    (table, column): f"""DECLARE
   is_there EXCEPTION;
   PRAGMA EXCEPTION_INIT(is_there, -1430);
 BEGIN
-  EXECUTE IMMEDIATE 'ALTER TABLE OML_MLFLOW_LEDGER ADD (REGISTRY VARCHAR2(512))';
+  EXECUTE IMMEDIATE 'ALTER TABLE {table} ADD ({column} VARCHAR2({length}))';
 EXCEPTION
   WHEN is_there THEN NULL;
 END;"""
+    for table, column, length in ((LEDGER, REGISTRY, 512), (COLUMNS, KEY, 128))
+}
 NOTE_VERSION = f"""BEGIN
   INSERT INTO OML_MLFLOW_SCHEMA (VERSION) VALUES ({SCHEMA_VERSION});
   COMMIT;
 EXCEPTION
   WHEN DUP_VAL_ON_INDEX THEN NULL;
 END;"""  # noqa: S608
-# every table of ours has one of the first three columns
+# every table of ours has one of the first three columns; the others were added later
 LIST_TABLES = (
     "SELECT TABLE_NAME, COLUMN_NAME FROM USER_TAB_COLUMNS "
-    "WHERE TABLE_NAME LIKE 'OML_MLFLOW_%' AND COLUMN_NAME IN ('NAME', 'ID', 'VERSION', 'REGISTRY')"
+    "WHERE TABLE_NAME LIKE 'OML_MLFLOW_%' "
+    "AND COLUMN_NAME IN ('NAME', 'ID', 'VERSION', 'REGISTRY', 'KEY_COLUMN')"
 )
 LIST_VERSIONS = "SELECT 'OML_MLFLOW_SCHEMA', TO_CHAR(VERSION) FROM OML_MLFLOW_SCHEMA"
 
@@ -196,15 +201,6 @@ READ_GEOMETRIES = (
 INSERT_GEOMETRY = (
     "INSERT INTO OML_MLFLOW_GEOMETRY (NAME, GEOMETRY, VECTORS) VALUES (:name, :geometry, :vectors)"
 )
-READ_COLUMNS = (
-    "SELECT COLUMN_NAME, MODEL_NAME, SOURCE FROM OML_MLFLOW_COLUMNS "
-    "WHERE NAME = :name ORDER BY COLUMN_NAME"
-)
-FORGET_COLUMN = "DELETE FROM OML_MLFLOW_COLUMNS WHERE NAME = :name AND COLUMN_NAME = :column_name"
-INSERT_COLUMN = (
-    "INSERT INTO OML_MLFLOW_COLUMNS (NAME, COLUMN_NAME, MODEL_NAME, SOURCE) "
-    "VALUES (:name, :column_name, :model_name, :source)"
-)
 READ_CAPABILITIES = "SELECT CONTENT FROM OML_MLFLOW_CAPABILITIES WHERE ID = 1"
 FORGET_CAPABILITIES = "DELETE FROM OML_MLFLOW_CAPABILITIES WHERE ID = 1"
 INSERT_CAPABILITIES = "INSERT INTO OML_MLFLOW_CAPABILITIES (ID, CONTENT) VALUES (1, :content)"
@@ -257,11 +253,6 @@ def read_ledger(*, has_registry: bool) -> str:
     """Return the query of the whole ledger."""
     columns = ", ".join(ledger_columns(has_registry=has_registry))
     return f"SELECT {columns} FROM OML_MLFLOW_LEDGER ORDER BY PROMOTED_AT, GENERATION"  # noqa: S608
-
-
-def look_at_columns(table: str, columns: Sequence[str]) -> str:
-    """Return a query without rows that fails if a column does not exist."""
-    return f"SELECT {', '.join(columns)} FROM {table} WHERE 1 = 0"  # noqa: S608
 
 
 def comment(model: str, text: str) -> str:

@@ -15,8 +15,6 @@ import oracledb
 
 from oml_mlflow.errors import ConfigError
 from oml_mlflow.graph.profiles import RAW, Profile
-from oml_mlflow.names import TXT
-from oml_mlflow.pair.texts import oracle_text_expression
 from oml_mlflow.parity.policy import ParityPolicy
 from oml_mlflow.parity.probes import Probe
 from oml_mlflow.planning.observed import Survey
@@ -24,11 +22,10 @@ from oml_mlflow.planning.plan import Plan
 from oml_mlflow.planning.records import UNVERIFIED, Dependant, now, this_process
 from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.secrets import Secret
-from oml_mlflow.targets.oracle import quoting
 from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.column_statements import embedded
 from oml_mlflow.targets.oracle.connection import Database, connect, limit_calls
 from oml_mlflow.targets.oracle.errors import from_driver, translated
-from oml_mlflow.targets.oracle.load import ATTRIBUTE
 from oml_mlflow.targets.oracle.preflight import NEWER, demand_release, release
 from oml_mlflow.targets.oracle.script import promotion_script
 from oml_mlflow.targets.oracle.session import OracleSession
@@ -208,13 +205,8 @@ class OracleTarget:
         if not _COLUMN.fullmatch(dependant.name):
             raise ConfigError(f"{dependant.name!r} is no column.", hint="write it as TABLE.COLUMN.")
         table, column = dependant.name.rsplit(".", 1)
-        source = dependant.source or "<source>"
-        value = oracle_text_expression(source) if dependant.model.endswith(TXT.upper()) else source
-        call = (
-            f"VECTOR_EMBEDDING({quoting.model_token(dependant.model)} USING {value} AS {ATTRIBUTE})"
-        )
-        update = f"UPDATE {table} SET {column} = {call}"  # noqa: S608
-        return f"{update}\n WHERE {source} IS NOT NULL;\nCOMMIT;"
+        update = f"UPDATE {table} SET {column} = {embedded(dependant)}"  # noqa: S608
+        return f"{update}\n WHERE {dependant.source or '<source>'} IS NOT NULL;\nCOMMIT;"
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[Any]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from oml_mlflow.errors import TargetError
 from oml_mlflow.names import SIDES, check_column, model_name
 from oml_mlflow.planning.geometry import pack_vectors, unpack_vectors
-from oml_mlflow.planning.records import Dependant
+from oml_mlflow.planning.records import Dependant, demand_unique, refuse_claimed
+from oml_mlflow.promotion.target import EMBED_TIMEOUT_S
+from oml_mlflow.targets.oracle import column_statements as columns
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.connection import Database
 
@@ -43,8 +47,9 @@ class OracleVectors:
         vector indexes, whose parameters do.
         """
         step, binds = "reading the registered columns", {"name": name.upper()}
-        rows = self._db.rows(sql.READ_COLUMNS, step, binds, of=sql.COLUMNS)
-        found = [Dependant("column", column, model, source or "") for column, model, source in rows]
+        statement = columns.read_columns(has_key=self._db.has_keys)
+        rows = self._db.rows(statement, step, binds, of=sql.COLUMNS)
+        found = [Dependant("column", *(value or "" for value in row)) for row in rows]
         indexes = self._db.rows(sql.LIST_DOMAIN_INDEXES, "reading the domain indexes")
         for side in SIDES:
             live = model_name(name, side)
@@ -61,19 +66,64 @@ class OracleVectors:
     def register_column(self, name: str, column: Dependant) -> None:
         """Remember that a table's column holds vectors of a live model. Commits."""
         db, (table, stored) = self._db, check_column(column.name)
-        _, source = check_column(f"{table}.{column.source}")
-        db.rows(sql.look_at_columns(table, [stored, source]), f"looking at {column.name}")
-        db.ensure_tables()
+        chosen = [stored, column.source, *([column.key] if column.key else [])]
+        for each in chosen:
+            check_column(f"{table}.{each}")
+        db.rows(columns.look_at_columns(table, chosen), f"looking at {column.name}")
         step, key = f"registering {column.name}", {"name": name.upper(), "column_name": column.name}
-        db.write(sql.FORGET_COLUMN, step, key)
-        binds = {**key, "model_name": column.model, "source": column.source}
-        db.write(sql.INSERT_COLUMN, step, binds)
+        if column.key:
+            [(rows, keys)] = db.rows(columns.count_keys(table, column.key), step)
+            demand_unique(column, rows == keys)
+        db.ensure_tables()
+        refuse_claimed(column, [other for (other,) in db.rows(columns.CLAIMS, step, key)])
+        db.write(columns.FORGET_COLUMN, step, key)
+        binds = {"model_name": column.model, "source": column.source, "key": column.key or None}
+        db.write(columns.INSERT_COLUMN, step, {**key, **binds})
         db.commit()
 
     def forget_column(self, name: str, column: str) -> bool:
         """Forget a registered column; return whether there was one. Commits."""
         binds = {"name": name.upper(), "column_name": column}
-        return self._db.forget(sql.COLUMNS, sql.FORGET_COLUMN, f"forgetting {column}", binds)
+        return self._db.forget(sql.COLUMNS, columns.FORGET_COLUMN, f"forgetting {column}", binds)
+
+    def count(self, column: Dependant) -> tuple[int, int]:
+        """Return how many rows have something to embed, and how many of them no vector."""
+        [(rows, missing)] = self._db.rows(columns.count_rows(column), f"counting {column.name}")
+        return int(rows), int(missing)
+
+    def missing(self, column: Dependant, after: Any, most: int) -> list[Any]:
+        """Return the keys of rows that have something to embed and no vector, in their order."""
+        statement = columns.list_missing(column, most, behind=after is not None)
+        binds = {} if after is None else {"after": after}
+        step = f"looking for rows of {column.name}"
+        return [key for (key,) in self._db.rows(statement, step, binds)]
+
+    def fill(self, column: Dependant, first: Any, last: Any) -> int:
+        """Embed rows without a vector, from one key to another, in one statement. Commits."""
+        step = f"filling {column.name}"
+        try:
+            with self._db.giving_up(EMBED_TIMEOUT_S, step):
+                count = self._db.write(
+                    columns.fill_rows(column), step, {"first": first, "last": last}
+                )
+            self._db.commit()
+        except TargetError:
+            self._db.rollback()
+            raise
+        return count
+
+    def sample(
+        self, column: Dependant, most: int, seed: int
+    ) -> list[tuple[Any, np.ndarray, np.ndarray]]:
+        """Return keys of random rows with a vector, that vector, and the live model's. Read-only.
+
+        A hash of key and seed orders them.
+        """
+        rows = self._db.rows(columns.sample_rows(column, most, seed), f"sampling {column.name}")
+        return [
+            (key, np.asarray(old, np.float32), np.asarray(new, np.float32))
+            for key, old, new in rows
+        ]
 
 
 def _names(text: str | None, model: str) -> bool:
