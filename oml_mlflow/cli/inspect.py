@@ -46,7 +46,11 @@ if TYPE_CHECKING:
     help="Compare stored vectors instead: random rows of registered columns, embedded again.",
 )
 @click.option(
-    "--rows", type=click.IntRange(min=1), default=200, help="Of a column; 200 by default."
+    "--rows",
+    "sampled",
+    type=click.IntRange(min=1),
+    default=200,
+    help="Of a column; 200 by default.",
 )
 @click.option("--seed", type=int, help="With --columns: draws the same rows again.")
 @html_option
@@ -58,7 +62,7 @@ def verify(
     timeout: float | None,
     of_bytes: bool,
     of_columns: bool,
-    rows: int,
+    sampled: int,
     seed: int | None,
     html: str | None,
     as_json: bool,
@@ -78,7 +82,7 @@ def verify(
         raise click.UsageError("FILES are for --bytes.")
     chosen = console.choose(target, timeout)
     if of_columns:
-        sys.exit(_verify_columns(name, chosen, rows, seed, as_json))
+        sys.exit(_verify_columns(name, chosen, sampled, seed, as_json))
     if of_bytes:
         traces = operate.verify_bytes(
             name, chosen.name, [Path(file) for file in files], config=chosen.config
@@ -115,8 +119,10 @@ def _verify_columns(name: str, chosen: Chosen, rows: int, seed: int | None, as_j
         console.show_json({"ok": all(c.ok for c in found), "seed": drawn, "columns": shown})
         return 0 if all(c.ok for c in found) else 3
     table = [
-        (c.column.name, f"{c.rows:,}", f"{c.missing:,}", c.sampled, f"{c.finds(0.01):.0%}")
-        + (", ".join(map(str, c.differ[:5])) or "none",)
+        (
+            *(c.column.name, f"{c.rows:,}", f"{c.missing:,}", c.sampled, f"{c.finds(0.01):.0%}"),
+            ", ".join(map(str, c.differ[:5])) or "none",
+        )
         for c in found
     ]
     headings = ("column", "rows", "NULL", "sampled", "finds 1 % wrong", "differ")

@@ -79,7 +79,7 @@ def sample_rows(column: Dependant, most: int, seed: int) -> str:
     """Return the query of random rows: key, vector, and what the live model gives."""
     table, stored = column.name.rsplit(".", 1)
     return (
-        f"SELECT {column.key}, {stored}, {embedded(column)} FROM (SELECT {column.key}, "  # noqa: S608
+        f"SELECT {column.key}, {stored}, {embedded(column)} AS FRESH FROM (SELECT {column.key}, "  # noqa: S608
         f"{stored}, {column.source} FROM {table} WHERE {stored} IS NOT NULL "
         f"AND {column.source} IS NOT NULL ORDER BY ORA_HASH({column.key}, 4294967295, {int(seed)}) "
         f"FETCH FIRST {int(most)} ROWS ONLY)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import zlib
 from array import array
 from collections.abc import Sequence
 from decimal import Decimal
@@ -229,6 +230,11 @@ def identity(value: Any) -> Any:
     return value
 
 
+def ora_hash(value: Any, most: int = 2**32 - 1, seed: int = 0) -> int:
+    """Return a hash of a value from 0 to `most`; not Oracle's own, which is not documented."""
+    return zlib.crc32(f"{value}\0{seed}".encode()) % (int(most) + 1)
+
+
 PLAIN = {
     "systimestamp": (0, systimestamp),
     "sysdate": (0, sysdate),
@@ -242,6 +248,7 @@ PLAIN = {
     "decode": (-1, decode),
     "greatest": (-1, greatest),
     "least": (-1, least),
+    "ora_hash": (-1, ora_hash),
     "mod": (2, lambda a, b: None if a is None or b is None else a - b * int(a / b)),
 }
 # functions of SQLite that Oracle has too, with the same meaning
