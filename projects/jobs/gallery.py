@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo_model"))
 
 import drawings
 
-TABLE, QUERIES = "gallery.pictures", "gallery.picture_queries"
-COLUMN = f"{TABLE}.embedding"
 HELD_OUT = 200
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -40,6 +39,16 @@ class Hit:
     distance: float
 
 
+def table(name: str) -> str:
+    """Return the table of an export name's pictures: each name has its own."""
+    return f"gallery.{re.sub(r'[^a-z0-9_]', '_', name.lower())}"
+
+
+def column(name: str) -> str:
+    """Return the column of an export name's vectors."""
+    return f"{table(name)}.embedding"
+
+
 def held_out_entries() -> list[Entry]:
     """Return drawn pictures whose combinations of shape, colour, … the demo model never saw."""
     return [
@@ -59,62 +68,60 @@ def fill(connection: Connection, name: str, dims: int, entries: list[Entry]) -> 
     img = model_name(name, IMG)
     connection.execute("CREATE SCHEMA IF NOT EXISTS gallery")
     connection.execute(
-        f"CREATE OR REPLACE TABLE {TABLE} "
+        f"CREATE OR REPLACE TABLE {table(name)} "
         f"(id INTEGER PRIMARY KEY, caption VARCHAR, picture BLOB, embedding FLOAT[{dims}])"
     )
-    connection.execute(f"CREATE OR REPLACE TABLE {QUERIES} (id INTEGER, picture BLOB)")
+    connection.execute(f"CREATE OR REPLACE TABLE {table(name)}_queries (id INTEGER, picture BLOB)")
     rows = [(i, entry.caption, entry.picture) for i, entry in enumerate(entries)]
-    connection.executemany(f"INSERT INTO {TABLE} (id, caption, picture) VALUES (?, ?, ?)", rows)
+    insert = f"INSERT INTO {table(name)} (id, caption, picture) VALUES (?, ?, ?)"
+    connection.executemany(insert, rows)
     others = [(i, entry.another) for i, entry in enumerate(entries) if entry.another]
     if others:
-        connection.executemany(f"INSERT INTO {QUERIES} VALUES (?, ?)", others)
-    connection.execute(f"UPDATE {TABLE} SET embedding = {img}(picture)")
+        connection.executemany(f"INSERT INTO {table(name)}_queries VALUES (?, ?)", others)
+    connection.execute(f"UPDATE {table(name)} SET embedding = {img}(picture)")
 
 
 def search_text(connection: Connection, name: str, query: str, count: int) -> list[Hit]:
     """Return the pictures nearest to a text."""
-    return _search(connection, f"{model_name(name, TXT)}(?)", query, count)
+    return _search(connection, name, TXT, query, count)
 
 
 def search_picture(connection: Connection, name: str, query: bytes, count: int) -> list[Hit]:
     """Return the pictures nearest to a picture."""
-    return _search(connection, f"{model_name(name, IMG)}(?)", query, count)
+    return _search(connection, name, IMG, query, count)
 
 
 def text_recall(connection: Connection, name: str) -> float:
     """Return the share of captions whose nearest picture is their own."""
-    return _recall(connection, f"SELECT id, {model_name(name, TXT)}(caption) AS v FROM {TABLE}")
+    asked = f"SELECT id, {model_name(name, TXT)}(caption) AS v FROM {table(name)}"
+    return _recall(connection, name, asked)
 
 
 def picture_recall(connection: Connection, name: str) -> float:
     """Return the share of second drawings whose nearest picture shows the same scene."""
-    return _recall(connection, f"SELECT id, {model_name(name, IMG)}(picture) AS v FROM {QUERIES}")
+    asked = f"SELECT id, {model_name(name, IMG)}(picture) AS v FROM {table(name)}_queries"
+    return _recall(connection, name, asked)
 
 
-def second_drawing(connection: Connection, number: int) -> bytes:
-    """Return the second drawing of a scene."""
-    [(picture,)] = connection.execute(
-        f"SELECT picture FROM {QUERIES} WHERE id = ?", [number]
-    ).fetchall()
-    return bytes(picture)
-
-
-def _search(connection: Connection, vector: str, value: str | bytes, count: int) -> list[Hit]:
+def _search(
+    connection: Connection, name: str, side: str, value: str | bytes, count: int
+) -> list[Hit]:
+    vector = f"{model_name(name, side)}(?)"
     rows = connection.execute(
         f"SELECT caption, picture, array_cosine_distance(embedding, {vector}) AS distance "
-        f"FROM {TABLE} ORDER BY distance LIMIT {int(count)}",
+        f"FROM {table(name)} ORDER BY distance LIMIT {int(count)}",
         [value],
     ).fetchall()
     return [Hit(caption, bytes(picture), distance) for caption, picture, distance in rows]
 
 
-def _recall(connection: Connection, queries: str) -> float:
+def _recall(connection: Connection, name: str, queries: str) -> float:
     [(recall,)] = connection.execute(
         f"""
         WITH queries AS MATERIALIZED ({queries}),
         nearest AS (
             SELECT q.id AS wanted, arg_min(p.id, array_cosine_distance(p.embedding, q.v)) AS found
-            FROM queries q CROSS JOIN {TABLE} p GROUP BY q.id
+            FROM queries q CROSS JOIN {table(name)} p GROUP BY q.id
         )
         SELECT avg(CASE WHEN wanted = found THEN 1.0 ELSE 0.0 END) FROM nearest
         """

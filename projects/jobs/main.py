@@ -52,7 +52,7 @@ def main(model: str, name: str, alias: str, target: str, pictures: str) -> None:
             gallery.fill(connection, name, pair.dims, entries)
             results = _search(connection, name, entries)
             recalls = {} if pictures else _recalls(connection, name)
-        columns(name, database, add=gallery.COLUMN, source="picture", side=IMG)
+        columns(name, database, add=gallery.column(name), source="picture", side=IMG, key="id")
         title = f"Found in SQL by {name} version {version.version}"
         with answering("the results were not logged", state="The pair is live."):
             mlflow.log_metrics({f"recall_at_1/{kind}": value for kind, value in recalls.items()})
@@ -73,7 +73,7 @@ def main(model: str, name: str, alias: str, target: str, pictures: str) -> None:
 
 def _is_only_user(database: EmbeddedTarget, name: str) -> bool:
     """Return whether nothing but this job's own table, filled anew here, holds its vectors."""
-    return all(dependant.name == gallery.COLUMN for dependant in columns(name, database))
+    return all(dependant.name == gallery.column(name) for dependant in columns(name, database))
 
 
 def _search(

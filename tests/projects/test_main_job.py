@@ -11,6 +11,8 @@ import yaml
 from PIL import Image
 
 from oml_mlflow.cli.main import cli
+from oml_mlflow.commands.columns import columns
+from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,16 +66,17 @@ def test_main_job_takes_a_folder_of_pictures(mlflow_store: Path, tiny_folder: Pa
     pictures.mkdir()
     for name, colour in (("a red wall", "red"), ("the_sky", "blue")):
         Image.new("RGB", (90, 60), colour).save(pictures / f"{name}.jpg")
-    printed = run_project(
-        mlflow_store,
-        "main",
-        model=str(tiny_folder),
-        name="own",
-        target=f"embedded:///{mlflow_store}/database",
-        pictures=str(pictures),
-    )
+    target = EmbeddedTarget(mlflow_store / "database")
+    given = {"model": str(tiny_folder), "target": target.uri, "pictures": str(pictures)}
+    printed = run_project(mlflow_store, "main", name="own", **given)
     assert "the sky" in printed
     assert "recall" not in printed
+    # another name has a table of its own, and claims no column of the first
+    run_project(mlflow_store, "main", name="other", **given)
+    for name in ("own", "other"):
+        assert target.sql(f"SELECT count(embedding) FROM gallery.{name}") == [(2,)]
+        [column] = columns(name, target)
+        assert (column.name, column.key) == (f"gallery.{name}.embedding", "id")
 
 
 def test_export_project_keeps_the_files(mlflow_store: Path) -> None:
