@@ -7,7 +7,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +15,8 @@ import numpy as np
 from PIL import Image
 
 from oml_mlflow.deadline import within
-from oml_mlflow.documents import read_json
-from oml_mlflow.errors import GraphError, InputError
-from oml_mlflow.graph.cut import INPUT_IDS, PIXEL_VALUES, PLANES
-from oml_mlflow.graph.precision import INT8_DYNAMIC, read_precisions
+from oml_mlflow.errors import InputError
+from oml_mlflow.graph.cut import PLANES
 from oml_mlflow.graph.reach import reach_bytes, read_merges
 from oml_mlflow.graph.runtime import (
     CPU,
@@ -27,13 +24,13 @@ from oml_mlflow.graph.runtime import (
     can_cut,
     choose_providers,
     cores,
-    open_session,
     run,
     thread_limit,
 )
-from oml_mlflow.names import IMG, PROPERTY, TXT
+from oml_mlflow.names import IMG, TXT
 from oml_mlflow.pair.limits import MAX_PIXELS
-from oml_mlflow.pair.pictures import Picture, as_pixels, as_planes, as_png, give_back, in_work
+from oml_mlflow.pair.pictures import Picture, as_pixels, as_planes, as_png, in_work
+from oml_mlflow.pair.sides import RAW_RANK, Side, load_side
 from oml_mlflow.pair.texts import prepare_text
 
 _log = logging.getLogger(__name__)
@@ -46,51 +43,8 @@ _TEXTS_SORTED = 1_024
 _SHORT_CHARACTERS = 2_000
 # byte-pair operators take time with the square of a word's length: 0.4 s for one of this length
 _UNBOUNDED_CHARACTERS = 20_000
-# undecoded pixels: (height, width, 3)
-_RAW_RANK = 3
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """What runs one side.
-
-    Attributes:
-        session: The graph whole, or its encoder.
-        ends: Its input and output.
-        front: What prepares the encoder's input, if the graph is cut.
-        front_ends: Its input and output.
-        metadata: What the file says of itself, if it is one of ours.
-    """
-
-    session: Any
-    ends: Ends
-    front: Any = None
-    front_ends: Ends | None = None
-
-    @cached_property
-    def metadata(self) -> dict[str, Any]:
-        properties = self.session.get_modelmeta().custom_metadata_map
-        try:
-            found = read_json(properties.get(PROPERTY, "{}"))
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    @property
-    def input(self) -> Any:
-        """The input's name, type and shape."""
-        inputs = self.session.get_inputs()
-        return next((given for given in inputs if given.name == self.ends.input), inputs[0])
-
-    def at_once(self, side: str, most: int) -> int:
-        """Return how many inputs may run together, of `most`.
-
-        The scale of dynamic int8 is that of a whole run: there a vector would depend on others.
-        """
-        alone = read_precisions(self.metadata)[side] == INT8_DYNAMIC
-        return 1 if alone or self.input.shape[:1] in ([], [1]) else most
 
 
 class PairEmbedder:
@@ -136,15 +90,15 @@ class PairEmbedder:
         if front_end not in (HOST, GRAPH):
             raise ValueError(front_end)
         self.dims, self.front_end = dims, front_end
-        is_cut = front_end == HOST and can_cut()
-        self.providers = choose_providers(providers) if is_cut else (CPU,)
+        self._is_cut = front_end == HOST and can_cut()
+        self.providers = choose_providers(providers) if self._is_cut else (CPU,)
         # ONNX Runtime's own choice is a thread for each core that is one
         self._encoder_threads = threads or thread_limit()
         self._threads = self._encoder_threads or cores()
         self.timeout_s: float | None = None
         self._ends = dict(ends or {})
         self._paths = {IMG: Path(img), TXT: Path(txt)}
-        self._graphs: dict[str, _Graph] = {}
+        self._graphs: dict[str, Side] = {}
         self._lock, self._encoding = threading.Lock(), threading.Lock()
 
     def __repr__(self) -> str:
@@ -280,7 +234,7 @@ class PairEmbedder:
             for text in prepared:
                 yield text if isinstance(text, InputError) else next(vectors)
 
-    def _prepared(self, graph: _Graph, label: str, text: str) -> str:
+    def _prepared(self, graph: Side, label: str, text: str) -> str:
         reach: int | None = None
         if isinstance(text, str) and len(text) > _SHORT_CHARACTERS:
             reach, is_bounded = self._reading
@@ -293,7 +247,7 @@ class PairEmbedder:
                 )
         return prepare_text(text, label, reach, graph.metadata.get("any_case_tokens", ()))
 
-    def _encode(self, graph: _Graph, texts: Sequence[str], most: int) -> np.ndarray:
+    def _encode(self, graph: Side, texts: Sequence[str], most: int) -> np.ndarray:
         """Return the vectors of prepared texts; those of like length run together."""
         if not graph.front:
             shape, rows = graph.input.shape, []
@@ -327,15 +281,15 @@ class PairEmbedder:
             return None, False
         return reach, reach is not None or not merges
 
-    def _embed_picture(self, graph: _Graph, label: str, picture: Picture) -> np.ndarray:
+    def _embed_picture(self, graph: Side, label: str, picture: Picture) -> np.ndarray:
         rank = len(graph.input.shape)
-        with in_work(picture, label, as_pixels if rank == _RAW_RANK else as_png) as values:
+        with in_work(picture, label, as_pixels if rank == RAW_RANK else as_png) as values:
             # some take the bytes of one picture as a row
             vector: np.ndarray = self._run(graph, values[None] if rank == 2 else values)[0]
             del values  # so that the context frees it, too
         return vector
 
-    def _pixel_values(self, graph: _Graph, label: str, picture: Picture) -> np.ndarray:
+    def _pixel_values(self, graph: Side, label: str, picture: Picture) -> np.ndarray:
         takes_planes = graph.front_ends is not None and graph.front_ends.input == PLANES
         with in_work(picture, label, as_planes if takes_planes else as_pixels) as pixels:
             values = self._run_front(graph, pixels)
@@ -359,46 +313,27 @@ class PairEmbedder:
         """Load a side's graph now instead of at its first use."""
         self._graph(side)
 
-    def _graph(self, side: str) -> _Graph:
+    def _graph(self, side: str) -> Side:
         with self._lock:
             if side not in self._graphs:
                 # ONNX Runtime already computes here what depends on no input
-                self._graphs[side] = within(self.timeout_s, lambda: self._load(side))
+                path, ends = self._paths[side], self._ends.get(side, Ends())
+                threads, providers = self._encoder_threads, self.providers
+                self._graphs[side] = within(
+                    self.timeout_s,
+                    lambda: load_side(path, side, ends, self._is_cut, threads, providers),
+                )
             return self._graphs[side]
 
-    def _load(self, side: str) -> _Graph:
-        path, ends = self._paths[side], self._ends.get(side, Ends())
-        if ends.output in (PIXEL_VALUES, INPUT_IDS):
-            return _Graph(open_session(path, part=(ends.input, ends.output)), ends)
-        if self.front_end == HOST and can_cut():
-            cut = PIXEL_VALUES if side == IMG else INPUT_IDS
-            for first in (PLANES, ends.input) if side == IMG else (ends.input,):
-                try:
-                    # as many of them run at once as there are threads that decode
-                    front = open_session(path, part=(first, cut), threads=1)
-                    is_ours = first == PLANES or side == TXT or _is_raw(front)
-                    if is_ours and PROPERTY in front.get_modelmeta().custom_metadata_map:
-                        encoder = open_session(
-                            path,
-                            part=(cut, ends.output),
-                            threads=self._encoder_threads,
-                            providers=self.providers,
-                        )
-                        give_back()
-                        return _Graph(encoder, Ends(cut, ends.output), front, Ends(first, cut))
-                except GraphError:
-                    continue
-        return _Graph(open_session(path, threads=self._encoder_threads), ends)
-
-    def _run(self, graph: _Graph, values: np.ndarray) -> np.ndarray:
+    def _run(self, graph: Side, values: np.ndarray) -> np.ndarray:
         return run(graph.session, values, graph.ends, self.timeout_s)
 
-    def _run_encoder(self, graph: _Graph, values: np.ndarray) -> np.ndarray:
+    def _run_encoder(self, graph: Side, values: np.ndarray) -> np.ndarray:
         # one batch at a time: it has all cores, and those of many callers would fill the memory
         with self._encoding:
             return self._run(graph, values)
 
-    def _run_front(self, graph: _Graph, values: np.ndarray) -> np.ndarray:
+    def _run_front(self, graph: Side, values: np.ndarray) -> np.ndarray:
         return run(graph.front, values, graph.front_ends or graph.ends, self.timeout_s)
 
     def _ahead(self, call: Callable[[_T], _R], items: Iterable[_T], most: int) -> Iterator[_R]:
@@ -420,13 +355,9 @@ class PairEmbedder:
 def _many(pictures: Picture | Iterable[Picture]) -> Iterable[Picture]:
     if isinstance(pictures, bytes | bytearray | memoryview | str | Path | Image.Image):
         return [pictures]
-    if isinstance(pictures, np.ndarray) and pictures.ndim <= _RAW_RANK:
+    if isinstance(pictures, np.ndarray) and pictures.ndim <= RAW_RANK:
         return [pictures]
     return pictures
-
-
-def _is_raw(front: Any) -> bool:
-    return len(front.get_inputs()[0].shape) == _RAW_RANK
 
 
 def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
