@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from oml_mlflow.errors import GraphError, InputError, SourceError
+from oml_mlflow.errors import GraphError, SourceError
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.package import MODEL_REFERENCES, pair_references
 from oml_mlflow.graph.precision import read_precisions, runtime_limit
@@ -23,7 +23,6 @@ from oml_mlflow.pair.stages import prove
 from oml_mlflow.parity.probes import (
     Probe,
     References,
-    by_side,
     embed_probes,
     golden_probes,
     save_probes,
@@ -110,14 +109,10 @@ def _host_differences(
     pair: PipelinePair, probes: Sequence[Probe], references: References
 ) -> dict[str, float]:
     """Return how far the host front end is from the graph's vectors, by class of probes."""
-    embedder, found = pair.embedder(providers=[CPU]), dict[str, float]()
-    for side in SIDES:
-        chosen = by_side(probes, side)
-        made = embedder.embed_rows(side, [probe.value for probe in chosen])
-        for probe, vector in zip(chosen, made, strict=True):
-            if not isinstance(vector, InputError):
-                off = float(np.abs(vector - references.vectors[probe.id]).max())
-                found[probe.category] = max(off, found.get(probe.category, 0.0))
+    vectors, found = embed_probes(pair.embedder(providers=[CPU]), probes), dict[str, float]()
+    for probe in probes:
+        off = float(np.abs(vectors[probe.id] - references.vectors[probe.id]).max())
+        found[probe.category] = max(off, found.get(probe.category, 0.0))
     return found
 
 
