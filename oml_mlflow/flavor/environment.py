@@ -26,7 +26,10 @@ from oml_mlflow._version import __version__
 from oml_mlflow.errors import ConfigError
 
 _INDEX = "--extra-index-url "
-_REQUIRED = ("onnxruntime", "onnxruntime-extensions", "numpy", "pandas", "pillow", "pyyaml")
+_REQUIRED = (
+    *("onnxruntime", "onnxruntime-extensions", "numpy", "pandas", "pillow", "pyyaml"),
+    "tokenizers",
+)
 
 
 def get_default_pip_requirements() -> list[str]:

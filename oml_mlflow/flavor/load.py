@@ -75,7 +75,7 @@ def _open(
     package = read_package(path)
     known = check_manifest(package.folder, tags[MANIFEST_TAG]) if MANIFEST_TAG in tags else {}
     package.check_fingerprints(known)
-    embedder = package.embedder(providers=providers, threads=threads)
+    embedder = package.embedder(tokenizer=package.tokenizer, providers=providers, threads=threads)
     if embedder.providers[0] != CPU:
         _demand_parity(package, embedder)
     return embedder

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from oml_mlflow._version import __version__
-from oml_mlflow.documents import build, damaged, read_yaml
+from oml_mlflow.documents import build, damaged, read_json, read_yaml
 from oml_mlflow.errors import IncompatiblePackage, PackageError
 from oml_mlflow.files import fingerprint_file
 from oml_mlflow.graph.precision import PRECISIONS, read_precisions
@@ -26,6 +26,7 @@ FLAVOR_NAME = "oml_mlflow"
 FORMAT_VERSION = 1
 # run by serving and the embedded target where a package holds several profiles
 PREFERRED_PROFILE = "onnxruntime"
+HOST_EVIDENCE, TOKENIZER = "host.json", "tokenizer.json"
 PROFILES_FOLDER, GOLDEN_FOLDER, SOURCE_FOLDER = "profiles", "golden", "source"
 MODEL_REFERENCES = "model"
 # of VECTOR in Oracle Database
@@ -62,6 +63,16 @@ class PackagedPair(PipelinePair):
                     hint="log the pair again.",
                 )
             refuse_external(self.paths[side])
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The model's tokenizer.json, where its ids proved right when the pair was logged."""
+        path = self.folder / GOLDEN_FOLDER / HOST_EVIDENCE
+        tokenizer = self.folder / SOURCE_FOLDER / TOKENIZER
+        if not path.is_file() or not tokenizer.is_file():
+            return None
+        with damaged(f"{path.name} can't be read", PackageError, hint=_LOG_AGAIN, state=_NOTHING):
+            return tokenizer if read_json(path)["ids"] == TOKENIZER else None
 
     def probes(self) -> tuple[Probe, ...]:
         """Return the golden probes stored with the pair."""

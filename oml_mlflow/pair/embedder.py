@@ -30,7 +30,7 @@ from oml_mlflow.graph.runtime import (
 from oml_mlflow.names import IMG, TXT
 from oml_mlflow.pair.limits import MAX_PIXELS
 from oml_mlflow.pair.pictures import Picture, as_pixels, as_planes, as_png, in_work
-from oml_mlflow.pair.sides import RAW_RANK, Side, load_side
+from oml_mlflow.pair.sides import RAW_RANK, Side, load_side, open_tokenizer
 from oml_mlflow.pair.texts import prepare_text
 
 _log = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ class PairEmbedder:
             encoder runs in batches; or ``graph``: each input goes through the whole graph alone, as
             a database does it. Pairs that another maker wrote are run whole in any case, and all
             pairs where onnxruntime is 1.22 or older.
+        tokenizer: A tokenizer.json that makes the token ids of a cut text side, as transformers
+            does; the graph's own tokenizer by default.
         providers: What runs the encoder; see `choose_providers`. All else runs on the CPU.
         threads: How many prepare inputs, and how many run the encoder; by default what
             ``OMP_NUM_THREADS`` says, else all cores.
@@ -83,6 +85,7 @@ class PairEmbedder:
         ends: Mapping[str, Ends] | None = None,
         *,
         front_end: str = HOST,
+        tokenizer: Path | None = None,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
     ) -> None:
@@ -96,7 +99,7 @@ class PairEmbedder:
         self._encoder_threads = threads or thread_limit()
         self._threads = self._encoder_threads or cores()
         self.timeout_s: float | None = None
-        self._ends = dict(ends or {})
+        self._ends, self._tokenizer_file = dict(ends or {}), tokenizer
         self._paths = {IMG: Path(img), TXT: Path(txt)}
         self._graphs: dict[str, Side] = {}
         self._lock, self._encoding = threading.Lock(), threading.Lock()
@@ -245,7 +248,9 @@ class PairEmbedder:
                     "much its model reads; nothing was embedded.",
                     hint="shorten it, or export the pair from its model.",
                 )
-        return prepare_text(text, label, reach, graph.metadata.get("any_case_tokens", ()))
+        prepared = prepare_text(text, label, reach, graph.metadata.get("any_case_tokens", ()))
+        # what is prepared for an operator has the same ids, but for separators before a token
+        return text if graph.front and self._tokenizer and reach is None else prepared
 
     def _encode(self, graph: Side, texts: Sequence[str], most: int) -> np.ndarray:
         """Return the vectors of prepared texts; those of like length run together."""
@@ -256,12 +261,7 @@ class PairEmbedder:
                 # some take a column of texts, or one text without an axis
                 rows.append(self._run(graph, values.reshape([-1, *shape[1:]] if shape else [])))
             return np.concatenate(rows)
-        ids: list[np.ndarray] = []
-        for some in _chunks(texts, _TEXTS_PER_RUN):
-            padded = self._run_front(graph, np.array(some, dtype=object))
-            # behind each text's end token there are more of them, which change nothing
-            last = padded.shape[1] - np.argmax(padded[:, ::-1] != padded[0, -1], axis=1)
-            ids += [row[: length + 1] for row, length in zip(padded, last, strict=True)]
+        ids = self._token_ids(graph, texts)
         order = sorted(range(len(ids)), key=lambda i: ids[i].size)
         vectors = np.empty((len(ids), self.dims), np.float32)
         for places in _chunks(order, most):
@@ -269,6 +269,26 @@ class PairEmbedder:
             rows = [np.pad(ids[i], (0, longest - ids[i].size), "edge") for i in places]
             vectors[places] = self._run_encoder(graph, np.stack(rows))
         return vectors
+
+    def _token_ids(self, graph: Side, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return each text's ids, from the start token to the end token or one behind it."""
+        if self._tokenizer:
+            return [np.array(found.ids) for found in self._tokenizer.encode_batch(texts)]
+        ids: list[np.ndarray] = []
+        for some in _chunks(texts, _TEXTS_PER_RUN):
+            padded = self._run_front(graph, np.array(some, dtype=object))
+            # behind each text's end token there are more of them, which change nothing
+            last = padded.shape[1] - np.argmax(padded[:, ::-1] != padded[0, -1], axis=1)
+            ids += [row[: length + 1] for row, length in zip(padded, last, strict=True)]
+        return ids
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """The tokenizers library's, cutting texts as the graph does; None without its file."""
+        longest = self._graph(TXT).metadata.get("max_seq_length")
+        if self._tokenizer_file is None or not isinstance(longest, int):
+            return None
+        return open_tokenizer(self._tokenizer_file, longest)
 
     @cached_property
     def _reading(self) -> tuple[int | None, bool]:

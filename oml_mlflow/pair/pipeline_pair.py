@@ -189,6 +189,7 @@ class PipelinePair:
         self,
         front_end: str = HOST,
         *,
+        tokenizer: Path | None = None,
         providers: Sequence[str] | None = None,
         threads: int | None = None,
     ) -> PairEmbedder:
@@ -199,6 +200,7 @@ class PipelinePair:
             self.dims,
             self.ends,
             front_end=front_end,
+            tokenizer=tokenizer,
             providers=providers,
             threads=threads,
         )

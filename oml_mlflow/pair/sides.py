@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from oml_mlflow.documents import read_json
-from oml_mlflow.errors import GraphError
+from oml_mlflow.errors import GraphError, PackageError
 from oml_mlflow.graph.cut import INPUT_IDS, PIXEL_VALUES, PLANES
 from oml_mlflow.graph.precision import INT8_DYNAMIC, read_precisions
 from oml_mlflow.graph.runtime import Ends, open_session
@@ -101,6 +102,30 @@ def load_side(
             except GraphError:
                 continue
     return Side(open_session(path, threads=threads), ends)
+
+
+def open_tokenizer(path: Path, longest: int) -> Any:
+    """Return the tokenizer of a tokenizer.json, which cuts texts to so many tokens.
+
+    Raises:
+        PackageError: If it can't be read.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        made = Tokenizer.from_file(str(path))
+        made.enable_truncation(longest)
+        made.no_padding()
+        return made
+    except BaseException as error:
+        # a panic in its Rust code is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise PackageError(
+            f"{path.name} can't be read by tokenizers {version('tokenizers')} "
+            f"({str(error)[:200]}). Nothing was embedded.",
+            hint="log the pair again.",
+        ) from error
 
 
 def _is_raw(front: Any) -> bool:
