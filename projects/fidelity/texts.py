@@ -5,6 +5,7 @@
 Every text runs through the pair's own graph, cut at ``input_ids``, in three ways: bare; after
 `oml_mlflow.pair.texts.prepare_text`, which every path of the package applies; and, for the Oracle
 profile, after the steps of `oml_mlflow.pair.texts.oracle_text_expression`, run as SQL in DuckDB.
+Then by the model's tokenizer.json, as `load_model` and serving do it where a version carries one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from oml_mlflow.graph.cut import INPUT_IDS
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.names import TXT
 from oml_mlflow.pair.export import export_pair
+from oml_mlflow.pair.sides import open_tokenizer
 from oml_mlflow.pair.template import ONNXPipelineConfig
 from oml_mlflow.pair.texts import SQL_TEXT_STEPS, prepare_text
 from oml_mlflow.source.model import open_source
@@ -39,6 +41,7 @@ from oml_mlflow.source.model import open_source
 RELEASES = ("0.12.0", "0.13.0", "0.15.2")
 PROFILES = ("oracle-23.7", "onnxruntime")
 BARE, OURS, SQL = "bare graph", "prepare_text", "SQL expression"
+HOST, ANY = "tokenizer.json", "any"
 GENERATED = "generated"
 
 _LINE_BREAK = re.compile("[\n\r\v\f\x85\u2028\u2029]")
@@ -213,7 +216,22 @@ def measure(
                 rows += [
                     {"release": release, "profile": profile, "way": way, **row} for row in counts
                 ]
-    return rows
+    counts = count(
+        sources,
+        {text: None if prepared(text) is None else text for text in texts},
+        {text: {"values": ids} for text, ids in host_ids(folder, texts).items()},
+        wanted,
+    )
+    return rows + [{"release": ANY, "profile": ANY, "way": HOST, **row} for row in counts]
+
+
+def host_ids(folder: Path, texts: Sequence[str]) -> dict[str, list[int]]:
+    """Return the ids that `load_model` gives where a version carries tokenizer.json."""
+    with tempfile.TemporaryDirectory() as saved:
+        _tokenizer(folder).save_pretrained(saved)
+        tokenizer = open_tokenizer(Path(saved) / "tokenizer.json", 77)
+    found = tokenizer.encode_batch(list(texts))
+    return {text: ids.ids for text, ids in zip(texts, found, strict=True)}
 
 
 def count(

@@ -83,6 +83,14 @@ def test_our_own_path_gives_the_ids_of_transformers(
     assert row["percent"] >= 97
 
 
+def test_by_tokenizer_json_every_text_has_the_ids_of_transformers(
+    rows: list[dict[str, Any]], sources: dict[str, list[str]]
+) -> None:
+    for source in sources:
+        row = chosen(rows, way="tokenizer.json", source=source, subset="all")
+        assert (row["percent"], dict(row["causes"])) == (100, {})
+
+
 def test_no_path_of_ours_crashes(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["way"] != "bare graph":
