@@ -15,7 +15,7 @@ from serving import post, served
 import oml_mlflow
 from oml_mlflow import PipelinePair, open_target
 from oml_mlflow.flavor.package import read_package
-from oml_mlflow.flavor.scoring import Embedder
+from oml_mlflow.parity.probes import Embedder
 
 # each holds `mlflow.db` and its artifacts (`clip` 1 and 2, `prod` on 2; the same vectors),
 # `database` (2 live, 1 kept, and a table whose vectors CLIP_TXT made) and `pair`, exported files

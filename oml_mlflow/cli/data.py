@@ -66,7 +66,9 @@ def columns(
 @click.argument("name")
 @target_option
 @click.option("--column", default="", help="One of them: table.column. All with a key by default.")
-@click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=256, show_default=True, help="Rows of a commit."
+)
 @click.option("--pause", type=click.FloatRange(min=0), default=0.0, help="Seconds between batches.")
 @click.option("--until", type=click.DateTime(["%H:%M"]), help="Stop then, today or tomorrow.")
 @json_option

@@ -66,6 +66,7 @@ def test_requirements_name_what_serving_needs_and_no_more(saved: Path) -> None:
         "pandas",
         "pillow",
         "pyyaml",
+        "tokenizers",
     }
     assert (saved / "code" / "oml_mlflow" / "flavor" / "save.py").is_file()
 

@@ -83,14 +83,17 @@ def test_they_are_read_back_as_what_they_are(source: Source, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def runs() -> Iterator[Counter[bytes | str]]:
-    """How often a graph of a pair was run on an input, while it is watched."""
+    """How often a graph of a pair was run whole on an input, while it is watched."""
     counted: Counter[bytes | str] = Counter()
     real = onnxruntime.InferenceSession.run
 
     def run(self: Any, names: Any, feed: dict[str, np.ndarray], *rest: Any) -> Any:
-        counted.update(
-            value.tobytes() if value.dtype == np.uint8 else str(value) for value in feed.values()
-        )
+        # not those of a part: the host front end's figures are of another way to the same vectors
+        if "embedding" in names:
+            counted.update(
+                value.tobytes() if value.dtype == np.uint8 else str(value)
+                for value in feed.values()
+            )
         return real(self, names, feed, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
