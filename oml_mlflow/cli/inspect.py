@@ -110,14 +110,15 @@ def _verify_columns(name: str, chosen: Chosen, rows: int, seed: int | None, as_j
 
     drawn = secrets.randbelow(10**6) if seed is None else seed
     found = check_columns(name, chosen.name, rows=rows, seed=drawn, config=chosen.config)
+    is_right = all(c.ok for c in found)
     if as_json:
         shown = [
             {"column": c.column.name, "rows": c.rows, "missing": c.missing, "sampled": c.sampled}
             | {"differ": [str(key) for key in c.differ], "ok": c.ok}
             for c in found
         ]
-        console.show_json({"ok": all(c.ok for c in found), "seed": drawn, "columns": shown})
-        return 0 if all(c.ok for c in found) else 3
+        console.show_json({"ok": is_right, "seed": drawn, "columns": shown})
+        return 0 if is_right else 3
     table = [
         (
             *(c.column.name, f"{c.rows:,}", f"{c.missing:,}", c.sampled, f"{c.finds(0.01):.0%}"),
@@ -131,7 +132,7 @@ def _verify_columns(name: str, chosen: Chosen, rows: int, seed: int | None, as_j
         if not c.ok:
             share = f"{len(c.differ)} of {c.sampled} sampled rows"
             console.say(f"{c.column.name}: {share} are not the live model's.")
-    return 0 if all(c.ok for c in found) else 3
+    return 0 if is_right else 3
 
 
 def _verify_all(target: str | None, timeout: float | None, as_json: bool) -> int:

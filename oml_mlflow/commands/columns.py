@@ -256,7 +256,13 @@ def check_columns(
 
 
 def _differing(session: Session, column: Dependant, rows: int, seed: int) -> tuple[int, list[Any]]:
-    [model] = [m for m in session.models.list() if m.name == column.model]
+    model = next((m for m in session.models.list() if m.name == column.model), None)
+    if model is None:
+        raise TargetError(
+            f"{column.model}, which {column.name} is registered for, is not loaded. Nothing was "
+            "embedded.",
+            hint="promote a version under its name first.",
+        )
     limit = runtime_limit(read_precisions(model.metadata)[model.side], model.dims)
     drawn = session.vectors.sample(column, rows, seed)
     return len(drawn), [

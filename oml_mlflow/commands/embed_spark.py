@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow.pyfunc
 
-from oml_mlflow.commands.table import SIDES, SUFFIXES
+from oml_mlflow.commands.table import SIDES, SUFFIXES, usual_column
 from oml_mlflow.errors import InputError, OutputError, UnsupportedSource
 from oml_mlflow.names import IMG
 
@@ -95,8 +95,7 @@ def _read(
         )
     options = {"header": "true", "multiLine": "true", "escape": '"'} if kind == "csv" else {}
     rows = session.read.format(kind).options(**options).load(source)
-    column = column or next((name for name in SIDES if name in rows.columns), "")
-    side = side or SIDES.get(column, "")
+    column, side = usual_column(rows.columns, column, side)
     if column not in rows.columns or id_column not in rows.columns or not side:
         raise InputError(
             f"{source} has columns {', '.join(rows.columns)[:300]}; wanted one to embed, and one "

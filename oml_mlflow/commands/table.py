@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -95,8 +95,7 @@ def _file(path: Path, column: str, side: str, id_column: str) -> Table:
         columns, count = list(first), sum(1 for _ in read(path))
     else:
         raise ValueError("wanted a folder, or a file .parquet, .csv, .jsonl or .ndjson")
-    column = column or next((name for name in SIDES if name in columns), "")
-    side = side or SIDES.get(column, "")
+    column, side = usual_column(columns, column, side)
     needed = (column, id_column)
     for name in (column, *([id_column] if id_column else [])):
         if name not in columns:
@@ -119,6 +118,12 @@ def _file(path: Path, column: str, side: str, id_column: str) -> Table:
                 yield name, _picture(path.parent, value) if side == IMG else value
 
     return Table(side, column, count, fingerprint_file(path), named)
+
+
+def usual_column(columns: Sequence[str], column: str, side: str) -> tuple[str, str]:
+    """Return the column to embed, and its side, by their usual names where none was given."""
+    column = column or next((name for name in SIDES if name in columns), "")
+    return column, side or SIDES.get(column, "")
 
 
 def _csv_rows(path: Path) -> Iterator[Mapping[str, Any]]:

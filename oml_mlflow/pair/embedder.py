@@ -31,7 +31,7 @@ from oml_mlflow.names import IMG, TXT
 from oml_mlflow.pair.limits import MAX_PIXELS
 from oml_mlflow.pair.pictures import Picture, as_pixels, as_planes, as_png, in_work
 from oml_mlflow.pair.sides import RAW_RANK, Side, load_side, open_tokenizer
-from oml_mlflow.pair.texts import prepare_text
+from oml_mlflow.pair.texts import check_text, prepare_text
 
 _log = logging.getLogger(__name__)
 HOST, GRAPH = "host", "graph"
@@ -248,9 +248,11 @@ class PairEmbedder:
                     "much its model reads; nothing was embedded.",
                     hint="shorten it, or export the pair from its model.",
                 )
-        prepared = prepare_text(text, label, reach, graph.metadata.get("any_case_tokens", ()))
-        # what is prepared for an operator has the same ids, but for separators before a token
-        return text if graph.front and self._tokenizer and reach is None else prepared
+        if graph.front and self._tokenizer and reach is None:
+            # it needs nothing of what is done for an operator
+            check_text(text, label)
+            return text
+        return prepare_text(text, label, reach, graph.metadata.get("any_case_tokens", ()))
 
     def _encode(self, graph: Side, texts: Sequence[str], most: int) -> np.ndarray:
         """Return the vectors of prepared texts; those of like length run together."""

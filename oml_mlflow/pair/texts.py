@@ -68,6 +68,25 @@ def oracle_text_expression(column: str) -> str:
     return text
 
 
+def check_text(text: str, label: str = "text") -> None:
+    """Raise InputError if it is no text, or holds NUL or a lone surrogate."""
+    if not isinstance(text, str):
+        raise InputError(
+            f"{label}: got {type(text).__name__}, wanted a string.", hint="pass text as str."
+        )
+    if "\0" in text:
+        raise InputError(
+            f"{label}: holds a NUL character, at which the tokenizer would stop.",
+            hint="remove it.",
+        )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{label}: holds a lone surrogate, which is no character.", hint="remove it."
+        ) from error
+
+
 def prepare_text(
     text: str, label: str = "text", reach: int | None = None, any_case: Iterable[str] = ()
 ) -> str:
@@ -85,23 +104,9 @@ def prepare_text(
             behind their ``|>`` a text is split, as by transformers 5 and not by 4.
 
     Raises:
-        InputError: If it is no text, or holds NUL or a lone surrogate.
+        InputError: See `check_text`.
     """
-    if not isinstance(text, str):
-        raise InputError(
-            f"{label}: got {type(text).__name__}, wanted a string.", hint="pass text as str."
-        )
-    if "\0" in text:
-        raise InputError(
-            f"{label}: holds a NUL character, at which the tokenizer would stop.",
-            hint="remove it.",
-        )
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{label}: holds a lone surrogate, which is no character.", hint="remove it."
-        ) from error
+    check_text(text, label)
     if reach is not None:
         text = _start(text, _RAW_PER_BYTE * reach)
     special, special_in_any_case, nearly_special = _patterns(frozenset(any_case))

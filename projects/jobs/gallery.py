@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oml_mlflow.commands.table import SUFFIXES
 from oml_mlflow.names import IMG, TXT, model_name
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo_model"))
 import drawings
 
 HELD_OUT = 200
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def held_out_entries() -> list[Entry]:
 
 def folder_entries(folder: str) -> list[Entry]:
     """Return the pictures of a folder, their file names as captions."""
-    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in _SUFFIXES)
+    paths = sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES)
     return [Entry(path.stem.replace("_", " "), path.read_bytes()) for path in paths]
 
 

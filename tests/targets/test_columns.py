@@ -150,6 +150,12 @@ def test_a_key_that_is_none_and_a_second_claim_are_refused(table: Table) -> None
         columns("other", table.target, add="docs.v", source="BODY", side=TXT)
     with pytest.raises(TargetError, match="no column with a key is registered for OTHER"):
         fill("other", table.target)
+    columns("ghost", table.target, add="PICS.V", source="BODY", side=IMG, key="ID")
+    for verb in (fill, check_columns):
+        with pytest.raises(
+            TargetError, match=r"GHOST_IMG, which PICS\.V is registered for, is not"
+        ):
+            verb("ghost", table.target)
     declared(table, key="")
     with pytest.raises(TargetError, match="registered without a key"):
         fill("clip", table.target, column="DOCS.V")
