@@ -1,9 +1,11 @@
 # ruff: noqa: E402 -- the tests' modules are found by path
 """Pictures and texts a second, beside plain transformers and what the parts of the work allow.
 
-ViT-B/32 with random weights; JPEGs of photographs. All run in turns in one process; the medians of
-the rounds count. The limit of pictures is 1 / (encoder's time for one of 16 at once + time to
-decode and prepare one on a single thread / cores).
+ViT-B/32 with random weights; JPEGs of photographs. All run in turns in one process. Of rates the
+medians of the rounds count; a ratio is the median of the rounds' own, of two that run beside each
+other, since a machine's pace may change from one minute to the next. The limit of pictures is
+1 / (encoder's time for one of 16 at once + time to decode and prepare one on a single thread /
+cores); that of dynamic int8 has the encoder's time for one of 16 rows, a thread each.
 
     python projects/benchmark/main.py --cache FOLDER --only embedding
 """
@@ -14,6 +16,7 @@ import io
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +110,26 @@ class Plain:
         return (features / features.norm(dim=-1, keepdim=True)).numpy()
 
 
-def medians(calls: dict[str, Callable[[], Any]], rounds: int, *, warm: int = 1) -> dict[str, float]:
-    """Return the median seconds of each call; they are run in turns, and `warm` times before."""
+def timed(
+    calls: dict[str, Callable[[], Any]], rounds: int, *, warm: int = 1
+) -> dict[str, np.ndarray]:
+    """Return each call's seconds by round; they are run in turns, and `warm` times before."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + warm):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - start)
-    return {name: float(np.median(times[warm:])) for name, times in taken.items()}
+    return {name: np.asarray(times[warm:]) for name, times in taken.items()}
+
+
+def medians(calls: dict[str, Callable[[], Any]], rounds: int, *, warm: int = 1) -> dict[str, float]:
+    """Return the median seconds of each call; see `timed`."""
+    return {name: _median(times) for name, times in timed(calls, rounds, warm=warm).items()}
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values))
 
 
 def measure(cache: Path, rounds: int) -> dict[str, dict[str, float]]:
@@ -127,11 +141,16 @@ def measure(cache: Path, rounds: int) -> dict[str, dict[str, float]]:
         "float16": export(cache, "float16", use_float16=True),
     }
     host, graph = pair.embedder(), pair.embedder(GRAPH)
-    others = {f"host, {name}": found.embedder() for name, found in shrunk.items()}
+    others = {name: found.embedder() for name, found in shrunk.items()}
     plain = Plain(cache / "model")
     front = open_session(pair.img, part=(PLANES, PIXEL_VALUES), threads=1)
     encoder = open_session(pair.img, part=(PIXEL_VALUES, "embedding"))
+    by_row = open_session(shrunk["int8 dynamic"].img, part=(PIXEL_VALUES, "embedding"), threads=1)
     values = np.random.default_rng(0).normal(size=(BATCH, 3, 224, 224)).astype(np.float32)
+
+    def encode_rows() -> None:
+        with ThreadPoolExecutor(cores()) as pool:
+            list(pool.map(lambda row: by_row.run(None, {PIXEL_VALUES: row[None]}), values))
 
     def prepare(pictures: Sequence[bytes]) -> None:
         for picture in pictures:
@@ -141,31 +160,40 @@ def measure(cache: Path, rounds: int) -> dict[str, dict[str, float]]:
     result: dict[str, dict[str, float]] = {}
     for name, size in SIZES.items():
         pictures = jpegs(size, COUNTS[name])
-        seconds = medians(
+        seconds = timed(
             {
-                "host": lambda p=pictures: host.embed_image(p),
-                "graph": lambda p=pictures: graph.embed_image(p),
-                **{n: lambda p=pictures, e=e: e.embed_image(p) for n, e in others.items()},
+                "host, int8 dynamic": lambda p=pictures: others["int8 dynamic"].embed_image(p),
+                "rows": encode_rows,
                 "transformers": lambda p=pictures: plain.embed_image(p),
+                "host": lambda p=pictures: host.embed_image(p),
                 "encoder": lambda: encoder.run(None, {PIXEL_VALUES: values}),
                 "preparation": lambda p=pictures[:BATCH]: prepare(p),
+                "graph": lambda p=pictures: graph.embed_image(p),
+                "host, int8": lambda p=pictures: others["int8"].embed_image(p),
+                "host, float16": lambda p=pictures: others["float16"].embed_image(p),
             },
             rounds,
         )
-        limit = BATCH / (seconds.pop("encoder") + seconds.pop("preparation") / cores())
+        prepared = seconds.pop("preparation") / cores()
+        limit = BATCH / (seconds.pop("encoder") + prepared)
+        dynamic_limit = BATCH / (seconds.pop("rows") + prepared)
         rates = {key: len(pictures) / taken for key, taken in seconds.items()}
+        dynamic = rates["host, int8 dynamic"]
         vectors = host.embed_image(pictures)
         result[name] = {
-            "limit": limit,
-            **rates,
-            "host / limit": rates["host"] / limit,
-            "host / transformers": rates["host"] / rates["transformers"],
-            "int8 dynamic / transformers": rates["host, int8 dynamic"] / rates["transformers"],
+            "limit": _median(limit),
+            "limit, int8 dynamic": _median(dynamic_limit),
+            **{key: _median(rate) for key, rate in rates.items()},
+            "host / limit": _median(rates["host"] / limit),
+            "host / transformers": _median(rates["host"] / rates["transformers"]),
+            "int8 dynamic / limit": _median(dynamic / dynamic_limit),
+            "int8 dynamic / transformers": _median(dynamic / rates["transformers"]),
+            "int8 dynamic limit / transformers": _median(dynamic_limit / rates["transformers"]),
             "host - graph": float(np.abs(vectors - graph.embed_image(pictures)).max()),
             "host - transformers": float(np.abs(vectors - plain.embed_image(pictures)).max()),
         }
     for name, texts in TEXTS.items():
-        seconds = medians(
+        seconds = timed(
             {
                 "host": lambda t=texts: host.embed_text(t),
                 "transformers": lambda t=texts: plain.embed_text(t),
@@ -176,9 +204,9 @@ def measure(cache: Path, rounds: int) -> dict[str, dict[str, float]]:
         rates = {key: len(texts) / taken for key, taken in seconds.items()}
         vectors = host.embed_text(texts)
         result[name] = {
-            **rates,
-            "host / transformers": rates["host"] / rates["transformers"],
-            "host / to 77": rates["host"] / rates["transformers, to 77"],
+            **{key: _median(rate) for key, rate in rates.items()},
+            "host / transformers": _median(rates["host"] / rates["transformers"]),
+            "host / to 77": _median(rates["host"] / rates["transformers, to 77"]),
             "host - transformers": float(np.abs(vectors - plain.embed_text(texts)).max()),
         }
     return result
