@@ -29,7 +29,7 @@ from oml_mlflow.graph.runtime import (
 )
 from oml_mlflow.names import IMG, TXT
 from oml_mlflow.pair.limits import MAX_PIXELS
-from oml_mlflow.pair.pictures import Picture, as_pixels, as_planes, as_png, in_work
+from oml_mlflow.pair.pictures import Picture, as_pixels, as_planes, as_png, blocks, in_work
 from oml_mlflow.pair.sides import RAW_RANK, Side, load_side, open_tokenizer
 from oml_mlflow.pair.texts import check_text, prepare_text
 
@@ -361,7 +361,7 @@ class PairEmbedder:
     def _ahead(self, call: Callable[[_T], _R], items: Iterable[_T], most: int) -> Iterator[_R]:
         """Yield what a call returns for each item, in order; threads do some of them ahead."""
         waiting: deque[Future[_R]] = deque()
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self._threads) as pool, blocks.kept(self._threads):
             try:
                 for item in items:
                     waiting.append(pool.submit(call, item))
