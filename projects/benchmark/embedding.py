@@ -5,7 +5,8 @@ ViT-B/32 with random weights; JPEGs of photographs. All run in turns in one proc
 medians of the rounds count; a ratio is the median of the rounds' own, of two that run beside each
 other, since a machine's pace may change from one minute to the next. The limit of pictures is
 1 / (encoder's time for one of 16 at once + time to decode and prepare one on a single thread /
-cores); that of dynamic int8 has the encoder's time for one of 16 rows, a thread each.
+cores); "in threads" has what preparation takes on all cores instead, which may be more. The limit
+of dynamic int8 has the encoder's time for one of 16 rows, a thread each.
 
     python projects/benchmark/main.py --cache FOLDER --only embedding
 """
@@ -34,7 +35,7 @@ from oml_mlflow.graph.runtime import Ends, cores, open_session, run
 from oml_mlflow.names import IMG
 from oml_mlflow.oml4py import ONNXPipeline
 from oml_mlflow.pair.embedder import GRAPH
-from oml_mlflow.pair.pictures import as_planes, in_work
+from oml_mlflow.pair.pictures import as_planes, blocks, in_work
 from oml_mlflow.pair.pipeline_pair import PipelinePair
 from oml_mlflow.pair.template import ONNXPipelineConfig
 
@@ -152,10 +153,13 @@ def measure(cache: Path, rounds: int) -> dict[str, dict[str, float]]:
         with ThreadPoolExecutor(cores()) as pool:
             list(pool.map(lambda row: by_row.run(None, {PIXEL_VALUES: row[None]}), values))
 
-    def prepare(pictures: Sequence[bytes]) -> None:
-        for picture in pictures:
-            with in_work(picture, IMG, as_planes) as pixels:
-                run(front, pixels, Ends(PLANES, PIXEL_VALUES))
+    def prepare(picture: bytes) -> None:
+        with in_work(picture, IMG, as_planes) as pixels:
+            run(front, pixels, Ends(PLANES, PIXEL_VALUES))
+
+    def prepare_in_threads(pictures: Sequence[bytes]) -> None:
+        with ThreadPoolExecutor(cores()) as pool, blocks.kept(cores()):
+            list(pool.map(prepare, pictures))
 
     result: dict[str, dict[str, float]] = {}
     for name, size in SIZES.items():
@@ -167,7 +171,8 @@ def measure(cache: Path, rounds: int) -> dict[str, dict[str, float]]:
                 "transformers": lambda p=pictures: plain.embed_image(p),
                 "host": lambda p=pictures: host.embed_image(p),
                 "encoder": lambda: encoder.run(None, {PIXEL_VALUES: values}),
-                "preparation": lambda p=pictures[:BATCH]: prepare(p),
+                "preparation": lambda p=pictures[:BATCH]: [prepare(picture) for picture in p],
+                "in threads": lambda p=pictures[:BATCH]: prepare_in_threads(p),
                 "graph": lambda p=pictures: graph.embed_image(p),
                 "host, int8": lambda p=pictures: others["int8"].embed_image(p),
                 "host, float16": lambda p=pictures: others["float16"].embed_image(p),
@@ -175,16 +180,22 @@ def measure(cache: Path, rounds: int) -> dict[str, dict[str, float]]:
             rounds,
         )
         prepared = seconds.pop("preparation") / cores()
-        limit = BATCH / (seconds.pop("encoder") + prepared)
+        encoded = seconds.pop("encoder")
+        limit, in_threads = (
+            BATCH / (encoded + prepared),
+            BATCH / (encoded + seconds.pop("in threads")),
+        )
         dynamic_limit = BATCH / (seconds.pop("rows") + prepared)
         rates = {key: len(pictures) / taken for key, taken in seconds.items()}
         dynamic = rates["host, int8 dynamic"]
         vectors = host.embed_image(pictures)
         result[name] = {
             "limit": _median(limit),
+            "limit, in threads": _median(in_threads),
             "limit, int8 dynamic": _median(dynamic_limit),
             **{key: _median(rate) for key, rate in rates.items()},
             "host / limit": _median(rates["host"] / limit),
+            "host / limit in threads": _median(rates["host"] / in_threads),
             "host / transformers": _median(rates["host"] / rates["transformers"]),
             "int8 dynamic / limit": _median(dynamic / dynamic_limit),
             "int8 dynamic / transformers": _median(dynamic / rates["transformers"]),
