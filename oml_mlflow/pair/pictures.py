@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -181,15 +181,15 @@ class _Blocks:
         with self._lock:
             self._users += 1
             if self._users == 1:
-                self._before = Image.core.get_blocks_max()
-                Image.core.set_blocks_max(max(self._before, threads * _BLOCKS_KEPT))
+                self._before = _imaging.get_blocks_max()
+                _imaging.set_blocks_max(max(self._before, threads * _BLOCKS_KEPT))
         try:
             yield
         finally:
             with self._lock:
                 self._users -= 1
                 if not self._users:
-                    Image.core.set_blocks_max(self._before)
+                    _imaging.set_blocks_max(self._before)
 
 
 blocks = _Blocks()
