@@ -10,7 +10,6 @@ it knows its models by name only.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,7 +69,12 @@ def measure(cache: Path, rounds: int) -> dict[str, dict[str, float]]:
     folder.mkdir(exist_ok=True)
     encoder = Extractor(onnx.load(pair.img)).extract_model(["pixel_values"], ["image_embeds"])
     onnx.save(encoder, folder / "model.onnx")
-    shutil.copy(next((cache / "model").glob("p*processor_config.json")), folder)
+    written = next((cache / "model").glob("p*processor_config.json"))
+    settings = json.loads(written.read_text())
+    # FastEmbed reads the form that transformers writes since 4.21 only
+    settings["size"] = {"shortest_edge": 224}
+    settings["crop_size"] = {"height": 224, "width": 224}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     result: dict[str, dict[str, float]] = {}
     for name, size in SIZES.items():
         paths = []
