@@ -181,10 +181,8 @@ def measure(cache: Path, rounds: int) -> dict[str, dict[str, float]]:
         )
         prepared = seconds.pop("preparation") / cores()
         encoded = seconds.pop("encoder")
-        limit, in_threads = (
-            BATCH / (encoded + prepared),
-            BATCH / (encoded + seconds.pop("in threads")),
-        )
+        limit = BATCH / (encoded + prepared)
+        in_threads = BATCH / (encoded + seconds.pop("in threads"))
         dynamic_limit = BATCH / (seconds.pop("rows") + prepared)
         rates = {key: len(pictures) / taken for key, taken in seconds.items()}
         dynamic = rates["host, int8 dynamic"]

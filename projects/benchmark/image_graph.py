@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
 
 import clip_folders
+from embedding import timed
 from lean_export import make_model
 
 from oml_mlflow.graph.image import OPSET
@@ -90,13 +91,8 @@ def main(other: Path | None, rounds: int) -> None:
     if other:
         runs["other graph"] = open_session(other), given
     first = {name: session.run(None, inputs)[0] for name, (session, inputs) in runs.items()}
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, (session, inputs) in runs.items():
-            start = time.perf_counter()
-            session.run(None, inputs)
-            taken[name].append(time.perf_counter() - start)
-    ms = {name: 1000 * np.asarray(times) for name, times in taken.items()}
+    calls = {name: partial(session.run, None, inputs) for name, (session, inputs) in runs.items()}
+    ms = {name: 1000 * seconds for name, seconds in timed(calls, rounds, warm=0).items()}
     for name, values in ms.items():
         click.echo(f"{name:12} {np.median(values):7.1f} ms")
     parts = ms["decoder"] + ms["resize"] + ms["encoder"]

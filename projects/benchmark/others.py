@@ -71,7 +71,7 @@ def measure(cache: Path, rounds: int) -> dict[str, dict[str, float]]:
     onnx.save(encoder, folder / "model.onnx")
     written = next((cache / "model").glob("p*processor_config.json"))
     settings = json.loads(written.read_text())
-    # FastEmbed reads the form that transformers writes since 4.21 only
+    # FastEmbed 0.9.1 takes no plain number for a size
     settings["size"] = {"shortest_edge": 224}
     settings["crop_size"] = {"height": 224, "width": 224}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
