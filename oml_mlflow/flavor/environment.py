@@ -24,21 +24,21 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from oml_mlflow._version import __version__
 from oml_mlflow.errors import ConfigError
+from oml_mlflow.graph.runtime import onnxruntime_version
 
 _INDEX = "--extra-index-url "
-_REQUIRED = (
-    *("onnxruntime", "onnxruntime-extensions", "numpy", "pandas", "pillow", "pyyaml"),
-    "tokenizers",
-)
+_REQUIRED = ("onnxruntime-extensions", "numpy", "pandas", "pillow", "pyyaml", "tokenizers")
 
 
 def get_default_pip_requirements() -> list[str]:
     """Return the packages that serving a pair needs, pinned to the versions installed here.
 
     Not torch and transformers; nor oml_mlflow, which travels inside the model as code: it is on no
-    public index, where anybody could register its name.
+    public index, where anybody could register its name. onnxruntime is the CPU's, by whatever
+    build of it the pair was logged.
     """
-    return [f"{name}=={version(name)}" for name in _REQUIRED]
+    others = [f"{name}=={version(name)}" for name in _REQUIRED]
+    return [f"onnxruntime=={onnxruntime_version()}", *others]
 
 
 def get_default_conda_env() -> dict[str, Any]:

@@ -33,9 +33,14 @@ _TAKES_FILES = "add_external_initializers_from_files_in_memory"
 CPU = "CPUExecutionProvider"
 PROVIDERS_VARIABLE = "OML_MLFLOW_PROVIDERS"
 # what is taken where the installed onnxruntime has it; others, which may compute in float16, only
-# if they are named. TF32 would round factors to 10 bits. Source: CUDA Execution Provider,
-# onnxruntime.ai; not measured here
+# if they are named. TF32 rounds factors to 10 bits: vectors were 1.2e-4 off with it, and 1.4e-7
+# without (H200, onnxruntime 1.31.1)
 _ACCELERATORS: dict[str, dict[str, str]] = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+# a model of one Neg, as onnx.helper writes it: where pairs are served there is no onnx
+_NEGATION = (
+    b'\x08\x08:2\n\x0b\n\x01x\x12\x01y"\x03Neg\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01b\x0f\n'
+    b"\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
 # comes after the operator in question, so that no kernel is ever made from a foreign node
 _NO_OPERATOR = ("oml_mlflow.none", "Nothing")
 
@@ -65,10 +70,11 @@ def choose_providers(names: Sequence[str] | None = None) -> tuple[str, ...]:
 
     Args:
         names: Such as ``CUDAExecutionProvider``; by default what ``OML_MLFLOW_PROVIDERS`` lists,
-            with commas, else CUDA's where the installed onnxruntime has it.
+            with commas, else CUDA's where the installed onnxruntime has it and it starts; where it
+            does not, a warning says so, once per process.
 
     Raises:
-        ConfigError: If the installed onnxruntime lacks one.
+        ConfigError: If the installed onnxruntime lacks one, or one does not start.
     """
     import onnxruntime
 
@@ -77,13 +83,38 @@ def choose_providers(names: Sequence[str] | None = None) -> tuple[str, ...]:
     named = list(names or [name.strip() for name in listed if name.strip()])
     if missing := [name for name in named if name not in available]:
         raise ConfigError(
-            f"onnxruntime {version('onnxruntime')} has no {', '.join(missing)[:200]}; it has "
+            f"onnxruntime {onnxruntime_version()} has no {', '.join(missing)[:200]}; it has "
             f"{', '.join(available)}.",
             hint=f"install the onnxruntime that has it, or change providers or "
             f"{PROVIDERS_VARIABLE}.",
         )
-    chosen = named or [name for name in _ACCELERATORS if name in available]
-    return (*(name for name in chosen if name != CPU), CPU)
+    wanted = [name for name in named or _ACCELERATORS if name in available and name != CPU]
+    chosen = [name for name in wanted if _starts(name)]
+    if named and chosen != wanted:
+        silent = ", ".join(name for name in wanted if name not in chosen)
+        raise ConfigError(
+            f"onnxruntime {onnxruntime_version()} can't start {silent}; it wrote why to standard "
+            "error. Nothing was loaded.",
+            hint="install the driver and the libraries that it needs (onnxruntime."
+            "preload_dlls() finds those of the package index), or change providers or "
+            f"{PROVIDERS_VARIABLE}.",
+        )
+    return (*chosen, CPU)
+
+
+@cache
+def _starts(provider: str) -> bool:
+    """Return whether a provider runs anything: without its libraries, ORT takes the CPU instead."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(_NEGATION, providers=[provider, CPU])
+        found = provider in session.get_providers()
+    except Exception:  # onnxruntime's errors share no base class
+        found = False
+    if not found:
+        _log.warning("%s does not start here; the CPU runs the encoders.", provider)
+    return found
 
 
 def thread_limit() -> int | None:
@@ -152,7 +183,7 @@ def open_session(
         return session
     except Exception as error:  # onnxruntime's errors share no base class
         raise PackageError(
-            f"{path.name} can't be loaded by onnxruntime {version('onnxruntime')} with extensions "
+            f"{path.name} can't be loaded by onnxruntime {onnxruntime_version()} with extensions "
             f"{version('onnxruntime-extensions')}: {str(error)[:300]}",
             hint="use a newer onnxruntime, or export the pair again.",
         ) from error
@@ -161,7 +192,7 @@ def open_session(
 @cache
 def _warn_unguarded() -> None:
     """Warn, once per process, that this runtime reads any file that a graph names."""
-    if Version(found := version("onnxruntime")) < Version(_GUARDED):
+    if Version(found := onnxruntime_version()) < Version(_GUARDED):
         _log.warning(
             "onnxruntime %s reads any file that a graph names, and can reveal it as vectors; "
             "only oml_mlflow's own check prevents that. Install onnxruntime %s or newer (it needs "
@@ -279,10 +310,21 @@ def _question(operator: Operator) -> bytes:
     return model
 
 
+def onnxruntime_version() -> str:
+    """Return the release of onnxruntime, whichever distribution has brought it.
+
+    onnxruntime-gpu, and builds for other accelerators, leave no metadata under the common name.
+    """
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
 def runtime_versions() -> dict[str, str]:
     """Return what the vectors of this process depend on."""
-    packages = ("onnxruntime", "onnxruntime-extensions", "numpy", "pillow")
+    packages = ("onnxruntime-extensions", "numpy", "pillow")
     return {name: version(name) for name in packages} | {
+        "onnxruntime": onnxruntime_version(),
         "python": platform.python_version(),
         "machine": platform.machine(),
     }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import yaml
@@ -69,6 +71,27 @@ def test_requirements_name_what_serving_needs_and_no_more(saved: Path) -> None:
         "tokenizers",
     }
     assert (saved / "code" / "oml_mlflow" / "flavor" / "save.py").is_file()
+
+
+def test_onnxruntime_counts_whatever_distribution_brought_it(
+    tiny_pair: PipelinePair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime-gpu leaves no metadata under the name that the pins have."""
+    found = importlib.metadata.Distribution.from_name
+
+    def without(name: str) -> importlib.metadata.Distribution:
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(importlib.metadata.Distribution, "from_name", without)
+    oml_mlflow.save_model(tiny_pair, tmp_path / "model")
+    lines = (tmp_path / "model" / "requirements.txt").read_text().split()
+    assert f"onnxruntime=={onnxruntime.__version__}" in lines
+    assert oml_mlflow.load_model(str(tmp_path / "model")).embed_text("a").shape == (
+        1,
+        tiny_pair.dims,
+    )
 
 
 def test_package_index_replaces_the_code(tiny_pair: PipelinePair, tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def test_a_runtime_that_reads_any_file_is_named_once(
     for found, told in (("1.23.2", 1), ("1.24.3", 1), ("1.24.4", 0), ("1.32.0", 0)):
         caplog.clear()
         runtime._warn_unguarded.cache_clear()
-        monkeypatch.setattr(runtime, "version", lambda _, found=found: found)
+        monkeypatch.setattr(runtime, "onnxruntime_version", lambda found=found: found)
         open_session(tiny_pair.txt)
         open_session(tiny_pair.img)
         [*records] = [r for r in caplog.records if r.name == "oml_mlflow.graph.runtime"]

@@ -12,6 +12,7 @@ from typing import Any
 import clip_folders
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from attacks import encoded
 from hypothesis import HealthCheck, given, settings
@@ -266,3 +267,19 @@ def test_what_runs_the_encoder_is_chosen_and_said(
     assert pair.embedder(GRAPH).providers == (CPU,)
     monkeypatch.setenv("OML_MLFLOW_PROVIDERS", CPU)
     assert "host, CPUExecutionProvider" in repr(pair.embedder())
+
+
+def test_a_provider_that_does_not_start_is_not_said_to_run(
+    pairs: dict[str, PipelinePair],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As where onnxruntime-gpu finds no driver: it lists CUDA, and runs the CPU."""
+    listed = [*onnxruntime.get_available_providers(), "CUDAExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    embedder = pairs["float32"].embedder()
+    assert embedder.providers == (CPU,)
+    assert "CUDAExecutionProvider does not start here" in caplog.text
+    assert embedder.embed_text("a").shape == (1, embedder.dims)
+    with pytest.raises(ConfigError, match=r"can't start CUDAExecutionProvider;.*preload_dlls"):
+        pairs["float32"].embedder(providers=["CUDAExecutionProvider", CPU])
