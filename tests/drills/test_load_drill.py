@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from receiving import wait_for
 from serving import post, served, worker_pids
 
 import oml_mlflow
@@ -101,6 +102,8 @@ def load_drill(pair: PipelinePair, folder: Path, clients: int, seconds: float) -
         for thread in threads:
             thread.join(seconds + 120)
             assert not thread.is_alive()
+        # one is started in the place of the killed one, in the seconds that this takes
+        wait_for(lambda: len(worker_pids(url)) == 2, 120)
         last = worker_pids(url)
     slow = np.percentile(load.seconds, [50, 99]) if load.seconds else ()
     print(
@@ -114,7 +117,6 @@ def load_drill(pair: PipelinePair, folder: Path, clients: int, seconds: float) -
     for begun, ended in load.broken:
         assert begun <= killed_at <= ended + 1, "a request broke that the killed worker had not"
     assert first[0] not in last
-    assert len(last) == 2
 
 
 def test_one_of_two_workers_is_killed(tiny_pair: PipelinePair, tmp_path: Path) -> None:

@@ -239,6 +239,8 @@ def test_nobody_fills_the_log_with_bad_requests(running: Running, raw: bytes) ->
 
 def test_who_does_not_read_answers_is_not_waited_for(tmp_path: Path) -> None:
     with receiver(tmp_path, {"request_timeout_s": 0.5}) as running:
+        # it listens before its event loop has the sockets by which it is woken
+        assert running.get("/health")[0] == 200
 
         def sockets() -> set[str]:
             found = set()
@@ -247,7 +249,7 @@ def test_who_does_not_read_answers_is_not_waited_for(tmp_path: Path) -> None:
                     found.add(os.readlink(file))
             return {name for name in found if name.startswith("socket:")}
 
-        # one that asked whether it is ready may be among them, and closes
+        # those of whoever asked whether it is ready are among them, and close
         before = sockets()
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
