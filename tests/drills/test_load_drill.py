@@ -117,6 +117,7 @@ def load_drill(pair: PipelinePair, folder: Path, clients: int, seconds: float) -
     for begun, ended in load.broken:
         assert begun <= killed_at <= ended + 1, "a request broke that the killed worker had not"
     assert first[0] not in last
+    assert len(last) == 2
 
 
 def test_one_of_two_workers_is_killed(tiny_pair: PipelinePair, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import clip_folders
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from transformers import CLIPTokenizerFast
@@ -302,6 +302,7 @@ LOST = r"(?<=[^\S\x1c-\x1f])\s+(?=<\|(?:start|end)oftext\|>)"
 
 @settings(max_examples=400, deadline=None)
 @given(text=TEXTS)
+@example(text="\r\x1f<|startoftext|>")
 def test_preparation_never_changes_the_ids(
     text: str, tokenizer: Any, any_case: tuple[str, ...]
 ) -> None:

@@ -240,7 +240,7 @@ def test_nobody_fills_the_log_with_bad_requests(running: Running, raw: bytes) ->
 def test_who_does_not_read_answers_is_not_waited_for(tmp_path: Path) -> None:
     with receiver(tmp_path, {"request_timeout_s": 0.5}) as running:
         # it listens before its event loop has the sockets by which it is woken
-        assert running.get("/health")[0] == 200
+        assert ask(running, HEALTH)[0] == 200
 
         def sockets() -> set[str]:
             found = set()
