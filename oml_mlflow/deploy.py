@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _TARGET_URI = re.compile(r"oml(?::/+(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)/?)?")
 _ALIAS_URI = re.compile(r"models:/(?P<model>[^/@:]+)@(?P<alias>[\w-]+)")
-_OPTIONS = ("accept_new_geometry", "adopt", "retry", "take_over", "unverified")
+_OPTIONS = ("accept_new_geometry", "adopt", "reembed", "retry", "take_over", "unverified")
 _FIXED_OPTIONS = tuple(option for option in _OPTIONS if option != "retry")
 _DROP = "drop"
 
@@ -72,6 +72,7 @@ Name and model
 -C key=value, each true or false
   accept_new_geometry  create, update: go on where stored vectors can't be compared with new ones
   adopt                create, update: take over foreign models under the live names
+  reembed              create, update: take stored vectors along: registered columns are made anew
   retry                create, update: try again what failed before
   take_over            create, update: let the name change hands, from another model or registry
   unverified           create, update, of a fixed version: promote what nothing here can run

@@ -11,7 +11,7 @@ class Event:
     """How far a long call is.
 
     Attributes:
-        stage: ``export``, ``validate``, ``upload``, ``verify`` or ``embed``.
+        stage: ``export``, ``validate``, ``upload``, ``verify``, ``embed`` or ``fill``.
         item: What is being processed, such as a file or a model.
         done: Units done so far.
         total: Units in all.

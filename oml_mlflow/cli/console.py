@@ -93,6 +93,7 @@ _SWITCHES = {
     "adopt": "Take over foreign models under the live names; they are kept, and never dropped.",
     "take_over": "Let names change hands, from another model or registry; implies --adopt.",
     "accept_new_geometry": "Go on where stored vectors can't be compared with new ones.",
+    "reembed": "Take stored vectors along: registered columns are made anew, and change with it.",
     "unverified": "Also what nothing here can run or compare with references.",
 }
 

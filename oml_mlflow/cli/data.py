@@ -25,6 +25,10 @@ _SHOWN = 20
 @click.option("--source", help="With --add: the column that was embedded.")
 @click.option("--side", type=click.Choice(["img", "txt"]), help="With --add: which pipeline.")
 @click.option("--key", help="With --add: the column that tells rows apart, for fill and verify.")
+@click.option(
+    "--modified",
+    help="With --add, Oracle: the column with the time of a row's last change, for --reembed.",
+)
 @click.option("--remove", help="Column to forget: table.column.")
 @json_option
 def columns(
@@ -34,6 +38,7 @@ def columns(
     source: str | None,
     side: str | None,
     key: str | None,
+    modified: str | None,
     remove: str | None,
     as_json: bool,
 ) -> None:
@@ -52,14 +57,16 @@ def columns(
         source=source or "",
         side=side or "",
         key=key or "",
+        modified=modified or "",
         remove=remove,
         config=chosen.config,
     )
     if as_json:
         console.show_json({"dependants": [vars(d) for d in found]})
         return
-    rows = [(d.kind, d.name, d.model, d.source, d.key) for d in found]
-    console.show_table(f"Depends on {name}", ("kind", "name", "model", "made from", "key"), rows)
+    rows = [(d.kind, d.name, d.beside, d.model, d.source, d.key) for d in found]
+    headings = ("kind", "name", "kept as", "model", "made from", "key")
+    console.show_table(f"Depends on {name}", headings, rows)
 
 
 @click.command(epilog="Example: oml-mlflow fill clip --target db1 --until 06:00")

@@ -113,25 +113,25 @@ def _verify_columns(name: str, chosen: Chosen, rows: int, seed: int | None, as_j
     is_right = all(c.ok for c in found)
     if as_json:
         shown = [
-            {"column": c.column.name, "rows": c.rows, "missing": c.missing, "sampled": c.sampled}
-            | {"differ": [str(key) for key in c.differ], "ok": c.ok}
+            {"column": c.column.name, "rows": c.rows, "missing": c.missing, "changed": c.changed}
+            | {"sampled": c.sampled, "differ": [str(key) for key in c.differ], "ok": c.ok}
             for c in found
         ]
         console.show_json({"ok": is_right, "seed": drawn, "columns": shown})
         return 0 if is_right else 3
     table = [
         (
-            *(c.column.name, f"{c.rows:,}", f"{c.missing:,}", c.sampled, f"{c.finds(0.01):.0%}"),
+            *(c.column.name, f"{c.rows:,}", f"{c.missing:,}", f"{c.changed:,}", c.sampled),
+            f"{c.finds(0.01):.0%}",
             ", ".join(map(str, c.differ[:5])) or "none",
         )
         for c in found
     ]
-    headings = ("column", "rows", "NULL", "sampled", "finds 1 % wrong", "differ")
+    headings = ("column", "rows", "NULL", "changed", "sampled", "finds 1 % wrong", "differ")
     console.show_table(f"Stored vectors of {name}, seed {drawn}", headings, table)
     for c in found:
         if not c.ok:
-            share = f"{len(c.differ)} of {c.sampled} sampled rows"
-            console.say(f"{c.column.name}: {share} are not the live model's.")
+            console.say(f"{c.summary}.")
     return 0 if is_right else 3
 
 

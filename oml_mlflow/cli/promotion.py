@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: oml-mlflow plan --out plan.json && oml-mlflow apply plan.json")
 @declared_option
 @model_option
-@allowing("retry", "heal", "adopt", "take_over", "accept_new_geometry", "unverified")
+@allowing("retry", "heal", "adopt", "take_over", "accept_new_geometry", "reembed", "unverified")
 @click.option("--out", type=click.Path(dir_okay=False), help="Save it for `apply`.")
 @click.option(
     "--detailed-exitcode",
@@ -81,7 +81,7 @@ def plan(
 @click.argument("plan_file", required=False, type=click.Path(exists=True, dir_okay=False))
 @declared_option
 @model_option
-@allowing("retry", "heal", "adopt", "take_over", "accept_new_geometry", "unverified")
+@allowing("retry", "heal", "adopt", "take_over", "accept_new_geometry", "reembed", "unverified")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.option("--watch", is_flag=True, help="Pass after pass, unasked, until SIGTERM or Ctrl-C.")
 @click.option(
@@ -182,7 +182,7 @@ def _watch(run: partial[None]) -> None:
 @click.argument("model_uri")
 @target_option
 @name_option
-@allowing("unverified", "adopt", "take_over", "accept_new_geometry")
+@allowing("unverified", "adopt", "take_over", "accept_new_geometry", "reembed")
 @click.option(
     "--pin", is_flag=True, help="Pin the name, so that it stays, whatever alias it follows."
 )
@@ -213,16 +213,17 @@ def promote(
     with console.progress() as listener:
         if dry_run or as_sql:
             if html or pin or allowed["unverified"] or allowed["accept_new_geometry"]:
-                raise click.UsageError("--dry-run and --sql take only --name, --adopt, --take-over")
-            adopt, take_over = allowed["adopt"], allowed["take_over"]
+                raise click.UsageError(
+                    "--dry-run and --sql take only --name, --adopt, --take-over and --reembed"
+                )
+            taken = {key: allowed[key] for key in ("adopt", "take_over", "reembed")}
             planned = commands.dry_run(
                 model_uri,
                 chosen.name,
                 name,
-                adopt=adopt,
-                take_over=take_over,
                 config=chosen.config,
                 on_event=listener,
+                **taken,
             )
         else:
             try:
@@ -256,7 +257,7 @@ def promote(
 @click.argument("name")
 @target_option
 @click.option("--to", type=click.IntRange(min=1), help="Generation; the one before by default.")
-@allowing("unverified", "accept_new_geometry")
+@allowing("unverified", "accept_new_geometry", "reembed")
 @click.option("--pin", is_flag=True, help="Pin the name instead of moving the alias it follows.")
 @click.option("--reason", default="", help="Why, for whoever reads `status`.")
 @json_option

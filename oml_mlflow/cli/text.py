@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from oml_mlflow.promotion.run import Promotion
     from oml_mlflow.promotion.target import Target
     from oml_mlflow.reconciler.diff import Diff
-    from oml_mlflow.reconciler.fleet import Outcome
     from oml_mlflow.reconciler.loop import Pass
-    from oml_mlflow.reconciler.status import Status
+    from oml_mlflow.reconciler.status import Outcome, Status
 
 _DIFFERS, _RETRY, _FAILED = 3, 75, 1
+_SHOWN = 20
 
 
 def show_statuses(title: str, statuses: Sequence[Status]) -> None:
@@ -85,7 +85,10 @@ def outcome_line(count: str, outcome: Outcome) -> str:
     """Return a line about the outcome of a change; a second one has its next step."""
     binding, done, error = outcome.change.binding, outcome.promotion, outcome.error
     text = ""
-    if done is not None:
+    if done is not None and done.is_filling and done.work is not None:
+        filled, rows = done.work.filled
+        text = f"{filled:,} of {rows:,} rows filled for {done.work.entry.origin}; to be continued"
+    elif done is not None:
         text = (
             f"{done.entry.origin} live (generation {done.entry.generation}), "
             f"{done.entry.verification}, in {outcome.elapsed_s:.1f} s"
@@ -232,7 +235,8 @@ def show_promotion_plan(planned: Plan, database: Target) -> None:
     if planned.work is not None and planned.work.incoming:
         lines.append(database.window)
     for dependant in planned.observed.dependants:
-        lines.append(f"     depends on {dependant.model}: {dependant.kind} {dependant.name}")
+        name = f"{dependant.table}.{dependant.beside}" if dependant.beside else dependant.name
+        lines.append(f"     depends on {dependant.model}: {dependant.kind} {name}")
     lines.append(planned.summary())
     console.say("\n".join(lines))
 
@@ -254,6 +258,10 @@ def show_done(done: Promotion, database: Target, as_json: bool) -> None:
     verb = "is now" if done.changed else "was already"
     swap = f" Swapped in {done.swap_s:.2f} s." if done.changed else ""
     profile = f", profile {entry.profile}" if database.is_probed and entry.profile else ""
+    for column, key, reason in done.failed[:_SHOWN]:
+        console.err.print(f"not embedded: {column}, key {key}: {reason}", markup=False)
+    if len(done.failed) > _SHOWN:
+        console.err.print(f"and {len(done.failed) - _SHOWN:,} more, which are NULL")
     console.say(
         f"{entry.name} in {database.uri} {verb} {entry.origin.replace(' ', ' version ')} "
         f"(generation {entry.generation}{profile}); {compared}.{swap}"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -12,24 +11,18 @@ import numpy as np
 
 from oml_mlflow.commands.chosen import choose
 from oml_mlflow.config.file import Config
-from oml_mlflow.errors import (
-    GeometryChanged,
-    PlanStale,
-    TargetError,
-    TargetLocked,
-    TargetUnreachable,
-)
+from oml_mlflow.errors import GeometryChanged, PlanStale, TargetError
 from oml_mlflow.events import Event, Listener, silent
 from oml_mlflow.graph.precision import read_precisions, runtime_limit
 from oml_mlflow.names import IMG, check_export_name, model_name
-from oml_mlflow.planning.records import Dependant
+from oml_mlflow.planning.records import CHECKED, COLUMN, Dependant, Note, this_process
+from oml_mlflow.promotion.filling import demand_embedded, embed_rows
+from oml_mlflow.promotion.run import observe
 from oml_mlflow.promotion.target import Session, Target
 
 ROWS_SAMPLED, ROWS_PER_BATCH = 200, 256
 # rows that are compared before others are embedded beside them
 _ROWS_BEFORE = 32
-# from so many on, a batch without a single vector is no fault of its rows
-_SUSPECT = 8
 
 
 def columns(
@@ -40,6 +33,7 @@ def columns(
     source: str = "",
     side: str = IMG,
     key: str = "",
+    modified: str = "",
     remove: str | None = None,
     config: Config | None = None,
 ) -> list[Dependant]:
@@ -52,6 +46,8 @@ def columns(
         source: Column of the same table that was embedded.
         side: Pipeline that embedded it, ``img`` or ``txt``.
         key: Column that tells rows apart, which `fill` and `check_columns` need.
+        modified: Column with the time of a row's last change, by which a script for an Oracle
+            database embeds anew what changed meanwhile.
         remove: Column to forget, ``table.column``.
         config: Targets and bindings; by default `oml_mlflow.toml` and the environment.
 
@@ -66,7 +62,9 @@ def columns(
     with database.session(purpose, create=bool(add or remove), missing_ok=True) as session:
         if add:
             model = model_name(export_name, side)
-            column = Dependant("column", add, model, source, key)
+            live = observe(session, export_name).live
+            geometry = live.geometry if live else ""
+            column = Dependant(COLUMN, add, model, source, key, geometry, modified=modified)
             session.vectors.register_column(export_name, column)
         if remove and not session.vectors.forget_column(export_name, remove):
             raise TargetError(
@@ -146,10 +144,16 @@ def _fill(
     on_event: Listener,
 ) -> Filled:
     purpose = f"fill {column.name}"
-    with database.session(purpose, create=False) as session:
-        generation = session.journal.state(name.upper()).generation
+    with database.session(purpose) as session, session.lock(name.upper(), purpose):
+        live = observe(session, name).live
+        generation = live.generation if live else 0
         _, missing = session.vectors.count(column)
         _refuse_mixing(session, column, database.uri)
+        if live is not None and column.geometry != live.geometry:
+            # its vectors have just been found to be the live model's, or there are none
+            session.vectors.note_geometry(column, live.geometry)
+            column = replace(column, geometry=live.geometry)
+        session.vectors.retry(column)
     failed: list[tuple[Any, str]] = []
     done, after = 0, None
     while until is None or datetime.now().astimezone() < until:
@@ -161,38 +165,17 @@ def _fill(
                     hint="run it again: what is there is compared with the live model first.",
                 )
             keys = session.vectors.missing(column, after, batch)
-            bad = _embed(session, column, keys)
+            bad = embed_rows(session, column, keys)
         if not keys:
             break
         done, after = done + len(keys) - len(bad), keys[-1]
         failed += bad
-        if len(bad) == len(keys) >= _SUSPECT:
-            raise TargetError(
-                f"none of {len(keys)} rows of {column.name} could be embedded in {database.uri}: "
-                f"{bad[0][1]} {done:,} others were.",
-                hint="look at the first of them, and at the database's own log.",
-            )
+        demand_embedded(column, keys, bad, database.uri, f"{done:,} others were.")
         on_event(Event("fill", column.name, done + len(failed), missing, "rows"))
         time.sleep(pause_s)
     with database.session(purpose, create=False) as session:
         _, left = session.vectors.count(column)
     return Filled(column, done, left, tuple(failed))
-
-
-def _embed(session: Session, column: Dependant, keys: Sequence[Any]) -> list[tuple[Any, str]]:
-    """Embed rows; return the keys of those that can't be, which are found by halves, and why."""
-    if not keys:
-        return []
-    try:
-        session.vectors.fill(column, keys[0], keys[-1])
-    except (TargetLocked, TargetUnreachable):
-        raise
-    except TargetError as error:
-        if len(keys) == 1:
-            return [(keys[0], error.message)]
-        half = len(keys) // 2
-        return _embed(session, column, keys[:half]) + _embed(session, column, keys[half:])
-    return []
 
 
 @dataclass(frozen=True)
@@ -203,6 +186,7 @@ class ColumnCheck:
         column: The column.
         rows: Rows that have something to embed.
         missing: Rows of them without a vector.
+        changed: Rows whose source is another one than was embedded, where that is known.
         sampled: Rows that were embedded again.
         differ: Keys of those with another vector than the live model's.
         seed: With which they were drawn.
@@ -211,14 +195,23 @@ class ColumnCheck:
     column: Dependant
     rows: int
     missing: int
+    changed: int
     sampled: int
     differ: tuple[Any, ...]
     seed: int
 
     @property
     def ok(self) -> bool:
-        """Whether every sampled vector is the live model's."""
-        return not self.differ
+        """Whether every sampled vector is the live model's, and none is known to be stale."""
+        return not self.differ and not self.changed
+
+    @property
+    def summary(self) -> str:
+        """What it has shown, for people."""
+        missing = f", {self.missing:,} of {self.rows:,} without a vector" if self.missing else ""
+        changed = f", {self.changed:,} changed since they were embedded" if self.changed else ""
+        share = f"{self.sampled - len(self.differ)} of {self.sampled} sampled rows"
+        return f"{self.column.name}: {share} are the live model's{missing}{changed}"
 
     def finds(self, share: float) -> float:
         """Return the probability that a share of wrong rows would have been found."""
@@ -233,7 +226,7 @@ def check_columns(
     seed: int = 0,
     config: Config | None = None,
 ) -> list[ColumnCheck]:
-    """Embed random rows of a name's registered columns again, and compare. Read-only.
+    """Embed random rows of a name's registered columns again, and compare.
 
     Args:
         name: Export name.
@@ -244,14 +237,23 @@ def check_columns(
 
     Raises:
         TargetError: If no column with a key is registered.
+
+    Side effects: Writes a note with the result to the target, for `status`; commits.
     """
     database = choose(target, config).database
-    found = []
+    found: list[ColumnCheck] = []
     for column in _with_key(name, database, ""):
         with database.session(f"check {column.name}", create=False) as session:
             count, missing = session.vectors.count(column)
+            changed = session.vectors.changed(column)
             sampled, differ = _differing(session, column, rows, seed)
-            found.append(ColumnCheck(column, count, missing, sampled, tuple(differ), seed))
+        check = ColumnCheck(column, count, missing, changed, sampled, tuple(differ), seed)
+        found.append(check)
+    with database.session(f"note on {name}") as session:
+        live = session.journal.state(name.upper()).generation
+        said = "; ".join(check.summary for check in found)
+        content = {"generation": live, "ok": all(check.ok for check in found), "said": said}
+        session.notes.write(Note(name.upper(), CHECKED, content, written_by=this_process()))
     return found
 
 
@@ -286,7 +288,7 @@ def _refuse_mixing(session: Session, column: Dependant, uri: str) -> None:
 
 def _with_key(name: str, database: Target, column: str) -> list[Dependant]:
     """Return the registered columns that can be filled row by row."""
-    known = [each for each in columns(name, database) if each.kind == "column"]
+    known = [each for each in columns(name, database) if each.kind == COLUMN]
     chosen = [each for each in known if not column or each.name.lower() == column.lower()]
     for each in chosen:
         if not each.key and column:

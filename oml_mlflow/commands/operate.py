@@ -22,11 +22,12 @@ from oml_mlflow.promotion.run import observe
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.promotion.verify import Trace
 from oml_mlflow.reconciler.diff import Diff
-from oml_mlflow.reconciler.fleet import Fleet, Outcome
+from oml_mlflow.reconciler.fleet import Fleet
 from oml_mlflow.reconciler.loop import Pass, Reconciler
 from oml_mlflow.reconciler.loop import prepare as prepare
 from oml_mlflow.reconciler.plan_file import read_plan, waiting_in, write_plan
 from oml_mlflow.reconciler.remarks import with_remarks
+from oml_mlflow.reconciler.status import Outcome
 from oml_mlflow.targets import sql_call as sql_call
 
 
@@ -140,6 +141,7 @@ def apply(
         only={*(c.key for c in diff.changes), *waiting_in(diff)} if is_shown else None,
         diff=diff,
         on_outcome=on_outcome,
+        until_filled=True,
     )
 
 

@@ -35,6 +35,7 @@ def promote(
     adopt: bool = False,
     take_over: bool = False,
     accept_new_geometry: bool = False,
+    reembed: bool = False,
     pin: bool = False,
     config: Config | None = None,
     on_event: Listener = silent,
@@ -51,6 +52,8 @@ def promote(
         take_over: Also replace a pair of another registered model or registry; implies `adopt`.
         accept_new_geometry: Also promote a version whose vectors can't be compared with those
             stored from the live one.
+        reembed: Take stored vectors along: the name's registered columns are made anew by the new
+            models, beside those in use, and change with the models. What was stopped goes on.
         pin: Pin the name, so that it no longer follows its alias.
         config: Targets and bindings; by default `oml_mlflow.toml` and the environment.
         on_event: Told of progress.
@@ -101,6 +104,7 @@ def promote(
                 adopt=adopt,
                 take_over=take_over,
                 accept_new_geometry=accept_new_geometry,
+                reembed=reembed,
                 over_pin=pin,
             ),
             target_name=chosen.name if chosen.name != chosen.database.uri else "",
@@ -131,6 +135,7 @@ def dry_run(
     *,
     adopt: bool = False,
     take_over: bool = False,
+    reembed: bool = False,
     config: Config | None = None,
     on_event: Listener = silent,
 ) -> Plan:
@@ -138,7 +143,7 @@ def dry_run(
 
     Arguments and errors are those of `promote`. Bindings and pins are not looked at.
     """
-    options = Options(adopt=adopt, take_over=take_over)
+    options = Options(adopt=adopt, take_over=take_over, reembed=reembed)
     database = choose(target, config).database
     return promotion.dry_run(model_uri, database, name, options=options, on_event=on_event)
 

@@ -31,6 +31,7 @@ def rollback(
     to: int | None = None,
     unverified: bool = False,
     accept_new_geometry: bool = False,
+    reembed: bool = False,
     pin: bool = False,
     reason: str = "",
     config: Config | None = None,
@@ -50,6 +51,7 @@ def rollback(
             it has to be named.
         unverified: Also go back to a generation that has no reference vectors.
         accept_new_geometry: See `promote`.
+        reembed: See `promote`: rows without a vector of that generation are embedded first.
         pin: Pin the name instead of moving its alias.
         reason: Reason of the pin, shown by `status`.
         config: See `promote`.
@@ -71,7 +73,9 @@ def rollback(
         to this one, and perhaps a note; commits. Calls hooks.
     """
     chosen, export_name = choose(target, config), check_export_name(name).upper()
-    options = Options(unverified=unverified, accept_new_geometry=accept_new_geometry)
+    options = Options(
+        unverified=unverified, accept_new_geometry=accept_new_geometry, reembed=reembed
+    )
     entry, why = _wanted(chosen.database, export_name, to), ""
     if not pin:
         try:
@@ -126,7 +130,7 @@ def _move_back(
     reconciler = Reconciler(chosen.config, on_event=on_event)
     tell(_announced(reconciler.look([binding.model]).statuses, follows, version.version))
     register_alias(version, binding.alias)
-    found = reconciler.run([binding.model], options=options)
+    found = reconciler.run([binding.model], options=options, until_filled=True)
     on_pass(found)
     for outcome in found.outcomes:
         if outcome.change.binding.place == binding.place:

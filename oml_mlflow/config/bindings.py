@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from oml_mlflow.names import showable
 
 FILE, TAG, DEPLOYMENT = "file", "tag", "deployment"
+REFUSE, REEMBED = "refuse", "reembed"
 
 
 @dataclass(frozen=True, order=True)
@@ -22,6 +23,8 @@ class Binding:
         alias: Its alias, which is the only desired state.
         source: Where it was made: ``file`` (`oml_mlflow.toml`), ``tag`` (of the registered model)
             or ``deployment`` (`mlflow deployments`, kept in the target).
+        on_new_geometry: What becomes of a version whose vectors can't be compared with those
+            stored: ``refuse``, or ``reembed``, which takes registered columns along.
     """
 
     target: str
@@ -29,6 +32,7 @@ class Binding:
     model: str
     alias: str
     source: str = FILE
+    on_new_geometry: str = REFUSE
 
     @property
     def place(self) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from oml_mlflow.config.bindings import Acceptance, Binding
+from oml_mlflow.config.bindings import REEMBED, REFUSE, Acceptance, Binding
 from oml_mlflow.config.values import (
     COUNT,
     ENV_PREFIX,
@@ -312,7 +312,9 @@ def _check_variables(targets: Mapping[str, Any], values: Values) -> None:
 def _bindings(
     entry: Any, key: str, values: Values, targets: Mapping[str, TargetConfig]
 ) -> list[Binding]:
-    values.demand_keys(entry, key, ("model", "alias", "target", "targets", "name"))
+    values.demand_keys(
+        entry, key, ("model", "alias", "target", "targets", "name", "on_new_geometry")
+    )
     model, alias = (
         values.pick_file(f"{key}.{leaf}", entry, TEXT, "") for leaf in ("model", "alias")
     )
@@ -341,7 +343,10 @@ def _bindings(
         raise values.wrong(
             f"{key}.name", f"{given} {error.message}".strip(), hint=error.hint
         ) from None
-    return [Binding(target, export_name, model, alias) for target in where]
+    policy = values.pick_file(f"{key}.on_new_geometry", entry, TEXT, REFUSE)
+    if policy not in (REFUSE, REEMBED):
+        raise values.wrong(f"{key}.on_new_geometry", f"must be {REFUSE!r} or {REEMBED!r}")
+    return [Binding(target, export_name, model, alias, on_new_geometry=policy) for target in where]
 
 
 def _nearest(name: str, targets: Mapping[str, Any]) -> str:

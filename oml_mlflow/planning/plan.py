@@ -9,6 +9,7 @@ from typing import Any
 
 from oml_mlflow.errors import ApplyError, ForeignModel, TargetError
 from oml_mlflow.names import SIDES, slot_name
+from oml_mlflow.planning.columns import ColumnSize, column_steps
 from oml_mlflow.planning.geometry import Geometry
 from oml_mlflow.planning.observed import Observed
 from oml_mlflow.planning.records import (
@@ -38,6 +39,7 @@ class Plan:
         pending: What an earlier run left and what is done about it first; empty if nothing.
         paths: Files to load, by side.
         anchored: Whether the registry holds a manifest of the version's files.
+        sizes: What filling each of the work's columns takes; empty if nobody measured it.
     """
 
     target: str
@@ -50,6 +52,7 @@ class Plan:
     pending: str = ""
     paths: Mapping[str, Path] = field(default_factory=dict)
     anchored: bool = True
+    sizes: tuple[ColumnSize, ...] = ()
 
     def to_steps(self) -> list[tuple[str, str]]:
         """Return the sign and text of each step, in the style of Terraform."""
@@ -65,6 +68,7 @@ class Plan:
         if work.incoming:
             names = ", ".join(work.incoming.values())
             steps.append(("?", f"verify  golden probes embedded by {names} in SQL"))
+            steps += column_steps(work, self.sizes)
             for side, slot in work.incoming.items():
                 live = self.observed.live_names[side]
                 outgoing = work.outgoing.get(side)

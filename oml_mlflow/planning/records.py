@@ -25,6 +25,8 @@ PROMOTE, ROLLBACK, ADOPT, DROP = "promote", "rollback", "adopt", "drop"
 # what is live is entirely one generation, except while swapping
 WHOLE, LOADING, SWAPPING, CLEANING = "whole", "loading", "swapping", "cleaning"
 PIN, BINDING, FAILURE, PUBLISHED = "pin", "binding", "failure", "published"
+CHECKED = "checked"
+COLUMN, KEPT_COLUMN, INDEX = "column", "kept column", "hybrid vector index"
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,27 @@ class Grant:
 
 
 @dataclass(frozen=True)
+class ColumnSwap:
+    """A registered column that goes live with its models.
+
+    Attributes:
+        column: ``table.column``, as registered.
+        side: Pipeline that embeds it.
+        incoming: Column of the same table, which gets its name.
+        outgoing: Name that the one in use gets.
+        geometry: Id of the space that the incoming vectors are in.
+        kept: Likewise of the outgoing ones; empty if unknown.
+    """
+
+    column: str
+    side: str
+    incoming: str
+    outgoing: str
+    geometry: str
+    kept: str
+
+
+@dataclass(frozen=True)
 class Work:
     """What is about to be done under an export name; journaled before it is begun.
 
@@ -135,6 +158,10 @@ class Work:
         grants: Privileges that the live names must have afterwards.
         revokes: Privileges that models in `incoming` have, but must not.
         drops: Names to drop once it is recorded.
+        columns: Stored vectors that go live with the models. Once the journal has them, the
+            incoming models have proven right, and the columns beside are being filled.
+        column_drops: Columns beside registered ones, ``table.column``, to drop once it is recorded.
+        filled: Rows that have been filled for it, of how many; 0 and 0 before.
         holder: Process that does it.
         started_at: When, UTC.
     """
@@ -147,8 +174,21 @@ class Work:
     grants: tuple[Grant, ...] = ()
     revokes: tuple[Grant, ...] = ()
     drops: tuple[str, ...] = ()
+    columns: tuple[ColumnSwap, ...] = ()
+    column_drops: tuple[str, ...] = ()
+    filled: tuple[int, int] = (0, 0)
     holder: str = ""
     started_at: datetime | None = None
+
+    def begins_as(self, other: Work) -> bool:
+        """Return whether it is the same work, whoever does it and however far it is."""
+        mine, theirs = self.entry, other.entry
+        return (
+            (mine.registered_model, mine.version, mine.fingerprints, mine.generation)
+            == (theirs.registered_model, theirs.version, theirs.fingerprints, theirs.generation)
+            and (self.before, self.incoming) == (other.before, other.incoming)
+            and self.columns == other.columns
+        )
 
     def to_json(self) -> str:
         """Return it as one JSON document."""
@@ -182,18 +222,28 @@ class LiveState:
     phase: str = WHOLE
     work: Work | None = None
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether stored vectors are being made beside those in use; releases before see a load."""
+        return self.phase == LOADING and self.work is not None and bool(self.work.columns)
+
 
 @dataclass(frozen=True)
 class Dependant:
     """Something in a database whose content was made with a live model.
 
     Attributes:
-        kind: ``column``, ``view`` or ``hybrid vector index``.
+        kind: ``column``, ``kept column`` (beside a registered one, with another geometry's
+            vectors), ``view`` or ``hybrid vector index``.
         name: ``table.column``, or the object's name.
-        model: Live model, such as ``CLIP_IMG``.
+        model: Live model, such as ``CLIP_IMG``; of a kept column being filled, that in its slot.
         source: Column or expression that was embedded, of a registered column.
         key: Column that tells a registered column's rows apart; empty if it was not named, then
             the column can be re-embedded as a whole only.
+        geometry: Id of the space that its vectors are in; empty if unknown.
+        beside: Column of the same table that holds the vectors, where that is not the registered
+            name itself.
+        modified: Column of the same table with the time of a row's last change, if it was named.
     """
 
     kind: str
@@ -201,6 +251,19 @@ class Dependant:
     model: str
     source: str = ""
     key: str = ""
+    geometry: str = ""
+    beside: str = ""
+    modified: str = ""
+
+    @property
+    def table(self) -> str:
+        """Table of a column."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def stored(self) -> str:
+        """Column of the table that holds the vectors."""
+        return self.beside or self.name.rpartition(".")[2]
 
 
 def demand_unique(column: Dependant, is_unique: bool) -> None:
@@ -288,8 +351,9 @@ class Note:
     Attributes:
         name: Export name, upper-case.
         kind: ``pin`` (the name stays as it is), ``binding`` (what it follows, by `mlflow
-            deployments`), ``failure`` (what was refused, and is not tried again) or ``published``
-            (what was written to the registry).
+            deployments`), ``failure`` (what was refused, and is not tried again), ``published``
+            (what was written to the registry) or ``checked`` (what comparing stored vectors with
+            the live models has shown).
         content: Values for JSON. Never secrets.
         written_at: When, UTC; set by the target.
         written_by: User, host and process.

@@ -12,6 +12,7 @@ from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.names import SIDES
 from oml_mlflow.parity.policy import MUST
 from oml_mlflow.parity.probes import Probe, unsafe_reason
+from oml_mlflow.planning.columns import registered
 from oml_mlflow.planning.geometry import (
     Geometry,
     LiveVectors,
@@ -22,8 +23,10 @@ from oml_mlflow.planning.geometry import (
 )
 from oml_mlflow.planning.observed import Observed
 from oml_mlflow.planning.plan import Plan
-from oml_mlflow.planning.records import LedgerEntry
+from oml_mlflow.planning.records import KEPT_COLUMN, LedgerEntry
 from oml_mlflow.promotion.candidate import Candidate
+from oml_mlflow.promotion.filling import demand_columns
+from oml_mlflow.promotion.options import Options
 from oml_mlflow.promotion.target import Session, Target
 
 _GEOMETRY = "g-"
@@ -90,12 +93,18 @@ def kept_geometry(session: Session, observed: Observed, entry: LedgerEntry) -> G
     return compare_geometry(vectors, entry.dims, known, live_vectors, limits)
 
 
-def demand_geometry(plan: Plan, target: Target, accepted: bool) -> None:
-    """Raise GeometryChanged, with all known dependants, unless the change is accepted."""
+def demand_geometry(session: Session, plan: Plan, target: Target, options: Options) -> None:
+    """Raise GeometryChanged, with all known dependants, unless the change is accepted.
+
+    Where stored vectors are to be taken along, raise unless they can be; see `demand_columns`.
+    """
     geometry = plan.geometry
-    if geometry is None or geometry.is_same or accepted:
+    if options.reembed and plan.work is not None and (plan.work.columns or not _is_kept(geometry)):
+        demand_columns(session, plan, target)
         return
-    dependants = plan.observed.dependants
+    if geometry is None or geometry.is_same or options.accept_new_geometry:
+        return
+    dependants = [d for d in plan.observed.dependants if d.kind != KEPT_COLUMN]
     statements = reembedding(plan, target)
     shown = "; ".join(f"{d.kind} {d.name} (by {d.model})" for d in dependants)
     anew = ": " + " ".join(statements) if statements else "."
@@ -104,8 +113,8 @@ def demand_geometry(plan: Plan, target: Target, accepted: bool) -> None:
         f"{geometry}. Vectors stored until now can't be compared with new ones. Known to depend "
         f"on it: {shown or 'nothing is registered, which does not mean that nothing does'}. "
         "Nothing was loaded; the live pair is as it was.",
-        hint="promote it under another name (--name), or accept it (--accept-new-geometry) and "
-        f"re-embed what was stored{anew}",
+        hint="promote it under another name (--name), take stored vectors along (--reembed), or "
+        f"accept it (--accept-new-geometry) and re-embed what was stored{anew}",
         details={
             "geometry": str(geometry),
             "dependants": [vars(dependant) for dependant in dependants],
@@ -116,8 +125,7 @@ def demand_geometry(plan: Plan, target: Target, accepted: bool) -> None:
 
 def reembedding(plan: Plan, target: Target) -> list[str]:
     """Return the SQL that re-embeds registered columns."""
-    columns = [d for d in plan.observed.dependants if d.kind == "column"]
-    return [target.reembedding(column) for column in columns]
+    return [target.reembedding(column) for column in registered(plan.observed)]
 
 
 def keep_vectors(session: Session, plan: Plan, candidate: Candidate) -> None:
@@ -128,6 +136,10 @@ def keep_vectors(session: Session, plan: Plan, candidate: Candidate) -> None:
     name = plan.observed.name
     session.vectors.save(name, pair_id(candidate.pair.fingerprints), vectors)
     session.vectors.save(name, plan.work.entry.geometry, vectors)
+
+
+def _is_kept(geometry: Geometry | None) -> bool:
+    return geometry is None or geometry.is_same
 
 
 def _known(session: Session, observed: Observed) -> dict[str, dict[str, np.ndarray]]:

@@ -16,6 +16,8 @@ class Options:
             whoever loaded foreign models, which are adopted.
         accept_new_geometry: Also promote a version whose vectors can't be compared with those
             stored from the live one.
+        reembed: Take stored vectors along: registered columns are made anew by the new models
+            beside those in use, and change with the models.
         over_pin: Change a pinned name.
         retry: Retry what failed before.
         heal: Heal drift, whatever the target's policy is.
@@ -25,6 +27,7 @@ class Options:
     adopt: bool = False
     take_over: bool = False
     accept_new_geometry: bool = False
+    reembed: bool = False
     over_pin: bool = False
     retry: bool = False
     heal: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,4 +268,6 @@ def examine(
             get_profile(candidate.pair.profile),
             adopt=adopt,
         )
-        return report, session.capabilities()
+        # a promotion that leaves stored vectors as they are is not refused for these
+        rows = (*report.rows, *session.vectors.checks(export_name))
+        return replace(report, rows=rows), session.capabilities()

@@ -12,6 +12,7 @@ from oml_mlflow.events import Listener, silent
 from oml_mlflow.flavor.package import read_package
 from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.names import SIDES, check_export_name
+from oml_mlflow.planning.columns import with_columns
 from oml_mlflow.planning.observed import Observed, finished
 from oml_mlflow.planning.plan import Plan, plan_promotion
 from oml_mlflow.planning.records import (
@@ -24,18 +25,13 @@ from oml_mlflow.planning.records import (
 )
 from oml_mlflow.promotion.candidate import Candidate, checked_files, choose_candidate, registered
 from oml_mlflow.promotion.capabilities import ask, pair_needs
+from oml_mlflow.promotion.filling import column_sizes
+from oml_mlflow.promotion.finish import describe_pending, describe_rewritten
 from oml_mlflow.promotion.geometry import demand_geometry, keep_vectors, with_geometry
 from oml_mlflow.promotion.hooks import HookContext, Hooks, load_hooks
 from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.promotion.preflight import preflight
-from oml_mlflow.promotion.run import (
-    Prepared,
-    Promotion,
-    Run,
-    describe_pending,
-    describe_rewritten,
-    observe,
-)
+from oml_mlflow.promotion.run import Prepared, Promotion, Run, observe
 from oml_mlflow.promotion.target import Session, Target
 from oml_mlflow.promotion.verify import demand_vectors, refuse_unverifiable
 from oml_mlflow.registry.versions import (
@@ -60,6 +56,7 @@ def promote_files(
     hooks: Hooks | None = None,
     target_name: str = "",
     alias: str = "",
+    fill_s: float | None = None,
     on_event: Listener = silent,
 ) -> Promotion:
     """Make a version live whose files are already here; see `oml_mlflow.promote`.
@@ -79,6 +76,8 @@ def promote_files(
         hooks: Hooks to call; the installed ones by default.
         target_name: Name of the target in the configuration.
         alias: Alias that the name follows.
+        fill_s: How long stored vectors may be made anew, before the next run goes on; until all
+            are by default.
         on_event: Told of progress.
 
     Raises:
@@ -94,7 +93,9 @@ def promote_files(
         alias=alias,
     )
     choose = partial(choose_candidate, folder, version, database, True, on_event)
-    done = _promote(version.uri, choose, database, context, options, hooks, before, on_event)
+    done = _promote(
+        version.uri, choose, database, context, options, hooks, before, fill_s, on_event
+    )
     if done.entry.verification == UNVERIFIED:
         tag_version(version, VERIFICATION_TAG, UNVERIFIED)
     return done
@@ -121,7 +122,7 @@ def promote_candidate(
         registered_model=candidate.origin.name,
         version=candidate.origin.version,
     )
-    return _promote(candidate.title, choose, database, context, options, None, None, on_event)
+    return _promote(candidate.title, choose, database, context, options, None, None, None, on_event)
 
 
 def _promote(
@@ -132,6 +133,7 @@ def _promote(
     options: Options,
     hooks: Hooks | None,
     before: int | None,
+    fill_s: float | None,
     on_event: Listener,
 ) -> Promotion:
     return Run(
@@ -142,6 +144,7 @@ def _promote(
         over_pin=options.over_pin,
         before=before,
         loads=True,
+        fill_s=fill_s,
         on_event=on_event,
     ).change(_Steps(database, choose, context, options, on_event))
 
@@ -165,9 +168,7 @@ class _Steps:
         for side, fingerprint in candidate.pair.fingerprints.items():
             if fingerprint in damaged:
                 session.models.load(damaged[fingerprint], candidate.pair.paths[side], self.on_event)
-        plan = plan_candidate(
-            session, database, observed.rewritten(damaged), candidate, options.adopts
-        )
+        plan = plan_candidate(session, database, observed.rewritten(damaged), candidate, options)
         live = plan.observed.live
         where = f"in {database.uri}"
         if plan.work is None:
@@ -196,7 +197,7 @@ class _Steps:
             get_profile(candidate.pair.profile),
             adopt=self.options.adopts,
         ).demand()
-        demand_geometry(plan, self.database, self.options.accept_new_geometry)
+        demand_geometry(session, plan, self.database, self.options)
 
     def _demand_owner(self, observed: Observed, candidate: Candidate) -> None:
         live = observed.live
@@ -229,7 +230,7 @@ def dry_run(
         model_uri: ``models:/name@alias`` or ``models:/name/version``.
         target: The database.
         name: Export name in the database; the registered model's name by default.
-        options: See `Options`; only `adopt` and `take_over` matter.
+        options: See `Options`; only `adopt`, `take_over` and `reembed` matter.
         on_event: Told of progress.
     """
     version = identified(get_version(model_uri))
@@ -241,22 +242,21 @@ def dry_run(
         candidate = choose_candidate(folder, version, target, False, on_event, session)
         found = observe(session, export_name)
         ours = candidate.pair.fingerprints.values()
-        plan = plan_candidate(
-            session, target, finished(found).rewritten(ours), candidate, options.adopts
-        )
+        plan = plan_candidate(session, target, finished(found).rewritten(ours), candidate, options)
         pending = [describe_pending(found.state), describe_rewritten(found.damaged(ours))]
         return replace(
             plan,
             pending="; ".join(filter(None, pending)),
             paths=candidate.pair.paths,
             anchored=is_anchored(version),
+            sizes=column_sizes(session, plan),
         )
 
 
 def plan_candidate(
-    session: Session, database: Target, observed: Observed, candidate: Candidate, adopt: bool
+    session: Session, database: Target, observed: Observed, candidate: Candidate, options: Options
 ) -> Plan:
-    """Return the plan that makes a pair live, with its geometry. Read-only."""
+    """Return the plan that makes a pair live, with its geometry and columns. Read-only."""
     entry = LedgerEntry(
         name=observed.name,
         generation=0,
@@ -276,8 +276,12 @@ def plan_candidate(
         entry,
         uploads,
         keep=database.keep,
-        adopt=adopt,
+        adopt=options.adopts,
         target=database.uri,
         title=candidate.title,
     )
-    return with_geometry(session, planned, candidate, database)
+    plan = with_geometry(session, planned, candidate, database)
+    if plan.work is None:
+        return plan
+    work = with_columns(plan.observed, plan.work, reembed=options.reembed)
+    return replace(plan, work=work)

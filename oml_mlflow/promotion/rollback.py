@@ -11,6 +11,7 @@ from oml_mlflow.graph.profiles import get_profile
 from oml_mlflow.names import IMG, check_export_name
 from oml_mlflow.parity.probes import golden_probes
 from oml_mlflow.parity.report import ParityReport
+from oml_mlflow.planning.columns import with_columns
 from oml_mlflow.planning.geometry import pair_id, probe_key
 from oml_mlflow.planning.observed import Observed
 from oml_mlflow.planning.plan import Plan, plan_drop, plan_rollback
@@ -63,7 +64,9 @@ def roll_back(
         assert plan.work is not None  # noqa: S101 -- it raises where there is nothing to do
         entry = plan.work.entry
         geometry = kept_geometry(session, observed, entry)
-        demand_geometry(replace(plan, geometry=geometry), target, options.accept_new_geometry)
+        moved = with_columns(observed, plan.work, reembed=options.reembed)
+        plan = replace(plan, work=moved, geometry=geometry)
+        demand_geometry(session, plan, target, options)
         compare = _comparison(session, target, observed, entry, plan.title, on_event)
         if compare is None and not options.unverified:
             raise ApplyError(
@@ -80,7 +83,7 @@ def roll_back(
             fingerprints=dict(entry.fingerprints),
             live=live.origin if live else "",
         )
-        plan = replace(plan, work=replace(plan.work, entry=entry))
+        plan = replace(plan, work=replace(moved, entry=entry))
         return Prepared(plan, compare or _not_compared, facts)
 
     export_name = check_export_name(name).upper()

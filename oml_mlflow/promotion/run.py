@@ -1,4 +1,4 @@
-"""One run on an export name: the only writer of its journal.
+"""One run on an export name: with `finish`, the only writer of its journal.
 
 Promotion, rollback and drop are the same run with other steps: session and lock, finish what was
 left, observe, plan, carry out, record.
@@ -7,32 +7,31 @@ left, observe, plan, carry out, record.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
-from oml_mlflow.errors import ApplyError, OmlMlflowError, Pinned, PlanStale
+from oml_mlflow.errors import OmlMlflowError, Pinned, PlanStale
 from oml_mlflow.events import Listener, silent
 from oml_mlflow.parity.report import ParityReport
 from oml_mlflow.planning.checks import Preflight
-from oml_mlflow.planning.observed import Observed, unusable
+from oml_mlflow.planning.observed import Observed
+from oml_mlflow.planning.observed import finished as as_finished
 from oml_mlflow.planning.plan import Plan
 from oml_mlflow.planning.records import (
-    CLEANING,
-    DROP,
-    LOADING,
     PIN,
-    SWAPPING,
     UNVERIFIED,
-    WHOLE,
     LedgerEntry,
     LiveState,
-    LoadedModel,
     Work,
     now,
     this_process,
 )
+from oml_mlflow.promotion.filling import Filling
+from oml_mlflow.promotion.finish import drop_old, finish, keeping, undoing
 from oml_mlflow.promotion.hooks import HookContext, Hooks
 from oml_mlflow.promotion.target import Session, Target
 
@@ -53,6 +52,9 @@ class Promotion:
         work: What was done; None if nothing had to be, and nothing was written.
         finished: What an earlier run had left, and what was done about it; empty if nothing.
         swap_s: Duration of the swap in seconds.
+        is_filling: Whether stored vectors are still being made: `entry` is live as before, and the
+            next run goes on.
+        failed: Rows that got no vector: column, key and reason.
     """
 
     entry: LedgerEntry
@@ -60,6 +62,8 @@ class Promotion:
     work: Work | None = None
     finished: str = ""
     swap_s: float = 0.0
+    is_filling: bool = False
+    failed: tuple[tuple[str, Any, str], ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -109,6 +113,7 @@ class Run:
         over_pin: Change a pinned name.
         before: Generation that must be live until then; any by default.
         loads: Whether anything may be loaded, so that the database is checked for it.
+        fill_s: How long columns of vectors may be filled; until they are by default.
         on_event: Told of progress.
     """
 
@@ -119,6 +124,7 @@ class Run:
     over_pin: bool = False
     before: int | None = None
     loads: bool = False
+    fill_s: float | None = None
     on_event: Listener = silent
 
     def change(self, prepare: Prepare) -> Promotion:
@@ -136,36 +142,53 @@ class Run:
         except OmlMlflowError as error:
             self.hooks.on_failure(replace(self.context, error=error))
             raise
-        if done.changed:
+        if done.changed and not done.is_filling:
             self.hooks.after_swap(replace(context, report=done.report))
         return done
 
     def _change(self, prepare: Prepare) -> tuple[Promotion, HookContext]:
-        name, target = self.context.name, self.target
-        with ExitStack() as held:
-            session = held.enter_context(target.session(self.purpose))
-            if self.loads:
-                # before anything is written, even our tables, so that the error can name the GRANT
-                Preflight(f"{name} in {target.uri}", tuple(session.checks(0))).demand()
-            held.enter_context(session.lock(name, self.purpose))
+        name = self.context.name
+        with self._held(is_first=True) as session:
             state = session.journal.state(name)
             # before anything is finished, so that a stale plan changes nothing
             self._demand_unmoved(session, state)
-            finished = _finish(session, state)
-            observed = observe(session, name)
+            # what is being filled goes on, if it is what is wanted
+            told = "" if state.is_filling else finish(session, state)
+            observed = as_finished(observe(session, name))
             ready = prepare(session, observed, state.work)
-            finished = "; ".join(filter(None, (finished, ready.repaired)))
             plan, live = ready.plan, observed.live
+            pending = state.work if state.is_filling else None
+            if pending and not (plan.work and plan.work.begins_as(pending)):
+                pending, told = None, finish(session, state)
+            told = "; ".join(filter(None, (told, ready.repaired)))
             if plan.work is None:
                 report = ready.compare(observed.live_names) if live else _NOTHING
                 entry = live or session.journal.ledger(name)[-1]
-                return Promotion(entry, report, finished=finished), ready.context
+                return Promotion(entry, report, finished=told), ready.context
             if self.loads:
                 self.hooks.before_load(ready.context)
             ready.keep()
-            report, swap_s = self._carry_out(session, ready)
-            entry = session.journal.ledger(name)[-1]
-        return Promotion(entry, report, plan.work, finished, swap_s), ready.context
+            if pending:
+                work, report = pending, ready.compare(pending.incoming)
+                # its columns may have been dropped by hand
+                session.journal.fill(work)
+            else:
+                work, report = self._load(session, ready)
+            if not work.columns:
+                done = self._swap(session, plan, work)
+                return replace(done, report=report, finished=told), ready.context
+        return replace(self._fill(plan, work), report=report, finished=told), ready.context
+
+    @contextmanager
+    def _held(self, *, is_first: bool = False) -> Iterator[Session]:
+        """Hold the database open, and the name locked."""
+        name, target = self.context.name, self.target
+        with target.session(self.purpose) as session:
+            if self.loads and is_first:
+                # before anything is written, even our tables, so that the error can name the GRANT
+                Preflight(f"{name} in {target.uri}", tuple(session.checks(0))).demand()
+            with session.lock(name, self.purpose):
+                yield session
 
     def _demand_unmoved(self, session: Session, state: LiveState) -> None:
         name = self.context.name
@@ -184,16 +207,17 @@ class Run:
                     hint=f"`oml-mlflow unpin {name} --target …` lets it change again.",
                 )
 
-    def _carry_out(self, session: Session, ready: Prepared) -> tuple[ParityReport, float]:
-        """Carry out a plan, and undo it on an error; return the comparison and the swap's time."""
-        plan = ready.plan
+    def _load(self, session: Session, ready: Prepared) -> tuple[Work, ParityReport]:
+        """Load and verify what a plan brings, and undo it on an error."""
+        plan, report = ready.plan, _NOTHING
         assert plan.work is not None  # noqa: S101 -- the caller has looked
         if plan.adoption is not None:
             _record(session, plan.adoption)
         work = replace(plan.work, holder=this_process(), started_at=now())
-        session.journal.begin(work)
-        report = _NOTHING
-        try:
+        # the journal gets the columns once the models that are to fill them have proven right
+        begun = replace(work, columns=())
+        session.journal.begin(begun)
+        with undoing(session, self.target, plan, begun):
             for model in plan.uploads:
                 session.models.load(model, ready.paths[model.side], self.on_event)
                 _log.info(
@@ -203,17 +227,58 @@ class Run:
                 report = ready.compare(work.incoming)
                 self.hooks.after_verify(replace(ready.context, report=report))
                 work = replace(work, entry=_with_parity(work.entry, report))
+            if work.columns:
+                session.journal.fill(work)
+        return work, report
+
+    def _swap(self, session: Session, plan: Plan, work: Work) -> Promotion:
+        """Make live what is loaded and verified, with its columns; undo it on an error."""
+        with undoing(session, self.target, plan, work):
             begun = now()
             session.journal.swap(work)
             swap_s = (now() - begun).total_seconds()
-            session.models.drop(work.drops)
+            drop_old(session, work)
             session.journal.end(work)
-        except BaseException as error:  # on Ctrl-C too, what was loaded has to go
-            told = _undone(session, self.target, plan, work, error)
-            if told is error:
-                raise
-            raise told from error
-        return report, swap_s
+        entry = session.journal.ledger(work.entry.name)[-1]
+        return Promotion(entry, _NOTHING, work, swap_s=swap_s)
+
+    def _fill(self, plan: Plan, work: Work) -> Promotion:
+        """Fill a promotion's columns, the database opened for each slice, and make it live."""
+        filling = Filling(self.target.uri, self.on_event)
+        end = None if self.fill_s is None else monotonic() + self.fill_s
+        while True:
+            with self._held() as session, keeping(plan, self.target):
+                observed = observe(session, work.entry.name)
+                if done := self._made_meanwhile(session, observed, work):
+                    return done
+                is_whole, work = filling.fill_slice(session, observed, work)
+                if is_whole:
+                    done = self._swap(session, plan, work)
+                    return replace(done, failed=tuple(filling.failed))
+                session.journal.fill(work)
+            if end is not None and monotonic() >= end:
+                assert observed.live is not None  # noqa: S101 -- else no vectors are re-embedded
+                failed = tuple(filling.failed)
+                return Promotion(observed.live, _NOTHING, work, is_filling=True, failed=failed)
+            filling.take_turns()
+
+    def _made_meanwhile(self, session: Session, observed: Observed, work: Work) -> Promotion | None:
+        """Return what another process made of the same work; None if it is still to be filled.
+
+        Raises:
+            PlanStale: If something else was begun.
+        """
+        state, live = observed.state, observed.live
+        if state.is_filling and state.work is not None and work.begins_as(state.work):
+            self._demand_unmoved(session, state)
+            return None
+        if live is not None and live.generation == work.entry.generation:
+            return made_meanwhile(live)
+        raise PlanStale(
+            f"{work.entry.name} in {self.target.uri}: another process began something else while "
+            f"columns were filled for {work.entry.origin}.",
+            hint="run `oml-mlflow status`.",
+        )
 
 
 def observe(session: Session, name: str) -> Observed:
@@ -229,49 +294,6 @@ def observe(session: Session, name: str) -> Observed:
     return replace(observed, grants=grants, dependants=tuple(session.vectors.dependants(name)))
 
 
-def _finish(session: Session, state: LiveState) -> str:
-    """Finish or undo what an earlier run left under an export name; return what was done.
-
-    What was not yet being swapped is undone, what was is finished: its vectors were compared
-    before. A model that was loaded whole stays under its slot name, so that it is not loaded again
-    if it is wanted; a later promotion drops it once it is too old.
-    """
-    work = state.work
-    if state.phase == WHOLE or work is None:
-        return ""
-    if state.phase == LOADING:
-        session.models.drop(unusable(work, {model.name: model for model in session.models.list()}))
-    else:
-        if state.phase == SWAPPING:
-            session.journal.swap(work)
-        session.models.drop(work.drops)
-    session.journal.end(work)
-    text = describe_pending(state)
-    _log.warning("%s", text)
-    return text
-
-
-def describe_pending(state: LiveState) -> str:
-    """Return what an earlier run left and what the next one does about it, or nothing."""
-    work = state.work
-    if state.phase == WHOLE or work is None:
-        return ""
-    since = f" at {work.started_at:%Y-%m-%d %H:%M} UTC" if work.started_at else ""
-    if state.phase == LOADING:
-        done = "undone, the live pair as it was"
-    elif work.entry.action == DROP:
-        done = "finished, nothing live"
-    else:
-        done = f"finished, generation {work.entry.generation} live"
-    return f"the {work.entry.action} of {state.name} begun by {work.holder}{since} is {done}"
-
-
-def describe_rewritten(damaged: Mapping[str, LoadedModel]) -> str:
-    """Return which models' bytes are written again, and why; or nothing."""
-    told = [f"{model.name} was {model.damage}" for model in damaged.values()]
-    return f"{'; '.join(told)}; written again" if told else ""
-
-
 def _record(session: Session, work: Work) -> None:
     """Record work that moves no model, such as an adoption."""
     work = replace(work, holder=this_process(), started_at=now())
@@ -284,47 +306,3 @@ def _with_parity(entry: LedgerEntry, report: ParityReport) -> LedgerEntry:
     if entry.verification == UNVERIFIED or not report.rows:
         return entry
     return replace(entry, parity={"max_abs": report.max_abs(), "min_cosine": report.min_cosine()})
-
-
-def _undone(
-    session: Session, target: Target, plan: Plan, work: Work, error: BaseException
-) -> BaseException:
-    """Undo what can be undone, and return what to raise."""
-    left = _leave(session, work)
-    if not isinstance(error, Exception):
-        return error
-    if isinstance(error, OmlMlflowError):
-        if left and left not in error.message:
-            return type(error)(f"{error.message} {left}", hint=error.hint, details=error.details)
-        return error
-    return ApplyError(
-        f"{plan.title} could not be promoted into {target.uri}: {error}. "
-        f"{left or 'The live pair is as it was.'}",
-        hint="promote again; `oml-mlflow models` shows what is live.",
-    )
-
-
-def _leave(session: Session, work: Work) -> str:
-    """Leave a target as it was, or else say how it is left."""
-    name, generation = work.entry.name, work.entry.generation
-    try:
-        phase = session.journal.state(name).phase
-        if phase == LOADING:
-            session.models.drop(work.uploads)
-            session.journal.end(work)
-            return ""
-    except Exception:  # the first error is the one to see
-        _log.warning("what was loaded for %s could not be dropped", name, exc_info=True)
-        loaded = f" {', '.join(work.uploads)} may be left;" if work.uploads else ""
-        return (
-            f"What is live could not be asked any more:{loaded} the journal holds what was begun, "
-            "and the next run finishes or undoes it."
-        )
-    if phase == SWAPPING:
-        return (
-            f"The swap to generation {generation} was begun and not finished: until the next run, "
-            "which finishes it, the live models may be of two generations."
-        )
-    if phase == CLEANING:
-        return f"Generation {generation} is live; the next run drops what is too old."
-    return ""

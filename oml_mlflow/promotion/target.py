@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from oml_mlflow.events import Listener, silent
+from oml_mlflow.planning.checks import Check
 from oml_mlflow.planning.records import (
+    ColumnSwap,
     Dependant,
     Grant,
     LedgerEntry,
@@ -55,8 +57,20 @@ class Journal(Protocol):
             PlanStale: If the live generation is not ``work.before``, or something is under way.
         """
 
+    def fill(self, work: Work) -> None:
+        """Make the columns that ``work.columns`` brings, and write the work anew. Commits.
+
+        The phase stays ``loading``; see `LiveState.is_filling`. Called again, it records how far
+        the filling is.
+
+        Raises:
+            PlanStale: If this work is not under way.
+        """
+
     def swap(self, work: Work) -> None:
         """Give incoming models the live names, and record the promotion. Writes; commits.
+
+        Columns of vectors are swapped with them, in the same transaction.
 
         Phase ``loading`` becomes ``swapping``, then ``cleaning`` with ``work.entry`` in the ledger
         and its generation live. What was renamed, granted or recorded by an interrupted call is
@@ -147,8 +161,13 @@ class Vectors(Protocol):
     def count(self, column: Dependant) -> tuple[int, int]:
         """Return how many rows have something to embed, and how many of them no vector."""
 
+    def changed(self, column: Dependant) -> int:
+        """Return how many rows have another source than was embedded, where that is known."""
+
     def missing(self, column: Dependant, after: Any, most: int) -> list[Any]:
-        """Return the keys of rows that have something to embed and no vector, in their order.
+        """Return the keys of rows to embed, in their order: without a vector, or changed since.
+
+        Without those that were noted as failures. Read-only.
 
         Args:
             column: A registered column with a key.
@@ -157,12 +176,37 @@ class Vectors(Protocol):
         """
 
     def fill(self, column: Dependant, first: Any, last: Any) -> int:
-        """Embed rows without a vector, from one key to another, in one statement; return how many.
-
-        Commits.
+        """Embed the rows of `missing`, from one key to another; return how many. Commits.
 
         Raises:
             TargetError: If one of them can't be embedded; then none is.
+        """
+
+    def note_failure(self, column: Dependant, key: Any, reason: str) -> None:
+        """Leave a row out from now on, until its source changes or `retry`. Commits."""
+
+    def checks(self, name: str) -> list[Check]:
+        """Return whether registered columns in other users' tables can be filled. Read-only."""
+
+    def retry(self, column: Dependant) -> None:
+        """Forget the failures that were noted of a column. Commits."""
+
+    def note_geometry(self, column: Dependant, geometry: str) -> None:
+        """Record in which space a registered column's vectors are. Commits."""
+
+    def demand_swap(self, swaps: Sequence[ColumnSwap], registered: Sequence[Dependant]) -> None:
+        """Raise TargetError unless columns can be swapped as planned. Changes nothing.
+
+        Args:
+            swaps: What is planned.
+            registered: All registered columns of the name, which must be there as registered.
+        """
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Drop columns, ``table.column``, that are kept beside registered ones. Commits.
+
+        Others are left, missing ones skipped; one that the database does not let go stays, with a
+        warning, and is tried again after the next promotion.
         """
 
     def sample(
@@ -231,6 +275,10 @@ class Target(Protocol):
     @property
     def is_probed(self) -> bool:
         """Whether what it can run has to be found out with capability probes."""
+
+    @property
+    def swaps_columns(self) -> bool:
+        """Whether columns of vectors can go live in one transaction with their models."""
 
     @property
     def window(self) -> str:

@@ -46,7 +46,7 @@ class Row:
         img: First 12 characters of the image pipeline's fingerprint.
         txt: Those of the text pipeline's.
         result: A short remark, such as the verdict on its vectors.
-        reason: Why it failed.
+        reason: Why it failed; of a live one, what a check of its stored vectors has shown.
         next_step: What to do about it.
         evidence: Artifact folder with the report on every probe.
     """

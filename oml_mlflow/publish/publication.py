@@ -34,6 +34,7 @@ class Publication:
         before: Entry that was live before: replaced by a promotion, still live after a failed one.
         is_kept: Whether the replaced models are still loaded under their slot names.
         fingerprints: sha256 by side, for a version without a ledger entry.
+        checked: When stored vectors were checked last, and what that has shown; or empty.
     """
 
     target: str
@@ -47,6 +48,7 @@ class Publication:
     before: LedgerEntry | None = None
     is_kept: bool = True
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    checked: str = ""
 
     @property
     def evidence_folder(self) -> str:
@@ -84,7 +86,8 @@ class Publication:
         if error is None and entry is not None:
             since = _minute(entry.promoted_at or now())
             result = _verdict(entry, report)
-            return replace(row, generation=entry.generation, since=since, result=result)
+            row = replace(row, generation=entry.generation, since=since, result=result)
+            return replace(row, reason=_cut(self.checked))
         code, message, hint = "failed", str(error), ""
         if isinstance(error, OmlMlflowError):
             code, message, hint = error.code, error.message, error.hint

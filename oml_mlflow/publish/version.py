@@ -185,7 +185,8 @@ def _settled(row: Row, known: tuple[Row, ...]) -> Row:
     if row.state == FAILED:
         return old if row == replace(old, since=row.since) else row
     is_same = (old.state, old.generation, old.img) == (row.state, row.generation, row.img)
-    return old if is_same and not row.evidence else row
+    # another check of stored vectors leaves the verdict on the models as it is
+    return replace(old, reason=row.reason) if is_same and not row.evidence else row
 
 
 def _holds(description: str | None, row: Row) -> bool:

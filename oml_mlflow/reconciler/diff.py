@@ -26,6 +26,7 @@ from oml_mlflow.planning.records import (
 from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.reconciler.status import (
     DEGRADED,
+    FILLING,
     FINISH,
     HEAL,
     IN_SYNC,
@@ -181,8 +182,11 @@ class _Judge:
         )
         if observed is not None and observed.state.phase != WHOLE:
             text = "an earlier run did not finish; the next one finishes or undoes it"
-            change = replace(change, kind=FINISH)
-            return self._unless_failed(replace(status, state=OUT_OF_SYNC, text=text, change=change))
+            change, state = replace(change, kind=FINISH), OUT_OF_SYNC
+            if observed.state.is_filling and (work := observed.state.work):
+                done, rows = work.filled
+                state, text = FILLING, f"{done:,} of {rows:,} rows for {work.entry.origin}"
+            return self._unless_failed(replace(status, state=state, text=text, change=change))
         if observed is not None and live is not None and _is_wanted(live, binding, status.wanted):
             if drift := observed.drift():
                 return self._drifted(replace(status, drift=drift), change)

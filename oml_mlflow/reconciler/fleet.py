@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
 
-from oml_mlflow.config.bindings import DEPLOYMENT, Binding, Refusal, settle
+from oml_mlflow.config.bindings import DEPLOYMENT, REEMBED, Binding, Refusal, settle
 from oml_mlflow.config.file import Config
 from oml_mlflow.errors import (
     ApplyError,
@@ -35,30 +35,15 @@ from oml_mlflow.promotion.run import Promotion, made_meanwhile
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler.desired import Desired, demand_registry, read_desired
 from oml_mlflow.reconciler.diff import Diff, Proven, compare, tried
-from oml_mlflow.reconciler.status import UNBOUND, Change, Status
+from oml_mlflow.reconciler.status import UNBOUND, Change, Outcome, Status
 from oml_mlflow.registry.versions import ModelVersion, get_version
 from oml_mlflow.targets import open_target
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _LOOKS_EVERY_S = 0.5
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a change.
-
-    Attributes:
-        change: The change.
-        promotion: What was done; None if it failed.
-        error: Why it failed; None if it did not.
-        elapsed_s: Duration in seconds.
-    """
-
-    change: Change
-    promotion: Promotion | None = None
-    error: OmlMlflowError | None = None
-    elapsed_s: float = 0.0
+# for so long a name's stored vectors are made anew before other names have their turn
+FILL_S = 30.0
 
 
 class Fleet:
@@ -276,11 +261,16 @@ class Fleet:
                 version,
                 self.open(binding.target),
                 binding.name,
-                options=replace(options, adopt=options.adopt or change.adopt),
+                options=replace(
+                    options,
+                    adopt=options.adopt or change.adopt,
+                    reembed=options.reembed or binding.on_new_geometry == REEMBED,
+                ),
                 before=change.before,
                 hooks=self._hooks,
                 target_name=binding.target,
                 alias=binding.alias,
+                fill_s=FILL_S,
                 on_event=self._on_event,
             )
         except OmlMlflowError as error:

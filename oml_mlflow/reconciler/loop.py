@@ -15,9 +15,9 @@ from oml_mlflow.events import Listener, silent
 from oml_mlflow.promotion.hooks import Hooks
 from oml_mlflow.promotion.options import DEFAULTS, Options
 from oml_mlflow.reconciler.diff import Diff
-from oml_mlflow.reconciler.fleet import Fleet, Outcome
+from oml_mlflow.reconciler.fleet import Fleet
 from oml_mlflow.reconciler.publish import publish_outcomes
-from oml_mlflow.reconciler.status import Status
+from oml_mlflow.reconciler.status import Outcome, Status
 
 MAX_BACKOFF_S = 600.0
 # onnxruntime_extensions imports all of transformers if that is installed
@@ -49,6 +49,11 @@ class Pass:
     def ok(self) -> bool:
         """Whether nothing failed."""
         return all(outcome.error is None for outcome in self.outcomes)
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether stored vectors are still being made, so that another pass goes on at once."""
+        return any(outcome.is_filling for outcome in self.outcomes)
 
     @property
     def to_retry(self) -> str:
@@ -83,6 +88,7 @@ class Reconciler:
         only: Collection[tuple[str, str, str]] | None = None,
         diff: Diff | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
+        until_filled: bool = False,
     ) -> Pass:
         """Bring bound names in line with their aliases, and write the results to the registry.
 
@@ -97,6 +103,8 @@ class Reconciler:
             diff: Result of `look` with the same arguments, to begin with; what has changed since
                 fails with PlanStale.
             on_outcome: Called with the result of each change.
+            until_filled: Go on until all stored vectors that change with a model are made, name
+                after name for half a minute; otherwise once for each name.
 
         Raises:
             RegistryUnreachable, OtherRegistry: Nothing was changed.
@@ -119,10 +127,12 @@ class Reconciler:
                 and (change.binding.model, change.binding.alias) not in failed
             ]
             done = self.fleet.apply(changes, options)
-            warnings += publish_outcomes(self.fleet, diff, done)
+            settled = [outcome for outcome in done if not outcome.is_filling]
+            warnings += publish_outcomes(self.fleet, diff, settled)
             if not done:
                 break
-            begun |= {outcome.change.key for outcome in done}
+            begun |= {outcome.change.key for outcome in (settled if until_filled else done)}
+            done = settled if until_filled else done
             for outcome in done:
                 if outcome.error is not None:
                     failed.add((outcome.change.binding.model, outcome.change.binding.alias))
@@ -178,7 +188,8 @@ class Reconciler:
                 found, missed = error, missed + 1
             if on_pass:
                 on_pass(found)
-            stop.wait(backoff_s(interval, missed))
+            if not (isinstance(found, Pass) and found.is_filling):
+                stop.wait(backoff_s(interval, missed))
 
 
 def prepare() -> None:

@@ -108,7 +108,9 @@ def read_plan(path: Path) -> SavedPlan:
             ),
             waiting=tuple((t, n, v) for t, n, v in stored["waiting"]),
             # whatever else stands there, only true allows anything
-            options=Options(**{f.name: stored["terms"][f.name] is True for f in fields(Options)}),
+            options=Options(
+                **{f.name: stored["terms"].get(f.name) is True for f in fields(Options)}
+            ),
             target=str(stored["target"]),
             models=tuple(map(str, stored["models"])),
             made=f"{stored['made']['by']} at {stored['made']['at']}",

@@ -10,13 +10,14 @@ import logging
 from collections.abc import Sequence
 
 from oml_mlflow.errors import ERRORS_BY_CODE, ApplyError, OmlMlflowError, TargetError
+from oml_mlflow.planning.columns import last_check
 from oml_mlflow.planning.observed import Observed, Survey
 from oml_mlflow.planning.records import FAILURE, PUBLISHED, LedgerEntry, Note, this_process
 from oml_mlflow.publish.publication import Publication
 from oml_mlflow.publish.version import publish, publish_all
 from oml_mlflow.reconciler.diff import Diff
-from oml_mlflow.reconciler.fleet import Fleet, Outcome
-from oml_mlflow.reconciler.status import Status
+from oml_mlflow.reconciler.fleet import Fleet
+from oml_mlflow.reconciler.status import Outcome, Status
 
 _log = logging.getLogger(__name__)
 
@@ -65,12 +66,13 @@ def _catch_up(fleet: Fleet, status: Status, survey: Survey, observed: Observed) 
     """Write what an earlier pass, or a promotion by hand, could not."""
     live, failure, told = observed.live, observed.notes.get(FAILURE), observed.notes.get(PUBLISHED)
     known = dict(told.content) if told else {}
-    place = (status.target, status.name)
-    state = _state(live, failure)
+    place, checked = (status.target, status.name), last_check(observed)
+    state = _state(live, failure) | ({"checked": checked} if checked else {})
     if state == known or not (live or failure):
         return []
     publications: list[Publication] = []
-    if live is not None and live.version and state["generation"] != known.get("generation"):
+    is_new = any(state.get(key) != known.get(key) for key in ("generation", "checked"))
+    if live is not None and live.version and is_new:
         publications.append(
             Publication(
                 status.target,
@@ -79,6 +81,7 @@ def _catch_up(fleet: Fleet, status: Status, survey: Survey, observed: Observed) 
                 live.registered_model,
                 live.version,
                 entry=live,
+                checked=checked,
             )
         )
     if failure is not None and state["failed"] and state["failed"] != known.get("failed"):

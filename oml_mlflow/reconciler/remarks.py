@@ -8,6 +8,8 @@ from dataclasses import replace
 from packaging.version import InvalidVersion, Version
 
 from oml_mlflow.flavor.manifest import UNANCHORED
+from oml_mlflow.planning.columns import last_check
+from oml_mlflow.planning.observed import Survey
 from oml_mlflow.planning.records import LedgerEntry, is_other_registry
 from oml_mlflow.reconciler.diff import Diff
 from oml_mlflow.reconciler.status import Status
@@ -50,6 +52,10 @@ def with_remarks(diff: Diff) -> Diff:
             if version not in known:
                 known[version] = tuple(_remarks(*version))
             remarks += known[version]
+        survey = diff.surveys.get(status.target)
+        observed = survey.names.get(status.name) if isinstance(survey, Survey) else None
+        if observed and (checked := last_check(observed)):
+            remarks = (*remarks, checked)
         statuses.append(replace(status, remarks=remarks))
     return replace(diff, statuses=tuple(statuses))
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from oml_mlflow.config.bindings import Binding
+from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.planning.records import PROMOTE, LedgerEntry
+from oml_mlflow.promotion.run import Promotion
 
 IN_SYNC, OUT_OF_SYNC, DEGRADED = "in sync", "out of sync", "degraded"
-PAUSED, PINNED, UNBOUND = "paused", "pinned", "unbound"
+PAUSED, PINNED, UNBOUND, FILLING = "paused", "pinned", "unbound", "filling"
 UNREACHABLE = "unreachable"
 
 HEAL, FINISH = "heal", "finish"
@@ -57,6 +59,28 @@ class Change:
         b = self.binding
         live = self.live or "nothing"
         return f"{self.kind} {b.name} on {b.target}: {live} → {b.model} {self.version}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a change.
+
+    Attributes:
+        change: The change.
+        promotion: What was done; None if it failed.
+        error: Why it failed; None if it did not.
+        elapsed_s: Duration in seconds.
+    """
+
+    change: Change
+    promotion: Promotion | None = None
+    error: OmlMlflowError | None = None
+    elapsed_s: float = 0.0
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether stored vectors are still being made, so that the change has to go on."""
+        return self.promotion is not None and self.promotion.is_filling
 
 
 @dataclass(frozen=True)

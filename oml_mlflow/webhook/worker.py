@@ -59,6 +59,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="oml-webhook-worker", daemon=True)
         self._started_at = self.last_pass_at = self.last_success_at = 0.0
         self.last_error, self._begun_at = "", 0.0
+        self._is_filling = False
 
     def start(self) -> None:
         """Start the thread; jobs that ran when the process died are queued again."""
@@ -120,6 +121,10 @@ class Worker:
                 if (job := self._queue.take()) is not None:
                     self._work(job)
                     continue
+                if self._is_filling:
+                    # deliveries have had their turn
+                    next_pass = time.monotonic()
+                    continue
                 due = self._queue.next_due()
             except sqlite3.Error as error:
                 _log.error("the queue can't be used: %s", error)
@@ -140,6 +145,7 @@ class Worker:
     def _look(self, models: Collection[str] | None) -> str:
         """Reconcile; return the code of an error to retry, or an empty text."""
         started, what = time.monotonic(), "everything" if models is None else repr([*models])
+        self._is_filling = False
         self._begun_at = started
         try:
             found = self._reconcile(models)
@@ -155,6 +161,7 @@ class Worker:
         self.last_error, self.last_pass_at = "", time.time()
         self.last_success_at = self.last_pass_at
         self._metrics.count("passes", "ok" if found.ok else "incomplete")
+        self._is_filling = found.is_filling
         for outcome in found.outcomes:
             failed = outcome.error
             self._metrics.count("outcomes", failed.code if failed else outcome.change.kind)

@@ -28,7 +28,7 @@ from oml_mlflow.targets.oracle.target import OracleTarget
 HERE = Path(__file__).parent
 PREFIX = "OML_MLFLOW_LIVE_"
 PROFILE = "oracle-23.7"
-BY_NAME = (sql.LEDGER, sql.LIVE, sql.LOCK, sql.GEOMETRY, sql.COLUMNS, sql.NOTES)
+BY_NAME = (sql.LEDGER, sql.LIVE, sql.LOCK, sql.GEOMETRY, sql.COLUMNS, sql.KEPT, sql.NOTES)
 FINDINGS = pytest.StashKey[list[tuple[str, str]]]()
 Say = Callable[[str, object], None]
 
@@ -155,6 +155,9 @@ def schema(where: Place) -> Iterator[Schema]:
     with connect(where) as connection:
         for model in _scratch_models(connection, name):
             execute(connection, sql.DROP, model_name=model)
+        views = [view for (view,) in rows(connection, "SELECT VIEW_NAME FROM USER_VIEWS")]
+        for view in (view for view in views if view.startswith(name)):
+            execute(connection, f"DROP VIEW {view}")
         tables = _tables(connection)
         for table in (table for table in tables if table.startswith(name)):
             execute(connection, f"DROP TABLE {table} PURGE")

@@ -22,9 +22,8 @@ from oml_mlflow.planning.records import UNVERIFIED, LedgerEntry
 from oml_mlflow.publish.description import FAILED, LIVE, SUPERSEDED, Row, parse
 from oml_mlflow.publish.publication import Publication, tag_key
 from oml_mlflow.publish.version import publish
-from oml_mlflow.reconciler.fleet import Outcome
 from oml_mlflow.reconciler.publish import to_publication
-from oml_mlflow.reconciler.status import Change
+from oml_mlflow.reconciler.status import Change, Outcome
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
 AT = datetime(2026, 11, 23, 21, 0, tzinfo=timezone.utc)

@@ -44,6 +44,7 @@ class Job:
         model_uri: Version to promote.
         name: Export name.
         environment: Set before anything else.
+        slice_s: Take stored vectors along, and hold the database for so long; None not to.
     """
 
     action: str
@@ -51,18 +52,23 @@ class Job:
     model_uri: str
     name: str
     environment: tuple[tuple[str, str], ...]
+    slice_s: float | None = None
 
 
 def run(job: Job, report: Any = None) -> None:
     """Do the job; this is the child."""
     os.environ.update(dict(job.environment))
     from oml_mlflow import promote, rollback
+    from oml_mlflow.promotion import filling
     from oml_mlflow.targets import open_target
 
+    allowed = {"accept_new_geometry": True}
+    if job.slice_s is not None:
+        filling.SLICE_S, filling.TURN_S, allowed = job.slice_s, 0.0, {"reembed": True}
     if job.action == "promote":
-        promote(job.model_uri, open_target(job.target), job.name, accept_new_geometry=True)
+        promote(job.model_uri, open_target(job.target), job.name, **allowed)
     else:
-        rollback(job.name, open_target(job.target), accept_new_geometry=True)
+        rollback(job.name, open_target(job.target), **allowed)
 
 
 def run_counting(job: Job, kill_at: int, before: bool, count: Any) -> None:

@@ -31,7 +31,9 @@ def main(folder: Path, settings: dict[str, float], poll_s: float) -> None:
             code = (folder / "error").read_text()
             raise ERRORS_BY_CODE[code]("as told") if code in ERRORS_BY_CODE else OSError(code)
         # a pass without anything; the real class imports MLflow, which takes seconds
-        return SimpleNamespace(statuses=(), outcomes=(), warnings=(), ok=True, to_retry="")
+        return SimpleNamespace(
+            statuses=(), outcomes=(), warnings=(), ok=True, to_retry="", is_filling=False
+        )
 
     ours = replace(WebhookConfig(port=0, database=folder / "queue.db"), **settings)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")

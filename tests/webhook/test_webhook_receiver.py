@@ -32,9 +32,8 @@ from oml_mlflow.errors import (
     WebhookRejected,
 )
 from oml_mlflow.reconciler.diff import Diff
-from oml_mlflow.reconciler.fleet import Outcome
 from oml_mlflow.reconciler.loop import Pass
-from oml_mlflow.reconciler.status import IN_SYNC, UNREACHABLE, Change, Status
+from oml_mlflow.reconciler.status import IN_SYNC, UNREACHABLE, Change, Outcome, Status
 from oml_mlflow.secrets import Secret
 from oml_mlflow.webhook.metrics import Metrics
 from oml_mlflow.webhook.queue import WebhookQueue

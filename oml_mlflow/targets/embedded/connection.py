@@ -83,6 +83,19 @@ class Connection:
                 hint="end it with COMMIT in the same text, or leave out BEGIN.",
             )
 
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what is executed inside together, or nothing of it."""
+        self.execute("BEGIN TRANSACTION")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            # DuckDB may have ended it itself, and its first error is the one to see
+            with contextlib.suppress(duckdb.Error):
+                self._raw.execute("ROLLBACK")
+            raise
+
     def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> None:
         """Run one statement for many sets of values."""
         with self._own_refusals():

@@ -13,6 +13,7 @@ from oml_mlflow.planning.records import (
     LiveState,
     Work,
 )
+from oml_mlflow.targets.embedded.columns import make_column, swap_column
 from oml_mlflow.targets.embedded.connection import Connection
 from oml_mlflow.targets.embedded.schema import LEDGER_COLUMNS, ledger_entry, ledger_row
 
@@ -65,13 +66,14 @@ class EmbeddedJournal:
             return
         if state.generation != work.before or state.phase not in (LOADING, SWAPPING):
             raise _stale(entry.name, work, state)
-        execute("BEGIN TRANSACTION")
-        try:
+        with self._db.transaction():
             for side, slot in work.incoming.items():
                 live = model_name(entry.name, side)
                 if side in work.outgoing:
                     self._rename(live, work.outgoing[side])
                 self._rename(slot, live)
+            for swap in work.columns:
+                swap_column(self._db, entry.name, swap)
             execute(
                 f"INSERT INTO oml.ledger ({', '.join(LEDGER_COLUMNS)}) "  # noqa: S608
                 f"VALUES ({', '.join('?' * len(LEDGER_COLUMNS))})",
@@ -81,11 +83,19 @@ class EmbeddedJournal:
                 "UPDATE oml.live SET generation = ?, phase = ?, work = ? WHERE name = ?",
                 [entry.generation, CLEANING, work.to_json(), entry.name],
             )
-            execute("COMMIT")
-        except BaseException:
-            execute("ROLLBACK")
-            raise
         self._db.offer_functions()
+
+    def fill(self, work: Work) -> None:
+        """Make the columns beside registered ones, and write how far they are. Commits."""
+        state = self.state(work.entry.name)
+        if state.phase != LOADING or state.generation != work.before:
+            raise _stale(work.entry.name, work, state)
+        with self._db.transaction():
+            for swap in work.columns:
+                make_column(self._db, work.entry.name, swap, work.entry.dims)
+            self._db.execute(
+                "UPDATE oml.live SET work = ? WHERE name = ?", [work.to_json(), work.entry.name]
+            )
 
     def _rename(self, old: str, new: str) -> None:
         done = self._db.execute(

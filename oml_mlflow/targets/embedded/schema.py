@@ -68,6 +68,20 @@ CREATE TABLE IF NOT EXISTS oml.columns (
     PRIMARY KEY (name, table_column)
 );
 ALTER TABLE oml.columns ADD COLUMN IF NOT EXISTS key_column VARCHAR DEFAULT '';
+ALTER TABLE oml.columns ADD COLUMN IF NOT EXISTS geometry VARCHAR DEFAULT '';
+CREATE TABLE IF NOT EXISTS oml.kept_columns (
+    name VARCHAR NOT NULL,
+    table_column VARCHAR NOT NULL,
+    beside VARCHAR NOT NULL,
+    geometry VARCHAR NOT NULL
+);
+CREATE TABLE IF NOT EXISTS oml.embedded (
+    table_column VARCHAR NOT NULL,
+    geometry VARCHAR NOT NULL,
+    key VARCHAR NOT NULL,
+    source_md5 VARCHAR NOT NULL,
+    failure VARCHAR NOT NULL
+);
 CREATE TABLE IF NOT EXISTS oml.files (
     fingerprint VARCHAR PRIMARY KEY,
     identity VARCHAR NOT NULL

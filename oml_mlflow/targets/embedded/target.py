@@ -148,9 +148,17 @@ class EmbeddedTarget(EmbeddedFolder):
         return False
 
     @property
+    def swaps_columns(self) -> bool:
+        """Return True: columns are renamed in the transaction that renames models."""
+        return True
+
+    @property
     def window(self) -> str:
         """What a reader may see while a pair is swapped."""
-        return "     both models change in one transaction; no other process reads meanwhile"
+        return (
+            "     both models, and columns with them, change in one transaction: a query sees all\n"
+            "     old or all new vectors; no other process reads meanwhile"
+        )
 
     def script(self, plan: Plan) -> str:
         """Refuse: there is no DBA here."""

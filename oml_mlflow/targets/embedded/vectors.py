@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from oml_mlflow.names import SIDES, check_column, model_name
+from oml_mlflow.names import SIDES, model_name
+from oml_mlflow.planning.checks import Check
 from oml_mlflow.planning.geometry import pack_vectors, unpack_vectors
-from oml_mlflow.planning.records import Dependant, demand_unique, refuse_claimed
+from oml_mlflow.planning.records import COLUMN, ColumnSwap, Dependant, refuse_claimed
+from oml_mlflow.targets.embedded import columns
 from oml_mlflow.targets.embedded.connection import Connection
+
+_REGISTERED = ("name", "model", "source", "key", "geometry")
 
 
 class EmbeddedVectors:
@@ -35,13 +39,14 @@ class EmbeddedVectors:
         )
 
     def dependants(self, name: str) -> list[Dependant]:
-        """Return registered columns, and views that call a live model. Read-only."""
+        """Return registered columns, those beside, and views that call a live model. Read-only."""
         rows = self._db.execute(
-            "SELECT table_column, model, source, key_column FROM oml.columns WHERE name = ? "
-            "ORDER BY ALL",
+            "SELECT table_column, model, source, key_column, geometry FROM oml.columns "
+            "WHERE name = ? ORDER BY ALL",
             [name.upper()],
         ).fetchall()
-        found = [Dependant("column", *row) for row in rows]
+        found = [Dependant(COLUMN, *row) for row in rows]
+        found += columns.kept_columns(self._db, name.upper())
         views = self._db.execute(
             "SELECT schema_name || '.' || view_name, sql FROM duckdb_views() WHERE NOT internal "
             "ORDER BY ALL"
@@ -54,14 +59,7 @@ class EmbeddedVectors:
 
     def register_column(self, name: str, column: Dependant) -> None:
         """Remember that a table's column holds vectors of a live model. Commits."""
-        table, stored = check_column(column.name)
-        chosen = [stored, column.source, *([column.key] if column.key else [])]
-        for each in chosen:
-            check_column(f"{table}.{each}")
-        self._db.execute(f"SELECT {', '.join(chosen)} FROM {table} LIMIT 0")  # noqa: S608
-        if column.key:
-            unique = f"SELECT count(*) = count(DISTINCT {column.key}) FROM {table}"  # noqa: S608
-            demand_unique(column, self._db.execute(unique).fetchall() == [(True,)])
+        columns.look_at(self._db, column)
         claimed = self._db.execute(
             "SELECT name FROM oml.columns WHERE lower(table_column) = lower(?) AND name <> ?",
             [column.name, name.upper()],
@@ -69,8 +67,8 @@ class EmbeddedVectors:
         refuse_claimed(column, [other for (other,) in claimed])
         self._db.execute(
             "INSERT OR REPLACE INTO oml.columns BY NAME SELECT ? AS name, ? AS table_column, "
-            "? AS model, ? AS source, ? AS key_column",
-            [name.upper(), column.name, column.model, column.source, column.key],
+            "? AS model, ? AS source, ? AS key_column, ? AS geometry",
+            [name.upper(), *(vars(column)[key] for key in _REGISTERED)],
         )
 
     def forget_column(self, name: str, column: str) -> bool:
@@ -83,34 +81,75 @@ class EmbeddedVectors:
 
     def count(self, column: Dependant) -> tuple[int, int]:
         """Return how many rows have something to embed, and how many of them no vector."""
-        table, stored = check_column(column.name)
         [(rows, missing)] = self._db.execute(
-            f"SELECT count(*), count(*) - count({stored}) FROM {table} "  # noqa: S608
+            f"SELECT count(*), count(*) - count({column.stored}) FROM {column.table} "  # noqa: S608
             f"WHERE {column.source} IS NOT NULL"
         ).fetchall()
         return int(rows), int(missing)
 
+    def changed(self, column: Dependant) -> int:
+        """Return how many rows have another source than was embedded. Read-only."""
+        [(count,)] = self._db.execute(
+            f"SELECT count(*) FROM {column.table} it JOIN oml.embedded done "  # noqa: S608
+            "ON (done.table_column, done.geometry, done.failure) = (?, ?, '') "
+            f"AND done.key = CAST(it.{column.key} AS VARCHAR) "
+            f"WHERE done.source_md5 IS DISTINCT FROM md5(it.{column.source})",
+            [column.name, column.geometry],
+        ).fetchall()
+        return int(count)
+
     def missing(self, column: Dependant, after: Any, most: int) -> list[Any]:
-        """Return the keys of rows that have something to embed and no vector, in their order."""
-        table, stored = check_column(column.name)
-        behind, values = ("TRUE", []) if after is None else (f"{column.key} > ?", [after])
+        """Return the keys of rows to embed, in their order; see `columns.due`. Read-only."""
+        behind, values = ("", []) if after is None else (f" AND it.{column.key} > ?", [after])
         rows = self._db.execute(
-            f"SELECT {column.key} FROM {table} WHERE {behind} AND {stored} IS NULL "  # noqa: S608
-            f"AND {column.source} IS NOT NULL ORDER BY {column.key} LIMIT ?",
-            [*values, most],
+            f"{columns.due(column)}{behind} ORDER BY key LIMIT ?",
+            [column.name, column.geometry, *values, most],
         ).fetchall()
         return [key for (key,) in rows]
 
     def fill(self, column: Dependant, first: Any, last: Any) -> int:
-        """Embed rows without a vector, from one key to another, in one statement. Commits."""
-        table, stored = check_column(column.name)
-        [(count,)] = self._db.execute(
-            f"UPDATE {table} SET {stored} = {column.model}({column.source}) "  # noqa: S608
-            f"WHERE {column.key} BETWEEN ? AND ? AND {stored} IS NULL "
-            f"AND {column.source} IS NOT NULL",
-            [first, last],
-        ).fetchall()
+        """Embed the rows of `missing` from one key to another, or none. Commits."""
+        with self._db.transaction():
+            self._db.execute(
+                f"CREATE OR REPLACE TEMP TABLE oml_due AS {columns.due(column)} "
+                f"AND it.{column.key} BETWEEN ? AND ?",
+                [column.name, column.geometry, first, last],
+            )
+            [(count,)] = self._db.execute(
+                f"UPDATE {column.table} SET {column.stored} = {column.model}({column.source}) "  # noqa: S608
+                f"WHERE {column.key} IN (SELECT key FROM oml_due)"
+            ).fetchall()
+            columns.note_embedded(self._db, column, "SELECT key FROM oml_due")
         return int(count)
+
+    def note_failure(self, column: Dependant, key: Any, reason: str) -> None:
+        """Leave a row out from now on, until its source changes or `retry`. Commits."""
+        with self._db.transaction():
+            self._db.execute("CREATE OR REPLACE TEMP TABLE oml_due AS SELECT ? AS key", [key])
+            columns.note_embedded(self._db, column, "SELECT key FROM oml_due", reason or "refused")
+
+    def checks(self, name: str) -> list[Check]:
+        """Return nothing: a database of this kind has one user."""
+        return []
+
+    def retry(self, column: Dependant) -> None:
+        """Forget the failures that were noted of a column. Commits."""
+        self._db.execute(
+            "DELETE FROM oml.embedded WHERE (table_column, geometry) = (?, ?) AND failure <> ''",
+            [column.name, column.geometry],
+        )
+
+    def note_geometry(self, column: Dependant, geometry: str) -> None:
+        """Record in which space a registered column's vectors are. Commits."""
+        columns.note_geometry(self._db, column.name, geometry)
+
+    def demand_swap(self, swaps: Sequence[ColumnSwap], registered: Sequence[Dependant]) -> None:
+        """Raise TargetError unless columns can be swapped; see `Vectors`. Changes nothing."""
+        columns.demand_swap(self._db, swaps, registered)
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Drop columns that are kept beside registered ones; see `Vectors`. Commits."""
+        columns.drop_columns(self._db, names)
 
     def sample(
         self, column: Dependant, most: int, seed: int
@@ -119,11 +158,11 @@ class EmbeddedVectors:
 
         A hash of key and seed orders them.
         """
-        table, stored = check_column(column.name)
         rows = self._db.execute(
             f"SELECT key, vector, {column.model}(value) FROM (SELECT {column.key} AS key, "  # noqa: S608
-            f"{stored} AS vector, {column.source} AS value FROM {table} WHERE {stored} IS NOT NULL "
-            f"AND value IS NOT NULL ORDER BY hash({column.key}::VARCHAR || ?) LIMIT ?)",
+            f"{column.stored} AS vector, {column.source} AS value FROM {column.table} "
+            "WHERE vector IS NOT NULL AND value IS NOT NULL "
+            f"ORDER BY hash({column.key}::VARCHAR || ?) LIMIT ?)",
             [f" {seed}", most],
         ).fetchall()
         return [

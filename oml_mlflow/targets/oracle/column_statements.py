@@ -5,13 +5,13 @@ Names are those that `check_column` has passed. Unverified on a real database.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from oml_mlflow.names import TXT
 from oml_mlflow.pair.texts import oracle_text_expression
 from oml_mlflow.planning.records import Dependant
 from oml_mlflow.targets.oracle.quoting import model_token
-from oml_mlflow.targets.oracle.statements import KEY
+from oml_mlflow.targets.oracle.statements import KEY, STORED
 
 CLAIMS = (
     "SELECT NAME FROM OML_MLFLOW_COLUMNS WHERE UPPER(COLUMN_NAME) = UPPER(:column_name) "
@@ -19,9 +19,24 @@ CLAIMS = (
 )
 FORGET_COLUMN = "DELETE FROM OML_MLFLOW_COLUMNS WHERE NAME = :name AND COLUMN_NAME = :column_name"
 INSERT_COLUMN = (
-    "INSERT INTO OML_MLFLOW_COLUMNS (NAME, COLUMN_NAME, MODEL_NAME, SOURCE, KEY_COLUMN) "
-    "VALUES (:name, :column_name, :model_name, :source, :key)"
+    "INSERT INTO OML_MLFLOW_COLUMNS (NAME, COLUMN_NAME, MODEL_NAME, SOURCE, KEY_COLUMN, GEOMETRY, "
+    "STORED_COLUMN, MODIFIED_COLUMN) "
+    "VALUES (:name, :column_name, :model_name, :source, :key, :geometry, :stored, :modified)"
 )
+NOTE_GEOMETRY = (
+    "UPDATE OML_MLFLOW_COLUMNS SET GEOMETRY = :geometry WHERE COLUMN_NAME = :column_name"
+)
+NOTE_SINCE = (
+    "INSERT INTO OML_MLFLOW_KEPT (NAME, COLUMN_NAME, STORED_COLUMN, GEOMETRY, SINCE) "
+    "VALUES (:name, :column_name, :stored, :geometry, SYSTIMESTAMP)"
+)
+READ_KEPT = (
+    "SELECT K.COLUMN_NAME, C.MODEL_NAME, C.SOURCE, C.KEY_COLUMN, K.GEOMETRY, K.STORED_COLUMN "
+    "FROM OML_MLFLOW_KEPT K JOIN OML_MLFLOW_COLUMNS C ON C.NAME = K.NAME "
+    "AND C.COLUMN_NAME = K.COLUMN_NAME WHERE K.NAME = :name ORDER BY K.COLUMN_NAME, K.STORED_COLUMN"
+)
+# added by releases that came later, in the order of `Dependant`
+_LATER = (KEY, "GEOMETRY", STORED, "MODIFIED_COLUMN")
 
 
 def look_at_columns(table: str, columns: Sequence[str]) -> str:
@@ -29,11 +44,11 @@ def look_at_columns(table: str, columns: Sequence[str]) -> str:
     return f"SELECT {', '.join(columns)} FROM {table} WHERE 1 = 0"  # noqa: S608
 
 
-def read_columns(*, has_key: bool) -> str:
-    """Return the query of a name's registered columns."""
-    key = KEY if has_key else "TO_CHAR(NULL)"
+def read_columns(there: Collection[str]) -> str:
+    """Return the query of a name's registered columns; columns that are not there are NULL."""
+    later = ", ".join(column if column in there else "TO_CHAR(NULL)" for column in _LATER)
     return (
-        f"SELECT COLUMN_NAME, MODEL_NAME, SOURCE, {key} FROM OML_MLFLOW_COLUMNS "  # noqa: S608
+        f"SELECT COLUMN_NAME, MODEL_NAME, SOURCE, {later} FROM OML_MLFLOW_COLUMNS "  # noqa: S608
         "WHERE NAME = :name ORDER BY COLUMN_NAME"
     )
 
@@ -47,7 +62,7 @@ def embedded(column: Dependant) -> str:
 
 def count_rows(column: Dependant) -> str:
     """Return the query that counts rows with a source, and those of them without a vector."""
-    table, stored = column.name.rsplit(".", 1)
+    table, stored = column.table, column.stored
     return (
         f"SELECT COUNT(*), COUNT(CASE WHEN {stored} IS NULL THEN 1 END) FROM {table} "  # noqa: S608
         f"WHERE {column.source} IS NOT NULL"
@@ -56,7 +71,7 @@ def count_rows(column: Dependant) -> str:
 
 def list_missing(column: Dependant, most: int, *, behind: bool) -> str:
     """Return the query of the next keys without a vector, behind ``:after`` or from the first."""
-    table, stored = column.name.rsplit(".", 1)
+    table, stored = column.table, column.stored
     after = f"{column.key} > :after AND " if behind else ""
     return (
         f"SELECT {column.key} FROM {table} WHERE {after}{stored} IS NULL "  # noqa: S608
@@ -67,7 +82,7 @@ def list_missing(column: Dependant, most: int, *, behind: bool) -> str:
 
 def fill_rows(column: Dependant) -> str:
     """Return the statement that embeds rows without a vector from one key to another."""
-    table, stored = column.name.rsplit(".", 1)
+    table, stored = column.table, column.stored
     return (
         f"UPDATE {table} SET {stored} = {embedded(column)} "  # noqa: S608
         f"WHERE {column.key} BETWEEN :first AND :last AND {stored} IS NULL "
@@ -77,7 +92,7 @@ def fill_rows(column: Dependant) -> str:
 
 def sample_rows(column: Dependant, most: int, seed: int) -> str:
     """Return the query of random rows: key, vector, and what the live model gives."""
-    table, stored = column.name.rsplit(".", 1)
+    table, stored = column.table, column.stored
     return (
         f"SELECT {column.key}, {stored}, {embedded(column)} AS FRESH FROM (SELECT {column.key}, "  # noqa: S608
         f"{stored}, {column.source} FROM {table} WHERE {stored} IS NOT NULL "

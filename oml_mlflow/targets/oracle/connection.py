@@ -120,9 +120,9 @@ class Database:
         return (sql.LEDGER, sql.REGISTRY) in self._found
 
     @property
-    def has_keys(self) -> bool:
-        """Whether registered columns have keys; earlier releases made the table without."""
-        return (sql.COLUMNS, sql.KEY) in self._found
+    def later_columns(self) -> set[str]:
+        """Columns of the table of registered columns that earlier releases made it without."""
+        return {column for table, column in self._found if table == sql.COLUMNS}
 
     @cached_property
     def _found(self) -> set[tuple[str, str]]:
@@ -163,6 +163,7 @@ class Database:
         *,
         of: str = "",
         inline: bool = False,
+        hint: str = "",
     ) -> list[tuple[Any, ...]]:
         """Return all rows of a query, LOBs read. Read-only.
 
@@ -172,10 +173,11 @@ class Database:
             binds: Values by name.
             of: Table of ours that it reads: none of its rows if it is missing.
             inline: Fetch LOBs with their rows instead of by a call each, for many small ones.
+            hint: What to do if it fails, unless the error has a better one.
         """
         if of and of not in self.tables:
             return []
-        with self._step(step, NOTHING) as c:
+        with self._step(step, NOTHING, hint) as c:
             if inline:
                 c.arraysize = c.prefetchrows = _MANY_ROWS
             c.execute(statement, dict(binds or {}), fetch_lobs=not inline)
@@ -257,9 +259,9 @@ class Database:
             return self.connection.createlob(oracledb.DB_TYPE_BLOB, data)
 
     @contextlib.contextmanager
-    def _step(self, step: str, state: str) -> Iterator[Any]:
+    def _step(self, step: str, state: str, hint: str = "") -> Iterator[Any]:
         """Yield a fresh cursor: a used one may send a BLOB as a CLOB (oracledb 3.4 to 26.1)."""
-        with translated(f"{step} in {self.uri}", state=state, user=self.user):
+        with translated(f"{step} in {self.uri}", state=state, user=self.user, hint=hint):
             cursor = self.connection.cursor()
             try:
                 yield cursor

@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from oml_mlflow.errors import OmlMlflowError, PlanStale, TargetError, TargetUnreachable
+from oml_mlflow.errors import (
+    ConfigError,
+    OmlMlflowError,
+    PlanStale,
+    TargetError,
+    TargetUnreachable,
+)
 from oml_mlflow.names import model_name
 from oml_mlflow.planning.records import (
     CLEANING,
@@ -93,6 +99,13 @@ class OracleJournal(OracleLedger):
                     hint="promote again: what is pending is finished first.",
                 )
         self._db.commit()
+
+    def fill(self, work: Work) -> None:
+        """Refuse; see `OracleTarget.swaps_columns`."""
+        raise ConfigError(
+            "columns are not swapped with models here. Nothing was changed.",
+            hint="use `oml-mlflow promote --sql`.",
+        )
 
     def swap(self, work: Work) -> None:
         """Give incoming models the live names and record it. Writes; commits.

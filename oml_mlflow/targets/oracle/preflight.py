@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from oml_mlflow.errors import PrivilegeError, QuotaExceeded, TargetUnsupported
 from oml_mlflow.planning.checks import FAILED, NOT_RUN, OK, Check
+from oml_mlflow.planning.records import COLUMN, Dependant
 from oml_mlflow.targets.oracle import quoting
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.connection import Database
@@ -13,6 +16,7 @@ from oml_mlflow.targets.oracle.errors import quota_grant
 OLDEST = (23, 7)
 NEWER = (23, 26)
 _UNLIMITED = -1
+_TO_FILL = ("SELECT", "UPDATE")
 
 
 def checks(db: Database, size_bytes: int) -> list[Check]:
@@ -24,6 +28,43 @@ def checks(db: Database, size_bytes: int) -> list[Check]:
         _check_package(db),
         _check_quota(db, held, size_bytes),
     ]
+
+
+def check_columns(db: Database, dependants: Sequence[Dependant]) -> list[Check]:
+    """Return whether registered columns in other users' tables can be filled. Read-only."""
+    tables = {
+        each.table.upper() for each in dependants if each.kind == COLUMN and "." in each.table
+    }
+    if not tables:
+        return []
+    held = {privilege for (privilege,) in db.rows(sql.LIST_PRIVILEGES, "reading privileges")}
+    missing = []
+    for table in sorted(tables):
+        owner, _, name = table.partition(".")
+        step, binds = f"reading the privileges on {table}", {"owner": owner, "table_name": name}
+        granted = {privilege for (privilege,) in db.rows(sql.LIST_TABLE_PRIVILEGES, step, binds)}
+        if owner != db.user and any(
+            needed not in granted and f"{needed} ANY TABLE" not in held for needed in _TO_FILL
+        ):
+            missing.append(table)
+    if not missing:
+        return [Check("columns", OK, f"{', '.join(sorted(tables))} can be filled")]
+    return [
+        Check(
+            "columns",
+            FAILED,
+            f"{db.user} can't fill {', '.join(missing)}.",
+            " ".join(table_grant(table, db.user) for table in missing),
+            PrivilegeError.code,
+        )
+    ]
+
+
+def table_grant(table: str, user: str) -> str:
+    """Return the statement by which a table's owner lets a user fill its columns."""
+    return (
+        f"ask its owner for: GRANT {', '.join(_TO_FILL)} ON {table} TO {quoting.quote_name(user)};"
+    )
 
 
 def demand_release(db: Database) -> None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from oml_mlflow.names import IMG
-from oml_mlflow.planning.records import LoadedModel, Work
+from oml_mlflow.planning.records import COLUMN, INDEX, Dependant, LoadedModel, Work
 from oml_mlflow.targets.oracle import quoting
 from oml_mlflow.targets.oracle import statements as sql
+from oml_mlflow.targets.oracle.column_script import embed_due, fill_column, swap_column
 from oml_mlflow.targets.oracle.journal import names_by_side
 from oml_mlflow.targets.oracle.load import ATTRIBUTE, comment_text, load_metadata
 
@@ -20,7 +22,12 @@ DIRECTORY = "OML_MLFLOW_FILES"
 _NOW = """TO_CHAR(SYS_EXTRACT_UTC(SYSTIMESTAMP), 'YYYY-MM-DD"T"HH24:MI:SS.FF6"+00:00"')"""
 
 
-def promotion_script(work: Work, models: Sequence[LoadedModel], files: Mapping[str, Path]) -> str:
+def promotion_script(
+    work: Work,
+    models: Sequence[LoadedModel],
+    files: Mapping[str, Path],
+    dependants: Sequence[Dependant] = (),
+) -> str:
     """Return the script that does what a promotion would do. Nothing is run.
 
     It is for SQL*Plus, whose lines are short and whose blocks end in ``/``. It can't compare
@@ -30,17 +37,28 @@ def promotion_script(work: Work, models: Sequence[LoadedModel], files: Mapping[s
         work: What is to be done.
         models: Models to load, under slot names, or kept ones, for their sizes.
         files: Files to load, by model name or by side.
+        dependants: What depends on the live models: registered columns go live with new ones.
     """
+    known = {each.name: each for each in dependants if each.kind == COLUMN}
+    swaps = [(swap, known[swap.column]) for swap in work.columns]
     loads = [(m, path) for m in models if (path := files.get(m.name) or files.get(m.side))]
-    parts = [_head(work, loads), _tables(), _journal(work)]
+    # to whoever finds it, it is a load, and can be undone: only this script knows of columns
+    left = [each for each in dependants if each.kind == INDEX] if swaps else []
+    parts = [_head(work, loads, left), _tables(), _journal(replace(work, columns=()))]
     parts += [_load(model, path) for model, path in loads]
     if loads:
         parts.append(_look([model for model, _path in loads]))
-    parts += [_swap(work, models), _clean(work)]
+    parts += [fill_column(work, swap, column) for swap, column in swaps]
+    if swaps:
+        parts.append("-- What was written meanwhile.")
+    parts += [embed_due(work, swap, column) for swap, column in swaps]
+    parts.append(_swap(work, models))
+    parts += [swap_column(work, swap, column) for swap, column in swaps]
+    parts.append(_clean(work))
     return "\n\n".join(parts) + "\n"
 
 
-def _head(work: Work, loads: Sequence[tuple[LoadedModel, Path]]) -> str:
+def _head(work: Work, loads: Sequence[tuple[LoadedModel, Path]], left: Sequence[Dependant]) -> str:
     entry = work.entry
     lines = [
         f"-- Makes {_remark(entry.origin)} generation {entry.generation} of {entry.name}; until "
@@ -57,6 +75,8 @@ def _head(work: Work, loads: Sequence[tuple[LoadedModel, Path]]) -> str:
             f"--   GRANT READ, WRITE ON DIRECTORY {DIRECTORY} TO <this user>;",
             *(f"--   {_remark(p.name)}  sha256 {m.fingerprint}" for m, p in loads),
         ]
+    for each in left:
+        lines.append(f"-- {each.kind} {each.name} is not taken along: make it anew afterwards.")
     lines += ["WHENEVER SQLERROR EXIT FAILURE ROLLBACK", "SET DEFINE OFF"]
     return "\n".join(lines)
 

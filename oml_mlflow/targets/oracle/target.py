@@ -19,7 +19,14 @@ from oml_mlflow.parity.policy import ParityPolicy
 from oml_mlflow.parity.probes import Probe
 from oml_mlflow.planning.observed import Survey
 from oml_mlflow.planning.plan import Plan
-from oml_mlflow.planning.records import UNVERIFIED, Dependant, now, this_process
+from oml_mlflow.planning.records import (
+    COLUMN,
+    KEPT_COLUMN,
+    UNVERIFIED,
+    Dependant,
+    now,
+    this_process,
+)
 from oml_mlflow.promotion.target import KEPT_GENERATIONS
 from oml_mlflow.secrets import Secret
 from oml_mlflow.targets.oracle import statements as sql
@@ -142,13 +149,19 @@ class OracleTarget:
             return read_survey(Database(connection, self.uri, can_write=False))
 
     @property
+    def swaps_columns(self) -> bool:
+        """Return False: DDL commits, and what holds a column's name is the application's."""
+        return False
+
+    @property
     def window(self) -> str:
         """What a reader may see while a pair is swapped."""
         return (
             "     The swap is one statement, but not one transaction: between its two renames\n"
             "     the live models are of two generations, and until its grants ran, others may\n"
             "     be unable to use the new ones. SELECT GENERATION, PHASE FROM OML_MLFLOW_LIVE\n"
-            "     tells a reader which generation is whole, unless PHASE is 'swapping'."
+            "     tells a reader which generation is whole, unless PHASE is 'swapping'.\n"
+            "     A script's views of stored vectors follow right after; until then they are old."
         )
 
     def script(self, plan: Plan) -> str:
@@ -161,7 +174,7 @@ class OracleTarget:
         models = plan.observed.models
         kept = [models[name] for name in work.incoming.values() if name in models]
         files = {model.name: plan.paths[model.side] for model in plan.uploads}
-        return promotion_script(work, [*plan.uploads, *kept], files)
+        return promotion_script(work, [*plan.uploads, *kept], files, plan.observed.dependants)
 
     def rank_profiles(self, stored: Sequence[str], version: str) -> list[str]:
         """Return the stored profiles that may fit a database version, best first.
@@ -196,7 +209,9 @@ class OracleTarget:
         """Return the SQL that re-embeds what depends on a live model; nothing is run."""
         if dependant.kind == "view":
             return f"-- {dependant.name} needs nothing: a view calls the model when it is read"
-        if dependant.kind != "column":
+        if dependant.kind == KEPT_COLUMN:
+            return f"-- {dependant.beside} beside {dependant.name} is not in use"
+        if dependant.kind != COLUMN:
             return (
                 f"-- makes {dependant.name} anew; replace the preference by one that names "
                 f"{dependant.model}\n"
@@ -204,8 +219,8 @@ class OracleTarget:
             )
         if not _COLUMN.fullmatch(dependant.name):
             raise ConfigError(f"{dependant.name!r} is no column.", hint="write it as TABLE.COLUMN.")
-        table, column = dependant.name.rsplit(".", 1)
-        update = f"UPDATE {table} SET {column} = {embedded(dependant)}"  # noqa: S608
+        set_it = f"SET {dependant.stored} = {embedded(dependant)}"
+        update = f"UPDATE {dependant.table} {set_it}"
         return f"{update}\n WHERE {dependant.source or '<source>'} IS NOT NULL;\nCOMMIT;"
 
     @contextlib.contextmanager

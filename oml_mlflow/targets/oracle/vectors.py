@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from oml_mlflow.errors import TargetError
+from oml_mlflow.errors import ConfigError, TargetError
 from oml_mlflow.names import SIDES, check_column, model_name
+from oml_mlflow.planning.checks import Check
 from oml_mlflow.planning.geometry import pack_vectors, unpack_vectors
-from oml_mlflow.planning.records import Dependant, demand_unique, refuse_claimed
+from oml_mlflow.planning.records import (
+    COLUMN,
+    INDEX,
+    KEPT_COLUMN,
+    ColumnSwap,
+    Dependant,
+    demand_unique,
+    refuse_claimed,
+)
 from oml_mlflow.promotion.target import EMBED_TIMEOUT_S
 from oml_mlflow.targets.oracle import column_statements as columns
+from oml_mlflow.targets.oracle import preflight
 from oml_mlflow.targets.oracle import statements as sql
 from oml_mlflow.targets.oracle.connection import Database
 
@@ -47,9 +57,13 @@ class OracleVectors:
         vector indexes, whose parameters do.
         """
         step, binds = "reading the registered columns", {"name": name.upper()}
-        statement = columns.read_columns(has_key=self._db.has_keys)
+        statement = columns.read_columns(self._db.later_columns)
         rows = self._db.rows(statement, step, binds, of=sql.COLUMNS)
-        found = [Dependant("column", *(value or "" for value in row)) for row in rows]
+        found = [Dependant(COLUMN, *(value or "" for value in row)) for row in rows]
+        kept = self._db.rows(columns.READ_KEPT, step, binds, of=sql.KEPT)
+        in_use = {(column.name, column.stored) for column in found}
+        beside = [Dependant(KEPT_COLUMN, *(value or "" for value in row)) for row in kept]
+        found += [each for each in beside if (each.name, each.beside) not in in_use]
         indexes = self._db.rows(sql.LIST_DOMAIN_INDEXES, "reading the domain indexes")
         for side in SIDES:
             live = model_name(name, side)
@@ -57,7 +71,7 @@ class OracleVectors:
             views = self._db.rows(sql.LIST_VIEWS, step, {"model_name": live})
             found += [Dependant("view", view, live) for view, text in views if _names(text, live)]
             found += [
-                Dependant("hybrid vector index", index, live)
+                Dependant(INDEX, index, live)
                 for index, parameters in indexes
                 if _names(parameters, live)
             ]
@@ -66,10 +80,11 @@ class OracleVectors:
     def register_column(self, name: str, column: Dependant) -> None:
         """Remember that a table's column holds vectors of a live model. Commits."""
         db, (table, stored) = self._db, check_column(column.name)
-        chosen = [stored, column.source, *([column.key] if column.key else [])]
+        chosen = [stored, column.source, *filter(None, (column.key, column.modified))]
         for each in chosen:
             check_column(f"{table}.{each}")
-        db.rows(columns.look_at_columns(table, chosen), f"looking at {column.name}")
+        hint = preflight.table_grant(table, db.user) if "." in table else ""
+        db.rows(columns.look_at_columns(table, chosen), f"looking at {column.name}", hint=hint)
         step, key = f"registering {column.name}", {"name": name.upper(), "column_name": column.name}
         if column.key:
             [(rows, keys)] = db.rows(columns.count_keys(table, column.key), step)
@@ -78,8 +93,13 @@ class OracleVectors:
         refuse_claimed(column, [other for (other,) in db.rows(columns.CLAIMS, step, key)])
         db.write(columns.FORGET_COLUMN, step, key)
         binds = {"model_name": column.model, "source": column.source, "key": column.key or None}
+        binds |= {"geometry": column.geometry or None, "stored": column.beside or None}
+        binds |= {"modified": column.modified or None}
         db.write(columns.INSERT_COLUMN, step, {**key, **binds})
         db.commit()
+        since = {"stored": column.stored, "geometry": column.geometry or None}
+        if db.insert(columns.NOTE_SINCE, step, {**key, **since}):
+            db.commit()
 
     def forget_column(self, name: str, column: str) -> bool:
         """Forget a registered column; return whether there was one. Commits."""
@@ -90,6 +110,10 @@ class OracleVectors:
         """Return how many rows have something to embed, and how many of them no vector."""
         [(rows, missing)] = self._db.rows(columns.count_rows(column), f"counting {column.name}")
         return int(rows), int(missing)
+
+    def changed(self, column: Dependant) -> int:
+        """Return 0: what was embedded is not recorded here."""
+        return 0
 
     def missing(self, column: Dependant, after: Any, most: int) -> list[Any]:
         """Return the keys of rows that have something to embed and no vector, in their order."""
@@ -111,6 +135,33 @@ class OracleVectors:
             self._db.rollback()
             raise
         return count
+
+    def note_failure(self, column: Dependant, key: Any, reason: str) -> None:
+        """Do nothing: such rows stay NULL, and are tried again."""
+
+    def checks(self, name: str) -> list[Check]:
+        """Return whether columns in other users' tables can be filled. Read-only."""
+        return preflight.check_columns(self._db, self.dependants(name))
+
+    def retry(self, column: Dependant) -> None:
+        """Do nothing: no failures are noted here."""
+
+    def note_geometry(self, column: Dependant, geometry: str) -> None:
+        """Record in which space a registered column's vectors are. Commits."""
+        self._db.ensure_tables()
+        binds = {"column_name": column.name, "geometry": geometry}
+        self._db.write(columns.NOTE_GEOMETRY, f"noting the geometry of {column.name}", binds)
+        self._db.commit()
+
+    def demand_swap(self, swaps: Sequence[ColumnSwap], registered: Sequence[Dependant]) -> None:
+        """Refuse; see `OracleTarget.swaps_columns`."""
+        raise ConfigError(
+            "columns are not swapped with models here. Nothing was changed.",
+            hint="use `oml-mlflow promote --sql`.",
+        )
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Do nothing: no column is kept beside another here."""
 
     def sample(
         self, column: Dependant, most: int, seed: int

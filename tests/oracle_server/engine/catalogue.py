@@ -111,6 +111,10 @@ def views(name: str, user: User, version: str) -> dict[str, str]:
         "USER_TAB_PRIVS": (
             f"SELECT {seen} WHERE '{name}' IN (p.owner, grantee, grantor) OR grantee = 'PUBLIC'"
         ),
+        "ALL_TAB_PRIVS": (
+            f"SELECT {_PRIVS.format(owner='p.owner AS TABLE_SCHEMA, ')} "
+            f"WHERE '{name}' IN (p.owner, grantee, grantor) OR grantee = 'PUBLIC'"
+        ),
         "USER_SYS_PRIVS": _listed(
             "PRIVILEGE", direct, f"'{name}' AS USERNAME, ", ", 'NO' AS ADMIN_OPTION"
         ),
