@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from oml_mlflow.commands.chosen import choose
@@ -22,11 +23,11 @@ from oml_mlflow.promotion.run import observe
 from oml_mlflow.promotion.target import Target
 from oml_mlflow.promotion.verify import Trace
 from oml_mlflow.reconciler.diff import Diff
-from oml_mlflow.reconciler.fleet import Fleet
+from oml_mlflow.reconciler.fleet import Fleet, open_declared
 from oml_mlflow.reconciler.loop import Pass, Reconciler
 from oml_mlflow.reconciler.loop import prepare as prepare
 from oml_mlflow.reconciler.plan_file import read_plan, waiting_in, write_plan
-from oml_mlflow.reconciler.remarks import with_remarks
+from oml_mlflow.reconciler.remarks import with_fillings, with_remarks
 from oml_mlflow.reconciler.status import Outcome
 from oml_mlflow.targets import sql_call as sql_call
 
@@ -83,7 +84,9 @@ def plan(
         ConfigError: If there are no targets, or not that one, or the file can't be written.
         RegistryUnreachable, OtherRegistry: See `apply`.
     """
+    config = declared(config, target)
     found = with_remarks(look(target=target, models=models, options=options, config=config))
+    found = with_fillings(found, partial(open_declared, config), options)
     if out is not None:
         write_plan(Path(out), found, options, target or "", models or ())
     return found
@@ -172,7 +175,7 @@ def status(*, target: str | None = None, config: Config | None = None) -> Diff:
 
     Arguments and errors are those of `plan`.
     """
-    return plan(target=target, config=config)
+    return with_remarks(look(target=target, config=config))
 
 
 def survey(

@@ -22,12 +22,13 @@ from oml_mlflow.planning.plan import Plan
 from oml_mlflow.planning.records import Dependant, Work
 from oml_mlflow.promotion.target import Session, Target
 
-# for so long the database is held at a time; then others get their turn, who look every 0.1 s
-SLICE_S, TURN_S = 2.0, 0.15
-_FIRST_ROWS, _MOST_ROWS = 16, 4096
+# for so long the database is held at a time, and at least, if others are seen to wait; then they
+# get their turn, who look every 0.1 s. Opening and closing it again take a quarter of a second.
+SLICE_S, _SHORT_SLICE_S, TURN_S = 10.0, 1.0, 0.15
+_BATCH_S, _SHORT_BATCH_S, _FIRST_ROWS, _MOST_ROWS = 2.0, 0.5, 16, 4096
 # from so many on, a batch without a single vector is no fault of its rows
 SUSPECT_ROWS = 8
-_TIMED_ROWS = 8
+_TIMED_ROWS = 16
 _FLOAT_BYTES = 4
 _NO_FAULT_OF_ROWS = (TargetLocked, TargetUnreachable, QuotaExceeded, PrivilegeError)
 
@@ -85,48 +86,64 @@ class Filling:
     _behind: dict[str, Any] = field(default_factory=dict)
     _through: set[str] = field(default_factory=set)
     _rows: int = _FIRST_ROWS
+    _done: int = 0
+    _total: int = 0
+    _begun: float = 0.0
 
     def fill_slice(self, session: Session, observed: Observed, work: Work) -> tuple[bool, Work]:
         """Fill for about `SLICE_S`; return whether all is filled, and the work with how far it is.
 
-        Side effects: Writes vectors; commits.
+        Less long if others wait for the database. Side effects: Writes vectors; commits.
         """
-        end, columns = time.monotonic() + SLICE_S, places(observed, work)
-        is_whole = self._fill(session, columns, end)
-        counts = [session.vectors.count(column) for column in columns]
-        rows = sum(count for count, _missing in counts)
-        done = rows - sum(missing for _count, missing in counts)
-        self.on_event(Event("fill", work.entry.name, done, rows, "rows"))
-        return is_whole, replace(work, filled=(done, rows))
+        self._begun, columns = time.time(), places(observed, work)
+        if not self._total:
+            # once: for a large table, counting takes as long as a slice
+            counts = [session.vectors.count(column) for column in columns]
+            self._total = sum(count for count, _missing in counts)
+            self._done = self._total - sum(missing for _count, missing in counts)
+            self.on_event(Event("fill", work.entry.name, self._done, self._total, "rows"))
+        is_whole = self._fill(session, columns)
+        done = min(self._done, self._total)
+        self.on_event(Event("fill", work.entry.name, done, self._total, "rows"))
+        return is_whole, replace(work, filled=(done, self._total))
 
     def take_turns(self) -> None:
         """Leave the database to others for a moment."""
         time.sleep(TURN_S)
 
-    def _fill(self, session: Session, columns: Sequence[Dependant], end: float) -> bool:
+    def _fill(self, session: Session, columns: Sequence[Dependant]) -> bool:
         for column in columns:
-            if column.name not in self._through and not self._forward(session, column, end):
+            if column.name not in self._through and not self._forward(session, column):
                 return False
         # once through, all are looked at from the first row on: what changed is embedded anew
         for column in columns:
             self._behind.pop(column.name, None)
-            if not self._forward(session, column, end):
+            if not self._forward(session, column):
                 return False
         return True
 
-    def _forward(self, session: Session, column: Dependant, end: float) -> bool:
+    def _forward(self, session: Session, column: Dependant) -> bool:
         """Fill a column to its last row; return False if time is up before."""
-        while keys := session.vectors.missing(column, self._behind.get(column.name), self._rows):
+        # what changed is found by reading all sources, and so not before the end
+        changed = column.name in self._through
+        while keys := session.vectors.missing(
+            column, self._behind.get(column.name), self._rows, changed=changed
+        ):
             begun = time.monotonic()
             bad = embed_rows(session, column, keys)
             state = "What was embedded before is kept; the live pair is as it was."
             demand_embedded(column, keys, bad, self.uri, state)
             self.failed += [(column.name, key, reason) for key, reason in bad]
+            self._done += len(keys) - len(bad)
             self._behind[column.name] = keys[-1]
             took = max(time.monotonic() - begun, 1e-3)
-            # so that one takes about half a slice
-            self._rows = max(1, min(_MOST_ROWS, int(len(keys) * SLICE_S / 2 / took)))
-            if time.monotonic() >= end:
+            # many rows at once take less time each; who waits is not seen before a batch's end
+            is_wanted = session.is_wanted(self._begun)
+            batch_s = min(_SHORT_BATCH_S if is_wanted else _BATCH_S, SLICE_S / 2)
+            self._rows = max(1, min(_MOST_ROWS, int(len(keys) * batch_s / took)))
+            elapsed = time.time() - self._begun
+            # a clock that is set back ends it, too
+            if not 0 <= elapsed < min(_SHORT_SLICE_S if is_wanted else SLICE_S, SLICE_S):
                 return False
         self._through.add(column.name)
         return True

@@ -164,7 +164,9 @@ class Vectors(Protocol):
     def changed(self, column: Dependant) -> int:
         """Return how many rows have another source than was embedded, where that is known."""
 
-    def missing(self, column: Dependant, after: Any, most: int) -> list[Any]:
+    def missing(
+        self, column: Dependant, after: Any, most: int, *, changed: bool = True
+    ) -> list[Any]:
         """Return the keys of rows to embed, in their order: without a vector, or changed since.
 
         Without those that were noted as failures. Read-only.
@@ -173,6 +175,7 @@ class Vectors(Protocol):
             column: A registered column with a key.
             after: Key behind which to begin; None for the first.
             most: How many to return.
+            changed: Whether to look for rows that changed, too, by reading all sources.
         """
 
     def fill(self, column: Dependant, first: Any, last: Any) -> int:
@@ -239,6 +242,9 @@ class Session(Protocol):
     @property
     def version(self) -> str:
         """Version of the database, such as ``23.26.1.0.0``."""
+
+    def is_wanted(self, since: float) -> bool:
+        """Return whether others have waited for the database since a time of `time.time`."""
 
     def lock(self, name: str, purpose: str) -> AbstractContextManager[None]:
         """Keep other promoters away from an export name.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from packaging.version import InvalidVersion, Version
 
+from oml_mlflow.config.bindings import REEMBED
+from oml_mlflow.errors import OmlMlflowError
 from oml_mlflow.flavor.manifest import UNANCHORED
-from oml_mlflow.planning.columns import last_check
+from oml_mlflow.planning.columns import column_steps, last_check
 from oml_mlflow.planning.observed import Survey
-from oml_mlflow.planning.records import LedgerEntry, is_other_registry
+from oml_mlflow.planning.records import PROMOTE, LedgerEntry, is_other_registry
+from oml_mlflow.promotion.options import Options
+from oml_mlflow.promotion.promote import dry_run
+from oml_mlflow.promotion.target import Target
 from oml_mlflow.reconciler.diff import Diff
 from oml_mlflow.reconciler.status import Status
 from oml_mlflow.registry.versions import CODE_TAG, MANIFEST_TAG, find_version, logged_tags
@@ -58,6 +63,43 @@ def with_remarks(diff: Diff) -> Diff:
             remarks = (*remarks, checked)
         statuses.append(replace(status, remarks=remarks))
     return replace(diff, statuses=tuple(statuses))
+
+
+def with_fillings(diff: Diff, open_target: Callable[[str], Target], options: Options) -> Diff:
+    """Return the plan, with what each due promotion does with stored vectors. Read-only.
+
+    Where it takes them along, the version is fetched, and the live model embeds a few rows, so that
+    rows, rate, time and space are known.
+
+    Args:
+        diff: The plan.
+        open_target: Returns a target by its name.
+        options: What it was made with.
+    """
+    statuses = []
+    for status in diff.statuses:
+        told = tuple(_fillings(status, open_target, options))
+        statuses.append(replace(status, remarks=(*status.remarks, *told)))
+    return replace(diff, statuses=tuple(statuses))
+
+
+def _fillings(
+    status: Status, open_target: Callable[[str], Target], options: Options
+) -> Iterator[str]:
+    change = status.change
+    if change is None or change.kind != PROMOTE or not change.live:
+        return
+    if not options.reembed and change.binding.on_new_geometry != REEMBED:
+        return
+    allowed = replace(options, adopt=options.adopt or change.adopt, reembed=True)
+    try:
+        plan = dry_run(change.uri, open_target(status.target), status.name, options=allowed)
+    except OmlMlflowError as error:
+        yield f"what it does with stored vectors could not be asked: {error.message.rstrip('.')}"
+        return
+    if plan.work is not None and plan.work.columns:
+        for _sign, text in column_steps(plan.work, plan.sizes):
+            yield " ".join(text.split())
 
 
 def _remarks(model: str, number: str) -> Iterator[str]:

@@ -59,8 +59,8 @@ def found_by_all(target: EmbeddedTarget, captions: list[str]) -> dict[str, str]:
         }
 
 
-def recall_drill(folder: Path, rows: int, asked: int) -> None:
-    for seed in (0, 1, 2):
+def recall_drill(folder: Path, rows: int, asked: int, rounds: int) -> None:
+    for seed in range(2 + rounds):
         model = ONNXPipeline(str(turned(folder / f"model{seed}", seed)))
         pair = model.export2file("clip", folder / f"pair{seed}")
         oml_mlflow.log_model(pair, name="clip", registered_model_name="clip")
@@ -79,10 +79,7 @@ def recall_drill(folder: Path, rows: int, asked: int) -> None:
         )
     columns("clip", target, add="pictures.embedding", source="picture", side=IMG, key="id")
     update = "UPDATE pictures SET embedding = CLIP_IMG(picture)"
-    target.sql("SELECT CLIP_IMG(picture) FROM pictures LIMIT 1")
-    begun = time.monotonic()
     target.sql(update)
-    bare_s = time.monotonic() - begun
     captions = [scene.caption for scene in scenes[:asked]]
     before = found_by_all(target, captions)
 
@@ -141,33 +138,36 @@ def recall_drill(folder: Path, rows: int, asked: int) -> None:
     for key in range(rows, rows + added):
         assert np.abs(np.subtract(now[key], now[key - rows])).max() <= LIMIT
 
-    told_at: list[tuple[float, Event]] = []
-    promote(
-        "models:/clip/3",
-        target,
-        reembed=True,
-        on_event=lambda event: (
-            told_at.append((time.monotonic(), event)) if event.stage == "fill" else None
-        ),
-    )
-    (first_s, first), (last_s, last) = told_at[0], told_at[-1]
-    begun = time.monotonic()
-    target.sql(update)
-    bare_s = min(bare_s, time.monotonic() - begun)
-    ours = (last_s - first_s) / max(last.done - first.done, 1)
-    bare = bare_s / rows
-    print(f"a row: {1000 * ours:.2f} ms, by a bare UPDATE {1000 * bare:.2f} ms: {ours / bare:.2f}")
+    ratios = []
+    for version in range(3, 3 + rounds):
+        told_at: list[tuple[float, Event]] = []
+        promote(
+            f"models:/clip/{version}",
+            target,
+            reembed=True,
+            on_event=lambda event, told_at=told_at: (  # type: ignore[misc]
+                told_at.append((time.monotonic(), event)) if event.stage == "fill" else None
+            ),
+        )
+        (first_s, first), (last_s, last) = told_at[0], told_at[-1]
+        begun = time.monotonic()
+        target.sql(update)
+        bare = (time.monotonic() - begun) / (rows + added)
+        ours = (last_s - first_s) / (last.done - first.done)
+        ratios.append(ours / bare)
+        print(f"a row: {1000 * ours:.2f} ms, by a bare UPDATE {1000 * bare:.2f} ms")
+    print(f"of the bare UPDATE, by turns: {np.median(ratios):.2f} in the middle")
 
 
 def test_recall_is_the_same_while_vectors_change(
     mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filling, "SLICE_S", 0.2)
-    recall_drill(tmp_path, 400, 20)
+    recall_drill(tmp_path, 400, 20, 1)
 
 
 @pytest.mark.drill
 def test_recall_of_10000_rows_is_the_same_while_vectors_change(
     mlflow_store: Path, tmp_path: Path
 ) -> None:
-    recall_drill(tmp_path, 10_000, 500)
+    recall_drill(tmp_path, 10_000, 500, 5)

@@ -8,9 +8,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import duckdb
+import killed
 import mlflow
 import numpy as np
 import pytest
+from drilled import environment
 from stored import COLUMN, change_rows, rows_of, strangers, write_docs
 
 from oml_mlflow import PipelinePair, dry_run, promote, rollback
@@ -278,6 +280,13 @@ def test_a_binding_takes_vectors_along_a_slice_a_pass(
     )
     config = load_config(file)
     register_alias(get_version("models:/clip/3"), "prod")
+    [planned] = operate.plan(config=config).statuses
+    filled, swapped = planned.remarks[-2:]
+    assert filled.startswith("fill embedding_g2 beside docs.embedding: 40 rows at ")
+    assert filled.endswith(" MB")
+    assert "a second, about " in filled
+    assert swapped == "swap embedding_g2 → embedding (the one in use kept as embedding_g1)"
+    assert rows_of(target) == before
     reconciler = Reconciler(config)
     found = reconciler.run()
     assert (found.ok, found.is_filling) == (True, True)
@@ -325,6 +334,26 @@ def test_stale_rows_are_named_by_a_check_and_embedded_by_a_fill(
     assert not [*strangers(versions[0], rows_of(target))]
     vector = np.asarray(rows_of(target)[0][1], np.float32)
     assert np.isfinite(vector).all()
+
+
+@pytest.mark.parametrize("most_bytes", [5_000, 50_000])
+def test_a_full_disk_is_told_and_the_next_run_goes_on(
+    versions: tuple[PipelinePair, ...], target: EmbeddedTarget, most_bytes: int
+) -> None:
+    before = rows_of(target)
+    with pytest.raises(KeyboardInterrupt):
+        promote("models:/clip/3", target, reembed=True, on_event=stop_after(0))
+    job = killed.Job("promote", target.uri, "models:/clip/3", "clip", environment(), 0.0)
+    told = killed.queue()
+    child = killed.start(killed.run_without_room, job, most_bytes, told)
+    kind, message = told.get(timeout=60)
+    child.join(60)
+    assert (kind, "File too large" in message, "kept" in message) == ("apply-failed", True, True)
+    assert rows_of(target) == before
+    assert not [*strangers(versions[0], before)]
+    promote("models:/clip/3", target, reembed=True)
+    assert not [*strangers(versions[2], rows_of(target))]
+    assert rows_of(target, "embedding_g1") == before
 
 
 @pytest.mark.usefixtures("short_slices")

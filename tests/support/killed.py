@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -111,6 +112,22 @@ def run_counting(job: Job, kill_at: int, before: bool, count: Any) -> None:
     run(job)
     if kill_at > 0:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_without_room(job: Job, most_bytes: int, told: Any) -> None:
+    """Do the job where no file can be longer than so many bytes; tell the error, or nothing."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+    try:
+        run(job)
+    except Exception as error:
+        told.put((getattr(error, "code", type(error).__name__), str(error)))
+    else:
+        told.put(("", ""))
+
+
+def queue() -> Any:
+    """Return what a child can tell something by."""
+    return _context.Queue()
 
 
 def start(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import duckdb
 
@@ -132,20 +133,31 @@ def drop_columns(db: Connection, names: Sequence[str]) -> None:
             db.execute("DELETE FROM oml.embedded WHERE (table_column, geometry) = (?, ?)", key)
 
 
-def due(column: Dependant) -> str:
+def due(column: Dependant, *, changed: bool = True) -> str:
     """Return the query of the rows of a column to embed: ``key``; wants column and geometry.
 
-    Those without a vector that were not refused before, and those whose source is another one than
-    was embedded or refused.
+    Those without a vector that were not refused before, and, unless told otherwise, those whose
+    source is another one than was embedded or refused.
     """
+    other = f"done.key IS NOT NULL AND done.source_md5 IS DISTINCT FROM md5(it.{column.source})"
     return (
         f"SELECT it.{column.key} AS key FROM {column.table} it LEFT JOIN oml.embedded done "
         "ON (done.table_column, done.geometry) = (?, ?) "
         f"AND done.key = CAST(it.{column.key} AS VARCHAR) "
         f"WHERE ((it.{column.stored} IS NULL AND it.{column.source} IS NOT NULL "
-        "AND coalesce(done.failure, '') = '') "
-        f"OR (done.key IS NOT NULL AND done.source_md5 IS DISTINCT FROM md5(it.{column.source})))"
+        f"AND coalesce(done.failure, '') = ''){f' OR ({other})' if changed else ''})"
     )
+
+
+def key_range(db: Connection, column: Dependant, after: Any, length: int) -> tuple[Any, Any] | None:
+    """Return the first and last of so many keys behind one, or of all; None if there are none."""
+    behind, values = ("", []) if after is None else (f"WHERE {column.key} > ?", [after])
+    [(first, last)] = db.execute(
+        f"SELECT min(key), max(key) FROM (SELECT {column.key} AS key FROM {column.table} "
+        f"{behind} ORDER BY key LIMIT ?)",
+        [*values, length],
+    ).fetchall()
+    return None if first is None else (first, last)
 
 
 def note_embedded(db: Connection, column: Dependant, keys: str, failure: str = "") -> None:

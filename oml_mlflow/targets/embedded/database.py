@@ -78,7 +78,11 @@ def alone(path: Path, purpose: str, timeout_s: float) -> Iterator[None]:
     real = os.path.realpath(path)
     with _guard:
         owner = _owners.setdefault(real, threading.RLock())
-    if not owner.acquire(timeout=timeout_s):
+    is_ours = owner.acquire(blocking=False)
+    if not is_ours:
+        _mark_wanted(path)
+        is_ours = owner.acquire(timeout=timeout_s)
+    if not is_ours:
         raise TargetLocked(
             f"{real} is held by another thread of this process; waited {timeout_s:g} s for "
             f"{purpose}. Nothing was changed.",
@@ -145,10 +149,10 @@ def translated(path: Path) -> Iterator[None]:
 def _connect(
     path: Path, purpose: str, timeout_s: float, options: dict[str, str]
 ) -> duckdb.DuckDBPyConnection:
-    deadline = time.monotonic() + timeout_s
+    deadline, has_waited = time.monotonic() + timeout_s, False
     while True:
         try:
-            return duckdb.connect(str(path), config=options)
+            opened = duckdb.connect(str(path), config=options)
         except (duckdb.IOException, duckdb.ConnectionException) as error:
             holder = _holder(str(error))
             if not holder:
@@ -160,7 +164,33 @@ def _connect(
                     hint="close that process's connection, or wait longer (--timeout).",
                     details={"holder": holder},
                 ) from error
+            has_waited = True
+            _mark_wanted(path)
             time.sleep(_POLL_S)
+        else:
+            if has_waited:
+                with contextlib.suppress(OSError):
+                    # others who wait mark it again
+                    _mark_of(path).unlink()
+            return opened
+
+
+def is_wanted(path: Path, since: float) -> bool:
+    """Return whether others have waited for a database since a time of `time.time`."""
+    try:
+        return _mark_of(path).stat().st_mtime >= since
+    except OSError:
+        return False
+
+
+def _mark_wanted(path: Path) -> None:
+    """Tell whoever holds a database that others wait; who may not write there, just waits."""
+    with contextlib.suppress(OSError):
+        _mark_of(path).touch(0o600)
+
+
+def _mark_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.wanted")
 
 
 def _log_of(path: Path) -> Path:

@@ -15,9 +15,11 @@ from oml_mlflow.planning.capabilities import CapabilityTable
 from oml_mlflow.planning.checks import FAILED, OK, Check
 from oml_mlflow.promotion.target import Journal, Models, Notes, Vectors
 from oml_mlflow.targets.embedded.connection import Connection
+from oml_mlflow.targets.embedded.database import is_wanted
 from oml_mlflow.targets.embedded.journal import EmbeddedJournal
 from oml_mlflow.targets.embedded.models import EmbeddedModels
 from oml_mlflow.targets.embedded.notes import EmbeddedNotes
+from oml_mlflow.targets.embedded.settings import CATALOG
 from oml_mlflow.targets.embedded.vectors import EmbeddedVectors
 
 
@@ -36,6 +38,10 @@ class EmbeddedSession:
         """Version of DuckDB."""
         [(version,)] = self._db.execute("SELECT version()").fetchall()
         return str(version).removeprefix("v")
+
+    def is_wanted(self, since: float) -> bool:
+        """Return whether other processes or threads have waited for the file since a time."""
+        return is_wanted(self._db.target.folder / CATALOG, since)
 
     def lock(self, name: str, purpose: str) -> AbstractContextManager[None]:
         """Do nothing: while this session is open, no other process opens the file."""

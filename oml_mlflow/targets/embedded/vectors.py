@@ -98,14 +98,25 @@ class EmbeddedVectors:
         ).fetchall()
         return int(count)
 
-    def missing(self, column: Dependant, after: Any, most: int) -> list[Any]:
-        """Return the keys of rows to embed, in their order; see `columns.due`. Read-only."""
-        behind, values = ("", []) if after is None else (f" AND it.{column.key} > ?", [after])
-        rows = self._db.execute(
-            f"{columns.due(column)}{behind} ORDER BY key LIMIT ?",
-            [column.name, column.geometry, *values, most],
-        ).fetchall()
-        return [key for (key,) in rows]
+    def missing(
+        self, column: Dependant, after: Any, most: int, *, changed: bool = True
+    ) -> list[Any]:
+        """Return the keys of rows to embed, in their order; see `columns.due`. Read-only.
+
+        They are looked for in ever longer ranges of keys, so that the sources of a large table are
+        not all read for each batch.
+        """
+        due, place = columns.due(column, changed=changed), [column.name, column.geometry]
+        length = most
+        while bounds := columns.key_range(self._db, column, after, length):
+            rows = self._db.execute(
+                f"{due} AND it.{column.key} BETWEEN ? AND ? ORDER BY key LIMIT ?",
+                [*place, *bounds, most],
+            ).fetchall()
+            if rows:
+                return [key for (key,) in rows]
+            after, length = bounds[1], 2 * length
+        return []
 
     def fill(self, column: Dependant, first: Any, last: Any) -> int:
         """Embed the rows of `missing` from one key to another, or none. Commits."""

@@ -43,6 +43,10 @@ class OracleSession:
         """Version of the database, such as ``23.26.1.0.0``."""
         return self._db.version
 
+    def is_wanted(self, since: float) -> bool:
+        """Return False: others have their own sessions."""
+        return False
+
     @contextlib.contextmanager
     def lock(self, name: str, purpose: str) -> Iterator[None]:
         """Hold the lock row of an export name. Writes: the row; commits.

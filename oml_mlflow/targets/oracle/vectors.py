@@ -115,7 +115,9 @@ class OracleVectors:
         """Return 0: what was embedded is not recorded here."""
         return 0
 
-    def missing(self, column: Dependant, after: Any, most: int) -> list[Any]:
+    def missing(
+        self, column: Dependant, after: Any, most: int, *, changed: bool = True
+    ) -> list[Any]:
         """Return the keys of rows that have something to embed and no vector, in their order."""
         statement = columns.list_missing(column, most, behind=after is not None)
         binds = {} if after is None else {"after": after}
