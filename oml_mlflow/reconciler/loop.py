@@ -20,8 +20,7 @@ from oml_mlflow.reconciler.publish import publish_outcomes
 from oml_mlflow.reconciler.status import Outcome, Status
 
 MAX_BACKOFF_S = 600.0
-# onnxruntime_extensions imports all of transformers if that is installed
-_SLOW_IMPORTS = ("duckdb", "oracledb", "onnxruntime_extensions", "onnx", "matplotlib.figure")
+_SLOW_IMPORTS = ("duckdb", "oracledb", "onnx", "matplotlib.figure")
 _NOTHING = Diff()
 _log = logging.getLogger(__name__)
 

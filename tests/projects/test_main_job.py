@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -35,7 +37,23 @@ def run_project(store: Path, entry: str, **parameters: str) -> str:
     return done.stdout
 
 
-def test_main_job_ends_in_a_search_result(mlflow_store: Path) -> None:
+@pytest.fixture
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs the main job in this process, which has imported everything; returns what it printed."""
+    monkeypatch.syspath_prepend(str(ROOT / "projects" / "jobs"))
+
+    def run(**parameters: str) -> str:
+        job = runpy.run_path(str(ROOT / "projects" / "jobs" / "main.py"))["main"]
+        given = [part for name, value in parameters.items() for part in (f"--{name}", value)]
+        job.main(given, standalone_mode=False)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_main_job_ends_in_a_search_result(mlflow_store: Path, run_here: Callable[..., str]) -> None:
     target = f"embedded:///{mlflow_store}/database"
     printed = run_project(mlflow_store, "main", target=target)
     assert "Searched in SQL" in printed
@@ -53,7 +71,7 @@ def test_main_job_ends_in_a_search_result(mlflow_store: Path) -> None:
     assert "`demo`" in version.description
 
     # again: a second version takes over, nothing stands in the way
-    run_project(mlflow_store, "main", target=target)
+    run_here(target=target)
     assert client.get_model_version_by_alias("clip", "prod").version in (2, "2")
     found = run_project(mlflow_store, "search", query="three small red stars", target=target)
     assert "Nearest to three small red stars" in found
@@ -61,18 +79,20 @@ def test_main_job_ends_in_a_search_result(mlflow_store: Path) -> None:
     assert "is now clip version 1 (generation 3)" in promoted
 
 
-def test_main_job_takes_a_folder_of_pictures(mlflow_store: Path, tiny_folder: Path) -> None:
+def test_main_job_takes_a_folder_of_pictures(
+    mlflow_store: Path, tiny_folder: Path, run_here: Callable[..., str]
+) -> None:
     pictures = mlflow_store / "pictures"
     pictures.mkdir()
     for name, colour in (("a red wall", "red"), ("the_sky", "blue")):
         Image.new("RGB", (90, 60), colour).save(pictures / f"{name}.jpg")
     target = EmbeddedTarget(mlflow_store / "database")
     given = {"model": str(tiny_folder), "target": target.uri, "pictures": str(pictures)}
-    printed = run_project(mlflow_store, "main", name="own", **given)
+    printed = run_here(name="own", **given)
     assert "the sky" in printed
     assert "recall" not in printed
     # another name has a table of its own, and claims no column of the first
-    run_project(mlflow_store, "main", name="other", **given)
+    run_here(name="other", **given)
     for name in ("own", "other"):
         count = f"SELECT count(embedding) FROM gallery.{name}"  # noqa: S608
         assert target.sql(count) == [(2,)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,7 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 from drilled import environment
-from stored import COLUMN, change_rows, rows_of, strangers, write_docs
+from stored import COLUMN, rows_of, strangers, write_docs
 
 from oml_mlflow import PipelinePair, dry_run, promote, rollback
 from oml_mlflow.commands import operate
@@ -195,33 +194,6 @@ def test_rows_that_cannot_be_embedded_are_told_and_stop_nothing(
     target.sql("UPDATE pics SET body = ? WHERE id = ?", [pictures[0], len(pictures)])
     [_, filled] = fill("clip", target)
     assert (filled.rows, filled.left, filled.failed) == (1, 0, ())
-
-
-@pytest.mark.usefixtures("short_slices")
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_rows_that_change_meanwhile_have_their_sources_vectors(
-    versions: tuple[PipelinePair, ...], target: EmbeddedTarget, seed: int
-) -> None:
-    stop, failures = threading.Event(), list[BaseException]()
-    drawn = random.Random(seed)  # noqa: S311
-
-    def work() -> None:
-        try:
-            while not stop.wait(0.05):
-                change_rows(target, drawn, 1)
-        except BaseException as error:
-            failures.append(error)
-
-    writer = threading.Thread(target=work)
-    writer.start()
-    try:
-        promote("models:/clip/3", target, reembed=True)
-    finally:
-        stop.set()
-        writer.join()
-    assert not failures
-    fill("clip", target)
-    assert not [*strangers(versions[2], rows_of(target))]
 
 
 @pytest.mark.usefixtures("short_slices")

@@ -16,14 +16,12 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-# onnxruntime_extensions imports all of transformers where that is installed
 _PRELOADED = [
     "mlflow",
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
     "duckdb",
     "onnxruntime",
-    "onnxruntime_extensions",
     "oracledb",
     "oml_mlflow.promotion.promote",
     "oml_mlflow.promotion.rollback",
