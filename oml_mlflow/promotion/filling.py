@@ -23,8 +23,8 @@ from oml_mlflow.planning.records import Dependant, Work
 from oml_mlflow.promotion.target import Session, Target
 
 # for so long the database is held at a time, and at least, if others are seen to wait; then they
-# get their turn, who look every 0.1 s. Opening and closing it again take a quarter of a second.
-SLICE_S, _SHORT_SLICE_S, TURN_S = 10.0, 1.0, 0.15
+# get their turn, who look every 0.1 s. Opening and closing it again take half a second.
+SLICE_S, _SHORT_SLICE_S, TURN_S = 30.0, 1.0, 0.15
 _BATCH_S, _SHORT_BATCH_S, _FIRST_ROWS, _MOST_ROWS = 2.0, 0.5, 16, 4096
 # from so many on, a batch without a single vector is no fault of its rows
 SUSPECT_ROWS = 8

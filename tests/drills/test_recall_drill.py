@@ -163,7 +163,7 @@ def test_recall_is_the_same_while_vectors_change(
     mlflow_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(filling, "SLICE_S", 0.2)
-    recall_drill(tmp_path, 400, 20, 1)
+    recall_drill(tmp_path, 120, 20, 1)
 
 
 @pytest.mark.drill

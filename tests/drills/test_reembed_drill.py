@@ -16,7 +16,7 @@ from oml_mlflow.planning.records import WHOLE
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 from oml_mlflow.targets.embedded.vectors import EmbeddedVectors
 
-SAMPLES, ROWS, BATCH = 8, 20, 16
+SAMPLES, ROWS, BATCH = 5, 20, 16
 
 
 def reembed_drill(

@@ -28,7 +28,7 @@ from oml_mlflow.reconciler.status import FILLING, IN_SYNC
 from oml_mlflow.registry.versions import get_version, register_alias
 from oml_mlflow.targets.embedded.target import EmbeddedTarget
 
-ROWS = 40
+ROWS = 20
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_vectors_go_live_with_their_models_and_come_back_bit_equal(
     planned = dry_run("models:/clip/3", target, reembed=True)
     steps = [text for _sign, text in planned.to_steps()]
     assert any(
-        text.startswith(f"fill    embedding_g2 beside {COLUMN}: 40 rows at ") for text in steps
+        text.startswith(f"fill    embedding_g2 beside {COLUMN}: {ROWS} rows at ") for text in steps
     )
     assert "swap    embedding_g2 → embedding (the one in use kept as embedding_g1)" in steps
     assert rows_of(target) == before
@@ -254,7 +254,7 @@ def test_a_binding_takes_vectors_along_a_slice_a_pass(
     register_alias(get_version("models:/clip/3"), "prod")
     [planned] = operate.plan(config=config).statuses
     filled, swapped = planned.remarks[-2:]
-    assert filled.startswith("fill embedding_g2 beside docs.embedding: 40 rows at ")
+    assert filled.startswith(f"fill embedding_g2 beside docs.embedding: {ROWS} rows at ")
     assert filled.endswith(" MB")
     assert "a second, about " in filled
     assert swapped == "swap embedding_g2 → embedding (the one in use kept as embedding_g1)"
@@ -264,7 +264,7 @@ def test_a_binding_takes_vectors_along_a_slice_a_pass(
     assert (found.ok, found.is_filling) == (True, True)
     [status] = operate.status(config=config).statuses
     assert status.state == FILLING
-    assert "of 40 rows for clip 3" in status.text
+    assert f"of {ROWS} rows for clip 3" in status.text
     assert rows_of(target) == before
     # moved back in the middle: given up, and taken up again
     register_alias(get_version("models:/clip/1"), "prod")
@@ -277,7 +277,7 @@ def test_a_binding_takes_vectors_along_a_slice_a_pass(
     assert not [*strangers(versions[2], rows_of(target))]
     check_columns("clip", target)
     [status] = operate.status(config=config).statuses
-    said = "40 of 40 sampled rows are the live model's"
+    said = f"{ROWS} of {ROWS} sampled rows are the live model's"
     assert any(said in text for text in status.remarks)
     # the version's page says it, too, once
     reconciler.run()
