@@ -308,7 +308,7 @@ def test_stale_rows_are_named_by_a_check_and_embedded_by_a_fill(
     assert np.isfinite(vector).all()
 
 
-@pytest.mark.parametrize("most_bytes", [5_000, 50_000])
+@pytest.mark.parametrize("most_bytes", [2_000, 8_000])
 def test_a_full_disk_is_told_and_the_next_run_goes_on(
     versions: tuple[PipelinePair, ...], target: EmbeddedTarget, most_bytes: int
 ) -> None:
