@@ -38,7 +38,7 @@ from oml_mlflow.webhook.worker import Worker
 
 SEED = 20261125
 POLL_S = 1.0
-SHORT, LONG, WITH_ORACLE = 3, 200, 10
+SHORT, LONG, WITH_ORACLE = 2, 200, 10
 
 
 @dataclass

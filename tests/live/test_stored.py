@@ -15,7 +15,7 @@ from oml_mlflow.promotion.candidate import Candidate
 from oml_mlflow.promotion.promote import promote_candidate
 from oml_mlflow.targets.oracle.column_script import embed_due, fill_column, live_view, swap_column
 
-ROWS = 50
+ROWS = 20
 
 
 def test_stored_vectors_by_the_blocks_of_a_script(
