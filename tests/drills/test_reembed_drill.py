@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import killed
@@ -49,20 +48,11 @@ def reembed_drill(
 
     monkeypatch.setattr(EmbeddedVectors, "fill", counted)
 
-    def attempt(kill_at: int, before: bool) -> int:
-        shutil.rmtree(target.folder, ignore_errors=True)
-        shutil.copytree(prepared.folder, target.folder)
-        count = killed.counter()
-        child = killed.start(killed.run_counting, job, kill_at, before, count)
-        child.join(60)
-        assert child.exitcode == (0 if kill_at == 0 else -9), child.exitcode
-        return int(count.value)
-
-    drill.steps = attempt(0, True)
-    every = [(step, before) for step in range(1, drill.steps + 1) for before in (True, False)]
+    drill.steps = killed.attempt(job, prepared.folder, 0, True)
+    every = killed.every_step(drill.steps)
     for step, before in every if samples is None else drawn(every, samples):
         where = f"killed {'before' if before else 'after'} step {step}"
-        attempt(step, before)
+        killed.attempt(job, prepared.folder, step, before)
         drill.killed += 1
         found, rows = look(target), rows_of(target)
         drill.pending += found.state.phase != WHOLE

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -133,6 +134,23 @@ def start(target: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     process = _context.Process(target=target, args=arguments, daemon=True)
     process.start()
     return process
+
+
+def attempt(job: Job, prepared: Path, kill_at: int, before: bool) -> int:
+    """Do the job in a copy of a prepared database, and die at a step; return how many it made."""
+    folder = Path(job.target.removeprefix("embedded:///"))
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(prepared, folder)
+    count = counter()
+    child = start(run_counting, job, kill_at, before, count)
+    child.join(60)
+    assert child.exitcode == (0 if kill_at == 0 else -9), child.exitcode
+    return int(count.value)
+
+
+def every_step(steps: int) -> list[tuple[int, bool]]:
+    """Return each step twice: to die before it, and after it."""
+    return [(step, before) for step in range(1, steps + 1) for before in (True, False)]
 
 
 def counter() -> Any:
